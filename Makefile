@@ -1,0 +1,56 @@
+# sensorloop: everything a user types. `make` alone explains.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+REQUIREMENTS := docker/python/requirements.txt
+export SENSORLOOP_HOME ?= $(CURDIR)/var
+
+.PHONY: help setup demo test lint format lock clean browser
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@echo
+	@echo "  make demo SOURCE=dir TARGET=dir   with your own recordings (see 'sensorloop import --help')"
+	@echo "  make demo ONCE=1                  stop everything after the summary"
+
+$(READY): $(REQUIREMENTS) docker/python/uv.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "sensorloop needs Python 3.11: install it, or say which with 'make PYTHON=/path/to/python3.11 …'"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "'$(PYTHON)' is not Python 3.11: say which with 'make PYTHON=/path/to/python3.11 …'"; exit 1; }
+	@echo "Setting up $(VENV): about 1.5 GB to download, 6 GB on disk, once."
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv var/uv || { echo "Python's venv module is missing (Debian: apt-get install python3.11-venv)"; exit 1; }
+	@var/uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r docker/python/uv.txt
+	@var/uv/bin/uv venv --quiet --python $(PYTHON) $(VENV)
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) var/uv/bin/uv pip install --require-hashes -r $(REQUIREMENTS)
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) var/uv/bin/uv pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $(READY)
+
+setup: $(READY)  ## the environment in .venv
+
+demo: $(READY)  ## the whole loop on this machine: a real Kafka, MLflow and Airflow
+	@$(BIN)/sensorloop demo $(if $(ONCE),--once) $(if $(SOURCE),--source "$(SOURCE)") $(if $(TARGET),--target "$(TARGET)")
+
+browser:  # Chromium for the tests that look at pages; only where we may install it
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && { apt-get update -qq && apt-get install -y -qq chromium >/dev/null; }; } || \
+	  echo "No Chromium: the browser tests are skipped. To run them: sudo apt-get install chromium"
+
+test: $(READY) browser  ## lint, types and tests, with the real broker, Airflow, MLflow and browser
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	@$(BIN)/pytest --cov --cov-report=term $(ARGS)
+
+lint: $(READY)  ## ruff and mypy
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+format: $(READY)  ## let ruff rewrite what it may
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+lock: $(READY)  ## pin every package again, with hashes
+	var/uv/bin/uv pip compile pyproject.toml --extra dev --upgrade --generate-hashes --python-version 3.11 --no-header --no-annotate -q -o $(REQUIREMENTS)
+
+clean:  ## remove the environment and everything under var/
+	-$(BIN)/sensorloop kafka stop
+	rm -rf $(VENV) var build *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage

@@ -1,0 +1,1 @@
+"""From phones to the lake: wire format, recordings, the simulated fleet, windows, exactly-once ingestion."""

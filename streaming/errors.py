@@ -1,0 +1,87 @@
+"""Everything that can go wrong on the way from a phone to the lake.
+
+::
+
+    StreamingError
+    ├── SettingsError          a setting is unknown, missing or of the wrong kind
+    ├── BatchError             bytes that are no valid batch (they go to the dead-letter topic)
+    ├── RecordingError         a file that is no valid recording
+    ├── ImporterError          a published data set whose layout is not what was expected
+    ├── LakeError              a table that cannot be read or written
+    │   └── LostOwnership      another consumer has committed for this partition: stop
+    ├── ClientError            Kafka cannot be reached, or refuses
+    └── BrokerError            the local broker cannot be set up or started
+        ├── DownloadError
+        ├── ChecksumError
+        ├── PortTaken
+        └── ForeignData        the data folder belongs to another cluster
+
+``retriable`` says whether trying again later, with nothing changed, can help.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class StreamingError(Exception):
+    """Base of all errors of this package; the message names what to change, and where it happened."""
+
+    retriable: ClassVar[bool] = False
+
+
+class SettingsError(StreamingError):
+    """A setting is unknown, missing or of the wrong kind."""
+
+
+class BatchError(StreamingError):
+    """Bytes that are no valid batch. ``reason`` is a stable word for counters and dead letters."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class RecordingError(StreamingError):
+    """A file that is no valid recording; the message has the path and, where there is one, the row."""
+
+
+class ImporterError(StreamingError):
+    """A published data set whose layout is not what its importer expects."""
+
+
+class LakeError(StreamingError):
+    """A table that cannot be read or written."""
+
+
+class LostOwnership(LakeError):
+    """Another consumer has committed for this partition since we last did: we are not its owner any more."""
+
+
+class ClientError(StreamingError):
+    """Kafka cannot be reached, or refuses what was asked."""
+
+    retriable: ClassVar[bool] = True
+
+
+class BrokerError(StreamingError):
+    """The local broker cannot be set up or started."""
+
+
+class DownloadError(BrokerError):
+    """An artifact of the broker could not be fetched."""
+
+    retriable: ClassVar[bool] = True
+
+
+class ChecksumError(BrokerError):
+    """An artifact of the broker is not the file that was pinned."""
+
+
+class PortTaken(BrokerError):
+    """The port the broker should listen on is in use."""
+
+
+class ForeignData(BrokerError):
+    """The data folder was formatted for another cluster."""

@@ -1,0 +1,1 @@
+"""From the lake to a model: data sets, spectrograms, ResNet-34, quality scores, FilterLoss, evaluation."""

@@ -21,14 +21,12 @@ from numpy.typing import NDArray
 
 from streaming.errors import RecordingError
 from streaming.sensors import SENSORS
+from streaming.wire import MAX_TEXT
 
 _AXES = ("x", "y", "z")
 _IDS = ("device_id", "subject_id", "session_id")
 _CONSTANTS = (*_IDS, "phone_model", "position", "cohort", "scene")
 _NULLABLE = frozenset({"scene"})
-
-MAX_TEXT = 64
-"""Longest id or label, in characters: what a phone may put into a batch (see :mod:`streaming.wire`)."""
 
 SCHEMA = pa.schema(
     [

@@ -1,0 +1,276 @@
+"""Whether a candidate may become champion: a pure function of scores and settings, with a reason for everything.
+
+Every rule gives its number, its threshold and the margin between them, passed or not, so that an account of a promotion can
+be read years later without the data. No rule stops the others from being looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from registry.errors import VerdictError
+from registry.settings import GateSettings
+
+_FORMAT = 1
+_ROUNDING = 1e-9
+"""Two numbers closer than this are the same: 0.8 − 0.02 is not 0.78 in binary."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """How a model did on a holdout."""
+
+    accuracy: float
+    """Share of windows whose scene was recognised."""
+    macro_f1: float
+    """F1 averaged over the scenes, each counting the same."""
+    recall: Mapping[str, float]
+    """Scene → share of its windows that were recognised, for every scene the model knows; NaN where it has no window."""
+    windows: int
+    """Windows in the holdout."""
+    subjects: int
+    """People in the holdout."""
+    holdout: str
+    """Digest of the holdout: the same for two scores if and only if the windows and their labels are."""
+    scene_windows: Mapping[str, int] = field(default_factory=dict)
+    """Scene → its windows in the holdout; empty if not counted, then only a NaN recall says that a scene is absent."""
+    accuracy_interval: tuple[float, float] | None = None
+    """95 % confidence interval of the accuracy (bootstrap by subject), if it was computed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RuleResult:
+    """What one rule found."""
+
+    name: str
+    """Stable name, for tags and counting."""
+    passed: bool
+    value: float | None
+    """The number looked at; None if it could not be computed, or if there was nothing to look at."""
+    threshold: float | None
+    """What the number must at least be; None if there was nothing to compare with."""
+    margin: float | None
+    """``value - threshold``: negative by how much the rule was missed."""
+    text: str
+    """One sentence for a person."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """The gate's answer, with everything it looked at."""
+
+    passed: bool
+    rules: tuple[RuleResult, ...]
+    recovery_ratio: float | None
+    """Candidate's accuracy on the target holdout ÷ original's on the source holdout; None if not computable."""
+    rescore: tuple[str, ...] = ()
+    """Whose score (``champion``, ``original``) is of another holdout: score it on the candidate's and ask again. Such a verdict
+    has not passed, and is no judgement on the candidate."""
+    holdout: str = ""
+    """Digest of the holdout that decided."""
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Sentences of the rules that refused; of all rules if none did."""
+        return tuple(rule.text for rule in self.rules if self.passed or not rule.passed)
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """Names of the rules that refused."""
+        return tuple(rule.name for rule in self.rules if not rule.passed)
+
+    def to_json(self) -> str:
+        """This verdict as JSON text: sorted keys, one line, no NaN."""
+        return json.dumps({"format": _FORMAT, **asdict(self)}, sort_keys=True, ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Verdict:
+        """The verdict that :meth:`to_json` wrote.
+
+        Raises:
+            VerdictError: it is none, or of a later format.
+        """
+        try:
+            data: dict[str, Any] = json.loads(text)
+            if (found := data.pop("format")) != _FORMAT:
+                msg = f"verdict of format {found!r}; this version reads format {_FORMAT}"
+                raise VerdictError(msg)
+            rules = tuple(RuleResult(**rule) for rule in data.pop("rules"))
+            return cls(rules=rules, rescore=tuple(data.pop("rescore")), **data)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            msg = f"not a verdict: {text[:80]!r} ({error!r})"
+            raise VerdictError(msg) from error
+
+
+def verdict(
+    candidate: Score, champion: Score | None, original: Score, source_accuracy: float, policy: GateSettings
+) -> Verdict:
+    """Judge a candidate.
+
+    Args:
+        candidate: its score on the target holdout.
+        champion: the present champion's score on the same holdout; None before the first promotion, or if the champion has
+            been deleted: then there is nothing to be worse than.
+        original: the original model's score, as it is, on the same holdout.
+        source_accuracy: the original model's accuracy on the source holdout, what is to be recovered.
+        policy: the thresholds.
+
+    Returns:
+        A verdict that passed if and only if every rule did. If the champion's or the original model's score is of another
+        holdout, it has not passed, and ``rescore`` says whose score is needed.
+    """
+    references = {"champion": champion, "original": original}
+    rescore = tuple(
+        name for name, score in references.items() if score is not None and score.holdout != candidate.holdout
+    )
+    ratio = candidate.accuracy / source_accuracy if source_accuracy > 0 else math.nan
+    rules: list[RuleResult] = [
+        _numbers(candidate, source_accuracy),
+        *_size(candidate, policy),
+        _scenes(candidate, original, policy),
+        *_recall_floor(candidate, policy),
+        *_recovery(candidate, source_accuracy, ratio, policy),
+    ]
+    for name, score in references.items():
+        if name in rescore:
+            rules.append(_other_holdout(name, candidate, score))
+        else:
+            rules.extend(_not_worse(name, candidate, score, policy))
+    return Verdict(
+        passed=all(rule.passed for rule in rules),
+        rules=tuple(rules),
+        recovery_ratio=_finite(ratio),
+        rescore=rescore,
+        holdout=candidate.holdout,
+    )
+
+
+def _numbers(candidate: Score, source_accuracy: float) -> RuleResult:
+    shares = {
+        "the candidate's accuracy": candidate.accuracy,
+        "the candidate's macro-F1": candidate.macro_f1,
+        "the original model's accuracy on the source holdout": source_accuracy,
+    }
+    wrong = [f"{name} is {value}" for name, value in shares.items() if not 0.0 <= value <= 1.0]
+    if not wrong and source_accuracy == 0.0:
+        wrong = ["the original model's accuracy on the source holdout is 0, so there is nothing to recover"]
+    text = f"Not usable: {'; '.join(wrong)}." if wrong else "All scores are shares between 0 and 1."
+    return RuleResult(name="numbers", passed=not wrong, value=None, threshold=None, margin=None, text=text)
+
+
+def _size(candidate: Score, policy: GateSettings) -> Iterator[RuleResult]:
+    for name, what, value, least in (
+        ("holdout_windows", "windows", candidate.windows, policy.min_holdout_windows),
+        ("holdout_subjects", "people", candidate.subjects, policy.min_holdout_subjects),
+    ):
+        yield _at_least(name, f"The holdout's number of {what}", value, least, "the least that decides", digits=0)
+
+
+def _scenes(candidate: Score, original: Score, policy: GateSettings) -> RuleResult:
+    known = sorted({*candidate.recall, *original.recall, *candidate.scene_windows})
+    absent = [scene for scene in known if not math.isfinite(candidate.recall.get(scene, math.nan))]
+    few = [
+        f"{scene} ({candidate.scene_windows[scene]})"
+        for scene in known
+        if scene not in absent and candidate.scene_windows.get(scene, math.inf) < policy.min_scene_windows
+    ]
+    present = len(known) - len(absent) - len(few)
+    if not known:
+        text = "The score names no scene, so nobody knows which were in the holdout."
+    elif absent or few:
+        lacking = [f"no window of {', '.join(absent)}"] if absent else []
+        lacking += [f"fewer than {policy.min_scene_windows} windows of {', '.join(few)}"] if few else []
+        text = f"The holdout has {' and '.join(lacking)}: {present} of {len(known)} scenes are present."
+    else:
+        text = f"All {len(known)} scenes are in the holdout."
+    return RuleResult(
+        name="scenes",
+        passed=bool(known) and present == len(known),
+        value=present,
+        threshold=max(len(known), 1),
+        margin=present - max(len(known), 1),
+        text=text,
+    )
+
+
+def _recall_floor(candidate: Score, policy: GateSettings) -> Iterator[RuleResult]:
+    recalls = {scene: recall for scene, recall in candidate.recall.items() if math.isfinite(recall)}
+    if policy.min_scene_recall <= 0.0 or not recalls:  # an absent scene is the rule "scenes"' business
+        return
+    worst = min(sorted(recalls), key=lambda scene: recalls[scene])
+    yield _at_least(
+        "scene_recall", f"The recall of {worst}, the lowest of all scenes,", recalls[worst], policy.min_scene_recall,
+        "the floor",
+    )  # fmt: skip
+
+
+def _recovery(candidate: Score, source_accuracy: float, ratio: float, policy: GateSettings) -> Iterator[RuleResult]:
+    what = f"The recovery ratio (accuracy {_n(candidate.accuracy)} on target ÷ {_n(source_accuracy)} on source)"
+    yield _at_least("recovery_ratio", what, ratio, policy.recovery_threshold, "the threshold")
+    if policy.recovery_lower_threshold > 0.0:
+        low = candidate.accuracy_interval[0] if candidate.accuracy_interval else math.nan
+        bound = low / source_accuracy if source_accuracy > 0 else math.nan
+        yield _at_least(
+            "recovery_lower_bound", "The recovery ratio's lower 95 % bound", bound, policy.recovery_lower_threshold,
+            "the threshold",
+        )  # fmt: skip
+
+
+def _other_holdout(name: str, candidate: Score, score: Score | None) -> RuleResult:
+    other = score.holdout if score is not None else "none"
+    text = (
+        f"The {name} was scored on holdout {other or 'unnamed'}, the candidate on {candidate.holdout or 'unnamed'}: "
+        f"score the {name} on the candidate's holdout and judge again."
+    )
+    return RuleResult(name=f"{name}_holdout", passed=False, value=None, threshold=None, margin=None, text=text)
+
+
+def _not_worse(name: str, candidate: Score, score: Score | None, policy: GateSettings) -> Iterator[RuleResult]:
+    if score is None:
+        text = f"There is no {name} to be worse than."
+        yield RuleResult(name=f"{name}_accuracy", passed=True, value=None, threshold=None, margin=None, text=text)
+        return
+    owner = "the champion's" if name == "champion" else "the original model's, as it is,"
+    for metric, what, tolerance in (
+        ("accuracy", "accuracy", policy.accuracy_tolerance),
+        ("macro_f1", "macro-F1", policy.macro_f1_tolerance),
+    ):
+        reference = getattr(score, metric)
+        least = f"{owner} {_n(reference)}" + (f" less the tolerance of {tolerance:g}" if tolerance else "")
+        yield _at_least(
+            f"{name}_{metric}", f"The candidate's {what}", getattr(candidate, metric), reference - tolerance, least,
+            named=True,
+        )  # fmt: skip
+
+
+def _at_least(
+    name: str, what: str, value: float, threshold: float, least: str, *, digits: int = 3, named: bool = False
+) -> RuleResult:
+    """The rule ``value >= threshold``. ``least`` names the threshold; ``named`` says that the number is already in it."""
+    bound = least if named else f"{least} {_n(threshold, digits)}"
+    margin = value - threshold
+    if not math.isfinite(margin):
+        text = f"{what} could not be compared with {bound}: {'it is' if math.isnan(value) else 'one is'} not a number."
+        return RuleResult(
+            name=name, passed=False, value=_finite(value), threshold=_finite(threshold), margin=None, text=text
+        )
+    passed = margin >= -_ROUNDING
+    # A miss by less than the digits shown would read "0.900 is below 0.900, by 0.000": show what decides.
+    shown = digits if digits == 0 or abs(margin) >= 10.0**-digits or abs(margin) <= _ROUNDING else 6
+    relation = "is at least" if passed else "is below"
+    text = f"{what} is {_n(value, shown)}, which {relation} {bound}, by {_n(abs(margin), shown)}."
+    return RuleResult(
+        name=name, passed=passed, value=float(value), threshold=float(threshold), margin=float(margin), text=text
+    )
+
+
+def _n(value: float, digits: int = 3) -> str:
+    return f"{value:.{digits}f}"
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

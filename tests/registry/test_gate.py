@@ -1,0 +1,255 @@
+"""The gate: each rule refuses for its own reason and says by how much, and a better candidate is never refused for it."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from registry.errors import RegistrySettingsError, VerdictError
+from registry.gate import Score, Verdict, verdict
+from registry.settings import GateSettings
+
+SCENES = ("Still", "Walk", "Bus")
+POLICY = GateSettings()
+
+
+def score(accuracy: float = 0.80, macro_f1: float = 0.75, **changes: object) -> Score:
+    whole = Score(
+        accuracy=accuracy,
+        macro_f1=macro_f1,
+        recall=dict.fromkeys(SCENES, accuracy),
+        windows=400,
+        subjects=4,
+        holdout="h1",
+        scene_windows={"Still": 200, "Walk": 150, "Bus": 50},
+    )
+    return replace(whole, **changes)  # type: ignore[arg-type]  # a test's keyword arguments
+
+
+def judge(candidate: Score, champion: Score | None = None, original: Score | None = None, **changes: float) -> Verdict:
+    return verdict(candidate, champion, original or score(0.5, 0.4), 0.85, replace(POLICY, **changes))  # type: ignore[arg-type]
+
+
+def rule(found: Verdict, name: str) -> str:
+    return next(rule.text for rule in found.rules if rule.name == name)
+
+
+def test_first_promotion_has_nothing_to_be_worse_than() -> None:
+    found = judge(score())
+    assert found.passed
+    assert found.recovery_ratio == pytest.approx(0.80 / 0.85)
+    assert rule(found, "champion_accuracy") == "There is no champion to be worse than."
+    assert found.reasons == tuple(rule.text for rule in found.rules)
+
+
+def test_recovery_below_the_threshold_says_by_how_much() -> None:
+    found = judge(score(0.70))
+    assert not found.passed
+    assert found.failed == ("recovery_ratio",)
+    missed = next(rule for rule in found.rules if rule.name == "recovery_ratio")
+    assert missed.margin == pytest.approx(0.70 / 0.85 - 0.90)
+    (reason,) = found.reasons
+    assert reason.endswith("on target ÷ 0.850 on source) is 0.824, which is below the threshold 0.900, by 0.076.")
+
+
+def test_exactly_the_threshold_passes() -> None:
+    assert verdict(score(0.90), None, score(0.5), 1.0, POLICY).passed
+
+
+def test_a_miss_smaller_than_the_digits_shown_is_readable() -> None:
+    found = verdict(score(0.89999), None, score(0.5), 1.0, POLICY)
+    assert found.reasons[0].endswith("is 0.899990, which is below the threshold 0.900, by 0.000010.")
+
+
+@pytest.mark.parametrize(
+    ("champion", "failed"),
+    [
+        (score(0.80, 0.75), ()),
+        (score(0.79, 0.77), ()),  # macro-F1 within its tolerance of 0.02
+        (score(0.81, 0.70), ("champion_accuracy",)),
+        (score(0.79, 0.78), ("champion_macro_f1",)),
+        (score(0.90, 0.90), ("champion_accuracy", "champion_macro_f1")),
+    ],
+)
+def test_not_worse_than_the_champion(champion: Score, failed: tuple[str, ...]) -> None:
+    assert judge(score(), champion).failed == failed
+
+
+def test_not_worse_than_the_original_as_it_is() -> None:
+    found = judge(score(), original=score(0.82, 0.60))
+    assert found.failed == ("original_accuracy",)
+    assert "0.800, which is below the original model's, as it is, 0.820, by 0.020." in found.reasons[0]
+
+
+def test_a_changed_holdout_asks_for_a_new_score_and_compares_nothing() -> None:
+    found = judge(score(), score(0.1, 0.1, holdout="h0"))
+    assert not found.passed
+    assert found.rescore == ("champion",)
+    assert found.failed == ("champion_holdout",)
+    assert "scored on holdout h0, the candidate on h1" in found.reasons[0]
+    assert not [rule for rule in found.rules if rule.name == "champion_accuracy"]
+    assert judge(score(), score(0.7), score(0.5, holdout="h0")).rescore == ("original",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "failed"),
+    [
+        ({"windows": 99}, "holdout_windows"),
+        ({"subjects": 1}, "holdout_subjects"),
+        ({"recall": {"Still": 0.8, "Walk": 0.8, "Bus": math.nan}}, "scenes"),
+        ({"recall": {"Still": 0.8, "Walk": 0.8}}, "scenes"),
+        ({"scene_windows": {"Still": 200, "Walk": 200, "Bus": 0}}, "scenes"),
+        ({"recall": {}, "scene_windows": {}}, "scenes"),
+    ],
+)
+def test_a_holdout_that_cannot_decide(changes: dict[str, object], failed: str) -> None:
+    assert judge(score(**changes)).failed == (failed,)  # type: ignore[arg-type]
+
+
+def test_an_absent_scene_is_named() -> None:
+    found = judge(score(recall={"Still": 0.8, "Walk": 0.8, "Bus": math.nan}))
+    assert found.reasons == ("The holdout has no window of Bus: 2 of 3 scenes are present.",)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -0.1, 1.1])
+def test_numbers_that_are_no_shares_never_pass(bad: float) -> None:
+    assert "numbers" in judge(score(bad)).failed
+    assert "numbers" in judge(score(macro_f1=bad)).failed
+    assert "numbers" in verdict(score(), None, score(0.5), bad, POLICY).failed
+
+
+def test_nothing_to_recover_is_a_refusal_not_a_division_by_zero() -> None:
+    found = verdict(score(), None, score(0.5), 0.0, POLICY)
+    assert not found.passed
+    assert found.recovery_ratio is None
+    assert "nothing to recover" in found.reasons[0]
+
+
+def test_a_champion_without_a_number_is_no_reason_to_promote() -> None:
+    found = judge(score(), score(math.nan))
+    assert found.failed == ("champion_accuracy",)
+    assert "could not be compared" in found.reasons[0]
+
+
+def test_the_floor_looks_at_the_worst_scene() -> None:
+    found = judge(score(recall={"Still": 0.9, "Walk": 0.8, "Bus": 0.2}), min_scene_recall=0.3)
+    assert found.failed == ("scene_recall",)
+    assert "recall of Bus" in found.reasons[0]
+
+
+def test_a_lower_bound_is_asked_for_only_if_set() -> None:
+    assert judge(score(), recovery_lower_threshold=0.8).failed == ("recovery_lower_bound",)
+    assert judge(score(accuracy_interval=(0.6, 0.9)), recovery_lower_threshold=0.8).failed == ("recovery_lower_bound",)
+    assert judge(score(accuracy_interval=(0.7, 0.9)), recovery_lower_threshold=0.8).passed
+
+
+shares = st.floats(0.0, 1.0)
+any_number = st.one_of(shares, st.floats(allow_nan=True, allow_infinity=True))
+
+
+@st.composite
+def scores(draw: st.DrawFn, numbers: st.SearchStrategy[float] = shares) -> Score:
+    return Score(
+        accuracy=draw(numbers),
+        macro_f1=draw(numbers),
+        recall={scene: draw(numbers) for scene in draw(st.lists(st.sampled_from(SCENES), unique=True))},
+        windows=draw(st.integers(0, 500)),
+        subjects=draw(st.integers(0, 5)),
+        holdout=draw(st.sampled_from(["h1", "h2"])),
+        scene_windows={
+            scene: draw(st.integers(0, 9)) for scene in draw(st.lists(st.sampled_from(SCENES), unique=True))
+        },
+        accuracy_interval=draw(st.none() | st.tuples(numbers, numbers)),
+    )
+
+
+policies = st.builds(
+    GateSettings,
+    recovery_threshold=shares,
+    recovery_lower_threshold=shares,
+    accuracy_tolerance=shares,
+    macro_f1_tolerance=shares,
+    min_scene_recall=shares,
+    min_holdout_windows=st.integers(0, 500),
+    min_holdout_subjects=st.integers(0, 5),
+    min_scene_windows=st.integers(0, 9),
+)
+
+
+@given(scores(any_number), st.none() | scores(any_number), scores(any_number), any_number, policies)
+def test_a_verdict_is_complete_and_survives_json(
+    candidate: Score, champion: Score | None, original: Score, source: float, policy: GateSettings
+) -> None:
+    found = verdict(candidate, champion, original, source, policy)
+    assert found.passed == all(rule.passed for rule in found.rules)
+    assert found.reasons
+    assert all(text.endswith(".") for text in found.reasons)
+    assert not (found.passed and found.rescore)
+    assert Verdict.from_json(found.to_json()) == found
+    assert "NaN" not in found.to_json()
+
+
+@given(st.data(), scores(), st.none() | scores(), scores(), shares, policies)
+def test_a_better_candidate_is_never_refused_for_it(
+    data: st.DataObject, candidate: Score, champion: Score | None, original: Score, source: float, policy: GateSettings
+) -> None:
+    better = replace(
+        candidate,
+        accuracy=data.draw(st.floats(candidate.accuracy, 1.0)),
+        macro_f1=data.draw(st.floats(candidate.macro_f1, 1.0)),
+        recall={scene: data.draw(st.floats(recall, 1.0)) for scene, recall in candidate.recall.items()},
+        accuracy_interval=candidate.accuracy_interval
+        and (data.draw(st.floats(candidate.accuracy_interval[0], 1.0)), 1.0),
+    )
+    before, after = (verdict(it, champion, original, source, policy) for it in (candidate, better))
+    assert set(after.failed) <= set(before.failed)
+
+
+@given(scores(), scores(), shares)
+def test_a_stricter_threshold_never_turns_a_refusal_into_a_pass(
+    candidate: Score, original: Score, source: float
+) -> None:
+    mild, strict = (
+        verdict(candidate, None, original, source, GateSettings(recovery_threshold=threshold))
+        for threshold in (0.5, 0.9)
+    )
+    assert mild.passed or not strict.passed
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1}', "null", '{"format": 1, "rules": [{"name": 1}]}'])
+def test_text_that_is_no_verdict(text: str) -> None:
+    with pytest.raises(VerdictError, match="not a verdict"):
+        Verdict.from_json(text)
+
+
+def test_a_verdict_of_a_later_format_is_refused() -> None:
+    later = {**json.loads(judge(score()).to_json()), "format": 2}
+    with pytest.raises(VerdictError, match="format 2"):
+        Verdict.from_json(json.dumps(later))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"recovery_threshold": math.nan},
+        {"accuracy_tolerance": -0.1},
+        {"min_scene_recall": 1.5},
+        {"min_holdout_windows": -1},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(changes: dict[str, float]) -> None:
+    with pytest.raises(RegistrySettingsError, match=next(iter(changes))):
+        GateSettings(**changes)  # type: ignore[arg-type]
+
+
+def test_judging_loads_no_framework() -> None:
+    code = "import sys, registry.gate, registry.settings; print([m for m in ('mlflow', 'torch', 'sqlalchemy') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -1,0 +1,78 @@
+"""The Arrow schemas of the lake's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+
+from streaming.sensors import SENSORS, channel_names
+
+WINDOWS = "windows"
+QUALITY = "quality"
+PARTITION_COLUMN = "event_date"
+SCHEMA_VERSION = 1
+
+SIGNAL = pa.list_(pa.float32())
+"""A channel of a window: length × rate values, NaN in a gap. A list and not a fixed-size list, because Delta knows no such type."""
+
+_IDENTITY = [
+    pa.field("window_id", pa.string(), nullable=False),
+    pa.field("device_id", pa.string(), nullable=False),
+    pa.field("subject_id", pa.string(), nullable=False),
+    pa.field("session_id", pa.string(), nullable=False),
+    pa.field("cohort", pa.string(), nullable=False),
+    pa.field("phone_model", pa.string(), nullable=False),
+    pa.field("position", pa.string(), nullable=False),
+    pa.field("scene", pa.string()),
+    pa.field("start_ns", pa.int64(), nullable=False),
+    pa.field("end_ns", pa.int64(), nullable=False),
+    pa.field(PARTITION_COLUMN, pa.date32(), nullable=False),
+]
+_ORIGIN = [
+    pa.field("samples", pa.int32(), nullable=False),
+    pa.field("topic", pa.string(), nullable=False),
+    pa.field("kafka_partition", pa.int32(), nullable=False),
+    pa.field("first_offset", pa.int64(), nullable=False),
+    pa.field("last_offset", pa.int64(), nullable=False),
+    pa.field("next_sequence", pa.int64(), nullable=False),
+    pa.field("ingested_at", pa.timestamp("us", tz="UTC"), nullable=False),
+    pa.field("schema_version", pa.int16(), nullable=False),
+]
+
+
+def windows_schema(sensors: Iterable[str]) -> pa.Schema:
+    """Schema of the ``windows`` table for these sensors (names of the catalogue)."""
+    sensors = tuple(sensors)
+    figures = [
+        field
+        for name in sensors
+        for field in (
+            pa.field(f"{SENSORS[name].prefix}_coverage", pa.float32(), nullable=False),
+            pa.field(f"{SENSORS[name].prefix}_max_gap_ms", pa.float32(), nullable=False),
+            pa.field(f"{SENSORS[name].prefix}_fresh", pa.int32(), nullable=False),
+        )
+    ]
+    signals = [pa.field(channel, SIGNAL) for channel in channel_names(sensors)]
+    return pa.schema([*_IDENTITY, *signals, *figures, *_ORIGIN])
+
+
+QUALITY_SCHEMA = pa.schema(
+    [
+        pa.field("run_key", pa.string(), nullable=False),
+        pa.field("window_id", pa.string(), nullable=False),
+        pa.field("label", pa.string(), nullable=False),
+        pa.field("subject_id", pa.string(), nullable=False),
+        pa.field("margin", pa.float32()),
+        pa.field("neighbours", pa.float32()),
+        pa.field("original", pa.float32()),
+        pa.field("physical", pa.float32()),
+        pa.field("score", pa.float32(), nullable=False),
+        pa.field("tier", pa.int16(), nullable=False),
+        pa.field("weight", pa.float32(), nullable=False),
+        pa.field("reasons", pa.string()),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("lake_version", pa.int64(), nullable=False),
+    ]
+)
+"""Schema of the ``quality`` table: a row for each labelled window and rescoring; scores in [0, 1], higher is cleaner."""

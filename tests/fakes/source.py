@@ -1,0 +1,73 @@
+"""A Kafka of one process and no network: a log per partition, and a consumer of it that tests can rebalance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from streaming.client import Polled, Record
+from streaming.lake import TopicPartition
+
+
+class FakeSource:
+    """A :class:`streaming.client.Source` over lists of records."""
+
+    def __init__(self, logs: Mapping[TopicPartition, Sequence[Record]], *, poll_records: int = 10) -> None:
+        self.logs = logs
+        self.positions: dict[TopicPartition, int] = {}
+        self.hints: dict[TopicPartition, int] = {}
+        self._poll_records = poll_records
+        self._revoked: set[TopicPartition] = set()
+        self._assigned: set[TopicPartition] = set()
+        self.closed = False
+
+    def assign(self, *partitions: TopicPartition) -> None:
+        self._assigned |= set(partitions)
+        for partition in partitions:
+            self.positions[partition] = 0
+
+    def revoke(self, *partitions: TopicPartition) -> None:
+        self._revoked |= set(partitions)
+        self._assigned -= set(partitions)
+        for partition in partitions:
+            self.positions.pop(partition, None)
+
+    def poll(self, timeout_seconds: float) -> Polled:
+        del timeout_seconds
+        records = {}
+        for partition, position in self.positions.items():
+            batch = [r for r in self.logs[partition] if r.offset >= position][: self._poll_records]
+            if batch:
+                records[partition] = batch
+                self.positions[partition] = batch[-1].offset + 1
+        polled = Polled(records=records, revoked=frozenset(self._revoked), assigned=frozenset(self._assigned))
+        self._revoked, self._assigned = set(), set()
+        return polled
+
+    def seek(self, partition: TopicPartition, offset: int | None) -> None:
+        if partition in self.positions:
+            self.positions[partition] = offset or 0
+
+    def end_offsets(self) -> Mapping[TopicPartition, int]:
+        return {p: (self.logs[p][-1].offset + 1 if self.logs[p] else 0) for p in self.positions}
+
+    def hint(self, offsets: Mapping[TopicPartition, int]) -> None:
+        self.hints.update(offsets)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeDeadLetters:
+    """A :class:`streaming.client.DeadLetters` that keeps what is safe apart from what is queued."""
+
+    def __init__(self) -> None:
+        self.queued: list[tuple[bytes | None, Mapping[str, str]]] = []
+        self.safe: list[tuple[bytes | None, Mapping[str, str]]] = []
+
+    def send(self, value: bytes | None, *, key: bytes | None, headers: Mapping[str, str]) -> None:
+        del key
+        self.queued.append((value, headers))
+
+    def flush(self) -> None:
+        self.safe += self.queued
+        self.queued = []

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import random
+from datetime import timedelta
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streaming.assembler import Assembler, ClosedWindows, SessionKey, SessionMemory
+from streaming.wire import SensorBatch
+
+from .sessions import EPOCH, NOW, SECOND, SETTINGS, batch
+
+Windows = dict[tuple[SessionKey, int], bytes]
+
+
+def flat(groups: list[ClosedWindows]) -> Windows:
+    """Windows by name, as all that is published of them; each exactly once."""
+    found: Windows = {}
+    for group in groups:
+        for i, start in enumerate(group.starts_ns.tolist()):
+            name = (group.key, start)
+            assert name not in found, "published twice"
+            found[name] = b"".join(
+                [
+                    *(group.signals[s][i].tobytes() + group.fresh[s][i].tobytes() for s in sorted(group.signals)),
+                    *(group.coverage[s][i].tobytes() + group.max_gap_ms[s][i].tobytes() for s in sorted(group.signals)),
+                    str(group.scenes[i]).encode(),
+                    group.samples[i].tobytes(),
+                ]
+            )
+    return found
+
+
+def run(batches: list[SensorBatch]) -> tuple[list[ClosedWindows], Assembler]:
+    assembler = Assembler(SETTINGS, {})
+    closed = [group for offset, b in enumerate(batches) for group in assembler.add(b, offset, NOW)]
+    return closed, assembler
+
+
+def session(seconds: int, name: str = "s1") -> list[SensorBatch]:
+    return [batch(i, session=name, end=i == seconds - 1) for i in range(seconds)]
+
+
+def test_a_session_becomes_its_windows() -> None:
+    closed, assembler = run(session(6))
+    groups = [(int(s) - EPOCH) // SECOND for group in closed for s in group.starts_ns]
+    assert groups == [0, 1, 2, 3, 4, 5]
+    assert assembler.open_sessions == 0
+    assert assembler.needed_offset() is None
+    assert sum(int(g.fresh["accelerometer"].sum()) for g in closed) == 6 * 25
+    assert {scene for g in closed for scene in g.scenes} == {"Walk"}
+    first = closed[0]
+    assert first.signals["accelerometer"].shape[1:] == (3, 40)
+    grid = np.arange(40) / 20
+    np.testing.assert_allclose(first.signals["accelerometer"][0, 1], np.sin(grid + 1), atol=1e-3)
+    assert first.coverage["accelerometer"][0] == 1.0
+    assert "pressure" not in first.fresh or first.fresh["pressure"].sum() == 0
+
+
+def test_windows_close_by_event_time_while_the_session_goes_on() -> None:
+    assembler = Assembler(SETTINGS, {})
+    closed = [[int(s - EPOCH) // SECOND for g in assembler.add(batch(i), i, NOW) for s in g.starts_ns] for i in range(8)]
+    # Batch i ends just before second i + 1; a window of 2 s closes 3 s of lateness after its end.
+    assert closed == [[], [], [], [], [], [0], [1], [2]]
+
+
+def test_a_repeated_batch_counts_once() -> None:
+    batches = session(6)
+    again = [*batches[:4], batches[2], batches[0], *batches[4:], batches[5], batches[1]]
+    closed, assembler = run(again)
+    assert flat(closed) == flat(run(batches)[0])
+    assert assembler.counters["duplicate_batches"] == 4
+
+
+def test_batches_in_any_order_within_the_lateness_give_the_same_windows() -> None:
+    batches = session(12)
+    swapped = [batches[i ^ 1] for i in range(12)]
+    closed, assembler = run(swapped)
+    assert flat(closed) == flat(run(batches)[0])
+    assert assembler.counters["out_of_order_batches"] == 6
+
+
+def test_the_end_waits_for_what_comes_before_it() -> None:
+    batches = session(4)
+    closed, assembler = run([batches[3], batches[0], batches[2]])
+    assert not closed
+    assert assembler.open_sessions == 1
+    closed = list(assembler.add(batches[1], 3, NOW))
+    assert flat(closed) == flat(run(batches)[0])
+
+
+def test_a_late_batch_is_counted_and_published_windows_stay() -> None:
+    batches = [batch(i) for i in (0, 2, 3, 4, 5, 6, 7, 8, 9)]
+    closed, assembler = run(batches)
+    late = list(assembler.add(batch(1), 9, NOW))
+    assert assembler.counters["late_samples"] == 25
+    assert not set(flat(late)) & set(flat(closed))
+
+
+def test_hours_offline_cost_nothing_and_lose_nothing() -> None:
+    gap = 5 * 3600
+    batches = [batch(0), batch(1), *(batch(2 + i, start_ns=EPOCH + (gap + i) * SECOND, end=i == 2) for i in range(3))]
+    closed, _ = run(batches)
+    starts = sorted((int(s) - EPOCH) // SECOND for g in closed for s in g.starts_ns)
+    assert starts == [0, 1, gap, gap + 1, gap + 2]
+    assert max(g.signals["accelerometer"].shape[0] for g in closed) <= 3
+
+
+def test_a_silent_session_is_closed_and_may_come_back() -> None:
+    assembler = Assembler(SETTINGS, {})
+    closed = list(assembler.add(batch(0), 0, NOW))
+    assert not list(assembler.close_idle(NOW + timedelta(seconds=59)))
+    closed += assembler.close_idle(NOW + timedelta(seconds=60))
+    assert [(int(s) - EPOCH) // SECOND for g in closed for s in g.starts_ns] == [0]
+    assert assembler.needed_offset() is None
+    for i in range(1, 4):
+        closed += assembler.add(batch(i, end=i == 3), i, NOW)
+    assert sum(int(g.fresh["accelerometer"].sum()) for g in closed) == 4 * 25
+    assert assembler.counters["late_samples"] == 0
+    flat(closed)
+
+
+def test_majority_label_and_sparse_windows() -> None:
+    closed, assembler = run([batch(0, scene="Walk", samples=5), batch(1, scene="Run", end=True)])
+    labels = {(int(s) - EPOCH) // SECOND: scene for g in closed for s, scene in zip(g.starts_ns, g.scenes, strict=True)}
+    assert labels == {0: "Run", 1: "Run"}
+    assert assembler.counters["sparse_windows"] == 2
+
+
+@pytest.mark.parametrize("field", ["length", "hop"])
+def test_settings_that_cannot_be(field: str) -> None:
+    with pytest.raises(ValueError, match="hop"):
+        type(SETTINGS)(**{field: timedelta(seconds=3.3)})
+
+
+@st.composite
+def traffic(draw: st.DrawFn) -> list[SensorBatch]:
+    """Several sessions, interleaved, with repeats, short reorderings, hours offline and jumps."""
+    rng = random.Random(draw(st.integers(0, 2**32)))
+    queues = []
+    for s in range(draw(st.integers(1, 3))):
+        length, offline, shift = draw(st.integers(1, 15)), draw(st.integers(1, 20)), draw(st.integers(0, 999))
+        queue = []
+        for i in range(length):
+            late_ns = (3600 if i >= offline else 0) * SECOND + shift * 1_000_000
+            start = EPOCH + i * SECOND + late_ns
+            ends = i == length - 1
+            queue.append(batch(i, session=f"s{s}", start_ns=start, samples=rng.choice([25, 25, 25, 8, 1]), end=ends))
+        for i in range(length - 1):
+            if rng.random() < 0.2:
+                queue[i], queue[i + 1] = queue[i + 1], queue[i]
+        queues.append([b for b in queue for _ in range(rng.choice([1, 1, 1, 1, 2]))])
+    merged = []
+    while any(queues):
+        merged.append(rng.choice([q for q in queues if q]).pop(0))
+    return merged
+
+
+@settings(max_examples=150)
+@given(traffic(), st.lists(st.integers(0, 60), max_size=4))
+def test_restarts_anywhere_change_nothing(batches: list[SensorBatch], crashes: list[int]) -> None:
+    """What a crash keeps is what the table has: the windows, and the offset to read from. That must be enough."""
+    undisturbed, _ = run(batches)
+    published: list[ClosedWindows] = []
+    offset = 0
+    for crash in [*sorted(c for c in crashes if c < len(batches)), len(batches)]:
+        memory: dict[SessionKey, SessionMemory] = {}
+        for group in published:
+            known = memory.get(group.key)
+            memory[group.key] = SessionMemory(
+                next_start_ns=max(known.next_start_ns if known else 0, int(group.starts_ns[-1]) + SETTINGS.hop_ns),
+                next_sequence=max(known.next_sequence if known else 0, group.next_sequence),
+            )
+        assembler = Assembler(SETTINGS, memory)
+        for at in range(offset, max(crash, offset)):
+            published += assembler.add(batches[at], at, NOW)
+        needed = assembler.needed_offset()
+        offset = max(crash, offset) if needed is None else needed
+    # A session whose end was read before a crash but not all before it is closed by the idle time-out.
+    published += assembler.close_idle(NOW + SETTINGS.idle_timeout)
+    assert flat(published) == flat(undisturbed)
+
+
+@given(traffic())
+def test_every_sample_is_fresh_once(batches: list[SensorBatch]) -> None:
+    closed, assembler = run(batches)
+    sent = {(b.session_id, b.sequence): b.samples for b in batches}
+    fresh = sum(int(g.fresh["accelerometer"].sum()) for g in closed)
+    assert fresh + assembler.counters["late_samples"] == sum(sent.values())

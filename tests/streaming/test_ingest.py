@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from streaming.client import Record
+from streaming.errors import LakeError, LostOwnership
+from streaming.ingest import Ingest
+from streaming.lake import TopicPartition, WindowsTable, scan_windows
+from streaming.settings import IngestSettings, LakeSettings
+from streaming.wire import SensorBatch, encode
+from tests.fakes.source import FakeDeadLetters, FakeSource
+
+from .sessions import EPOCH, NOW, SETTINGS, batch
+
+P0 = TopicPartition(topic="sensor.batches", partition=0)
+P1 = TopicPartition(topic="sensor.batches", partition=1)
+
+
+class Clock:
+    """Our clock, moved by tests."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+def log(batches: Iterable[SensorBatch | bytes]) -> list[Record]:
+    values = [b if isinstance(b, bytes) else encode(b) for b in batches]
+    received = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000_000
+    return [Record(offset=i, timestamp_ns=received, key=b"d1", value=v) for i, v in enumerate(values)]
+
+
+def session(seconds: int, name: str = "s1") -> list[SensorBatch]:
+    return [batch(i, session=name, device=f"of-{name}", end=i == seconds - 1) for i in range(seconds)]
+
+
+class Rig:
+    """An ingest over fakes and a real table; ``restart`` is what a crash leaves."""
+
+    def __init__(self, folder: Path, logs: dict[TopicPartition, list[Record]], commit_rows: int = 3) -> None:
+        self.folder, self.logs, self.commit_rows = folder, logs, commit_rows
+        self.clock = Clock()
+        self.dead_letters = FakeDeadLetters()
+        self.restart()
+
+    def restart(self) -> None:
+        self.source = FakeSource(self.logs, poll_records=4)
+        self.source.assign(*self.logs)
+        self.ingest = Ingest(
+            source=self.source, dead_letters=self.dead_letters, windows=SETTINGS,
+            table=WindowsTable(LakeSettings(uri=str(self.folder)), SETTINGS.sensors),
+            settings=IngestSettings(commit_rows=self.commit_rows, commit_interval=timedelta(seconds=30)), clock=self.clock,
+        )  # fmt: skip
+
+    def until_caught_up(self) -> dict[str, int]:
+        self.ingest.run(stop=self.ingest.caught_up)
+        return self.ingest.counters()
+
+    def rows(self) -> pl.DataFrame:
+        return scan_windows(str(self.folder)).drop("ingested_at", "next_sequence").sort("window_id").collect()
+
+
+def test_a_topic_becomes_a_table(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, {P0: log(session(9)), P1: log(session(5, "s2"))})
+    counters = rig.until_caught_up()
+    assert rig.rows().height == counters["rows"] == 14
+    assert counters["samples"] == 14 * 25 == rig.rows()["acc_fresh"].sum()
+    assert rig.source.hints == {P0: 9, P1: 5}
+
+
+def test_undecodable_batches_go_to_the_dead_letters_and_the_partition_goes_on(tmp_path: Path) -> None:
+    good = session(4)
+    poison = [b"\xff\xff not protobuf", b"", encode(batch(1))[:-3]]
+    rig = Rig(tmp_path, {P0: log([good[0], *poison, *good[1:]])})
+    counters = rig.until_caught_up()
+    assert counters["dead_letters"] == 3
+    assert rig.rows()["acc_fresh"].sum() == 100
+    assert [(h["topic"], h["partition"], h["offset"]) for _, h in rig.dead_letters.safe] == [
+        ("sensor.batches", "0", "1"), ("sensor.batches", "0", "2"), ("sensor.batches", "0", "3"),
+    ]  # fmt: skip
+    assert all(headers["reason"] and headers["detail"] for _, headers in rig.dead_letters.safe)
+
+
+def test_dead_letters_are_safe_before_their_offsets_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(tmp_path, {P0: log([b"poison"])})
+
+    def refuse() -> None:
+        raise ConnectionError
+
+    monkeypatch.setattr(rig.dead_letters, "flush", refuse)
+    rig.ingest.step()
+    rig.ingest.step()
+    with pytest.raises(ConnectionError):
+        rig.ingest.commit()
+    assert WindowsTable(LakeSettings(uri=str(tmp_path)), SETTINGS.sensors).offset(P0) is None
+
+
+def test_a_commit_is_due_by_rows_or_by_time(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, {P0: log(session(40)[:-1])}, commit_rows=1000)
+    for _ in range(12):
+        rig.ingest.step()
+    assert rig.ingest.counters().get("commits", 0) == 0
+    rig.clock.advance(30)
+    rig.ingest.step()
+    assert rig.ingest.counters()["commits"] == 1
+    assert rig.rows().height == 35
+
+
+def test_an_open_window_holds_the_offset_and_is_not_published(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, {P0: log(session(9)[:-1])})
+    rig.until_caught_up()
+    assert rig.rows()["start_ns"].max() == EPOCH + 2 * 1_000_000_000
+    committed = WindowsTable(LakeSettings(uri=str(tmp_path)), SETTINGS.sensors).offset(P0)
+    assert committed == 2, "batch 2 ends within the margin before the first open window"
+
+
+def test_revoked_partitions_are_forgotten_and_read_again(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, {P0: log(session(9)), P1: log(session(9, "s2"))}, commit_rows=1000)
+    for _ in range(3):
+        rig.ingest.step()
+    rig.source.revoke(P0)
+    rig.ingest.step()
+    rig.ingest.commit()
+    assert rig.rows()["session_id"].unique().to_list() == ["s2"]
+    rig.source.assign(P0)
+    counters = rig.until_caught_up()
+    assert rig.rows().height == 18
+    assert counters["revocations"] == 1
+
+
+def test_lost_and_regained_between_two_polls_is_a_new_start(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, {P0: log(session(9))}, commit_rows=1000)
+    for _ in range(2):
+        rig.ingest.step()
+    rig.source.revoke(P0)
+    rig.source.assign(P0)
+    rig.until_caught_up()
+    assert rig.rows().height == 9
+    assert rig.rows()["acc_fresh"].sum() == 9 * 25
+
+
+def test_a_zombie_is_refused(tmp_path: Path) -> None:
+    zombie = Rig(tmp_path, {P0: log(session(9))}, commit_rows=1000)
+    for _ in range(5):
+        zombie.ingest.step()
+    owner = Rig(tmp_path, zombie.logs)
+    owner.until_caught_up()
+    before = owner.rows()
+    with pytest.raises(LostOwnership):
+        zombie.ingest.commit()
+    assert owner.rows().equals(before)
+
+
+class CrashError(BaseException):
+    """What kill -9 looks like from inside: nothing of ours runs after it."""
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(seed=st.integers(0, 2**32), crashes=st.lists(st.integers(0, 12), max_size=4))
+def test_crashes_at_any_step_of_the_commit_change_nothing(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, crashes: list[int]
+) -> None:
+    """Crash before or after any write of a run, several times: the rows are those of an undisturbed run."""
+    rng = random.Random(seed)
+    batches = [b for s in range(3) for b in session(rng.randint(1, 9), f"s{s}")]
+    rng.shuffle(order := [b.session_id for b in batches])
+    queues = {name: [b for b in batches if b.session_id == name] for name in set(order)}
+    mixed = [queues[name].pop(0) for name in order]
+    mixed = [b for b in mixed for _ in range(rng.choice([1, 1, 1, 2]))]
+    undisturbed = Rig(tmp_path_factory.mktemp("calm"), {P0: log(mixed)})
+    undisturbed.until_caught_up()
+    rig = Rig(tmp_path_factory.mktemp("storm"), {P0: log(mixed)})
+    steps = ["files", "commit", "hint"]
+    for crash in crashes:
+        point, count = steps[crash % 3], crash // 3
+        with pytest.MonkeyPatch.context() as patch:
+            _crash_at(patch, rig, point, count)
+            try:
+                rig.until_caught_up()
+            except CrashError:
+                rig.restart()
+    rig.until_caught_up()
+    rig.clock.advance(61)
+    rig.ingest.step()
+    rig.ingest.commit()
+    assert rig.rows().equals(undisturbed.rows())
+
+
+def _crash_at(patch: pytest.MonkeyPatch, rig: Rig, point: str, count: int) -> None:
+    owner: object
+    owner, name = {
+        "files": (WindowsTable, "_write"),
+        "commit": (WindowsTable, "publish"),
+        "hint": (rig.source, "hint"),
+    }[point]  # fmt: skip
+    real = getattr(owner, name)
+    calls = iter(range(1_000))
+
+    def crashing(*args: object) -> object:
+        if next(calls) == count:
+            if point == "commit":
+                real(*args)  # it took effect, and nobody heard of it
+            raise CrashError
+        return real(*args)
+
+    patch.setattr(owner, name, crashing)
+
+
+def test_a_lake_that_cannot_be_written_publishes_nothing_and_goes_on_later(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, {P0: log(session(9))}, commit_rows=1000)
+    for _ in range(4):
+        rig.ingest.step()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("streaming.lake.os.fsync", _no_space)
+        with pytest.raises(LakeError):
+            rig.ingest.commit()
+    rig.until_caught_up()
+    assert rig.rows().height == 9
+
+
+def _no_space(_: int) -> None:
+    raise OSError(28, "No space left on device")

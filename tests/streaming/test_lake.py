@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable
+
+import streaming.lake as lake_module
+from streaming.assembler import Assembler, ClosedWindows
+from streaming.errors import LakeError, LostOwnership
+from streaming.lake import TopicPartition, WindowsTable, read_quality, scan_windows, table_version, write_quality
+from streaming.rows import windows_table
+from streaming.settings import LakeSettings
+from streaming.tables import QUALITY_SCHEMA, SIGNAL
+
+from .sessions import EPOCH, NOW, SECOND, SETTINGS, batch
+
+P0 = TopicPartition(topic="sensor.batches", partition=0)
+P1 = replace(P0, partition=1)
+
+
+def rows(session: str = "s1", seconds: int = 4, start_ns: int = EPOCH) -> pa.Table:
+    assembler = Assembler(SETTINGS, {})
+    closed: list[ClosedWindows] = []
+    for i in range(seconds):
+        b = batch(i, session=session, start_ns=start_ns + i * SECOND, end=i == seconds - 1)
+        closed += assembler.add(b, 100 + i, NOW)
+    return windows_table(closed, SETTINGS, topic=P0.topic, partition=0, ingested_at=NOW)
+
+
+def table(folder: Path) -> WindowsTable:
+    return WindowsTable(LakeSettings(uri=str(folder)), SETTINGS.sensors)
+
+
+def test_what_is_published_is_read_back(tmp_path: Path) -> None:
+    lake = table(tmp_path)
+    assert lake.offset(P0) is None
+    sent = rows()
+    version = lake.publish(sent, {P0: (None, 104)})
+    assert lake.offset(P0) == 104
+    assert table_version(str(tmp_path)) == version
+    back = scan_windows(str(tmp_path)).sort("start_ns").collect().to_arrow()
+    assert back["window_id"].to_pylist() == sent["window_id"].to_pylist()
+    assert pl.from_arrow(back["acc_x"]).equals(pl.from_arrow(sent["acc_x"]))
+    assert back["pre"].null_count == back.num_rows, "an absent sensor is null"
+    assert back["first_offset"].to_pylist() == [100, 100, 101, 102]
+    assert back["last_offset"].to_pylist() == [102, 103, 103, 103]
+    assert sent.schema.field("acc_x").type == SIGNAL
+
+
+def test_a_version_stays_what_it_was(tmp_path: Path) -> None:
+    lake = table(tmp_path)
+    first = lake.publish(rows(), {P0: (None, 104)})
+    lake.publish(rows("s2"), {P0: (104, 108)})
+    assert scan_windows(str(tmp_path), first).collect().height == 4
+    assert scan_windows(str(tmp_path)).collect().height == 8
+
+
+def test_days_are_partitions(tmp_path: Path) -> None:
+    midnight = (EPOCH // (86_400 * SECOND) + 1) * 86_400 * SECOND
+    table(tmp_path).publish(rows(start_ns=midnight - 2 * SECOND), {P0: (None, 104)})
+    days = scan_windows(str(tmp_path)).group_by("event_date").len().sort("event_date").collect()
+    assert days["len"].to_list() == [2, 2]
+
+
+def test_offsets_alone_are_published_too(tmp_path: Path) -> None:
+    lake = table(tmp_path)
+    lake.publish(rows().slice(0, 0), {P0: (None, 7), P1: (None, 9)})
+    assert (table(tmp_path).offset(P0), table(tmp_path).offset(P1)) == (7, 9)
+
+
+def test_the_second_owner_is_refused(tmp_path: Path) -> None:
+    zombie, owner = table(tmp_path), table(tmp_path)
+    zombie.publish(rows(), {P0: (None, 104)})
+    owner.publish(rows("s2"), {P0: (104, 108)})
+    with pytest.raises(LostOwnership, match=r"sensor.batches\[0\].*104.*108"):
+        zombie.publish(rows("s3"), {P0: (104, 112)})
+    assert scan_windows(str(tmp_path)).select("session_id").unique().collect().height == 2
+
+
+def test_two_owners_at_the_same_moment_one_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both have checked the offset before either commits: Delta itself must refuse the second."""
+    zombie, owner = table(tmp_path), table(tmp_path)
+    zombie.publish(rows(), {P0: (None, 104)})
+    owner.offset(P0)
+    check = WindowsTable.offset
+    raced = []
+
+    def offset(self: WindowsTable, partition: TopicPartition) -> int | None:
+        found = check(self, partition)
+        if self is zombie and not raced:
+            raced.append(owner.publish(rows("s2"), {P0: (104, 104)}))
+        return found
+
+    monkeypatch.setattr(WindowsTable, "offset", offset)
+    with pytest.raises(LostOwnership):
+        zombie.publish(rows("s3"), {P0: (104, 104)})
+    assert raced
+    assert scan_windows(str(tmp_path)).select("session_id").unique().collect().height == 2
+
+
+def test_owners_of_different_partitions_do_not_disturb_each_other(tmp_path: Path) -> None:
+    one, other = table(tmp_path), table(tmp_path)
+    for i in range(3):
+        one.publish(rows(f"a{i}"), {P0: (None if i == 0 else i, i + 1)})
+        other.publish(rows(f"b{i}"), {P1: (None if i == 0 else i, i + 1)})
+    assert scan_windows(str(tmp_path)).collect().height == 6 * 4
+
+
+@pytest.mark.parametrize("broken", ["fsync", "write_table"])
+def test_a_full_disk_publishes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    lake = table(tmp_path)
+    lake.publish(rows(), {P0: (None, 104)})
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    where: object = lake_module.os if broken == "fsync" else lake_module.pq
+    with monkeypatch.context() as patch:
+        patch.setattr(where, broken, full)
+        with pytest.raises(LakeError, match="free space"):
+            lake.publish(rows("s2"), {P0: (104, 108)})
+    assert (table(tmp_path).offset(P0), scan_windows(str(tmp_path)).collect().height) == (104, 4)
+    lake.publish(rows("s2"), {P0: (104, 108)})
+    assert scan_windows(str(tmp_path)).collect().height == 8
+
+
+def test_what_the_table_remembers_of_sessions(tmp_path: Path) -> None:
+    lake = table(tmp_path)
+    lake.publish(rows(), {P0: (None, 104)})
+    ((key, memory),) = lake.sessions(P0, SETTINGS.hop_ns).items()
+    assert key == ("d1", "s1")
+    assert memory.next_start_ns == EPOCH + 4 * SECOND
+    assert memory.next_sequence == 4
+    assert lake.sessions(P1, SETTINGS.hop_ns) == {}
+
+
+def test_other_sensors_are_refused(tmp_path: Path) -> None:
+    table(tmp_path)
+    with pytest.raises(LakeError, match="mag_x"):
+        WindowsTable(LakeSettings(uri=str(tmp_path)), ("accelerometer", "magnetometer"))
+
+
+def test_signal_columns_are_byte_stream_split(tmp_path: Path) -> None:
+    table(tmp_path).publish(rows(), {P0: (None, 104)})
+    (file,) = (tmp_path / "windows").glob("*/*.parquet")
+    group = pa.parquet.ParquetFile(file).metadata.row_group(0)
+    columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
+    assert "BYTE_STREAM_SPLIT" in columns["acc_x.list.element"].encodings
+    assert columns["acc_x.list.element"].statistics is None
+    assert columns["start_ns"].statistics is not None
+    actions = pa.table(DeltaTable(str(tmp_path / "windows")).get_add_actions(flatten=True)).to_pylist()
+    assert actions[0]["num_records"] == 4
+    assert actions[0]["min.start_ns"] == EPOCH
+
+
+@pytest.mark.parametrize("read", [table_version, scan_windows, lambda uri: read_quality(uri, "k")])
+def test_no_lake_is_a_clear_error(tmp_path: Path, read: Callable[[str], object]) -> None:
+    with pytest.raises(LakeError, match="no table"):
+        read(str(tmp_path))
+
+
+def test_a_rescoring_is_written_once(tmp_path: Path) -> None:
+    scores = pl.DataFrame(
+        {
+            "run_key": ["k1", "k1"], "window_id": ["a", "b"], "label": ["Walk", "Run"], "subject_id": ["p", "q"],
+            "margin": [0.1, None], "neighbours": [0.1, 0.2], "original": [0.1, 0.2], "physical": [1.0, 1.0],
+            "score": [0.1, 0.9], "tier": [0, 2], "weight": [0.05, 1.0], "reasons": ["", None], "model": ["m", "m"],
+            "lake_version": [3, 3],
+        }
+    ).to_arrow().cast(QUALITY_SCHEMA)  # fmt: skip
+    version = write_quality(str(tmp_path), scores)
+    assert write_quality(str(tmp_path), scores) == version
+    assert read_quality(str(tmp_path), "k1")["window_id"].to_list() == ["a", "b"]
+    assert read_quality(str(tmp_path), "k2").height == 0

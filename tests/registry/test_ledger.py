@@ -21,9 +21,6 @@ from registry.ledger import Ledger
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
-_COPIED = "at, who, action, model_name, version, previous_version, why, verdict, lake_version, run_key"
-
-
 def draft(version: str, *, model: str = "m", action: Action = Action.PROMOTE, operation: str = "") -> Draft:
     return Draft(
         at=NOON,
@@ -158,7 +155,10 @@ def test_writers_without_the_lock_still_make_one_line(url: str) -> None:
         ("UPDATE sensorloop_ledger SET action = 'invented' WHERE sequence = 3", "changed", 3),
         ("DELETE FROM sensorloop_ledger WHERE sequence = 3", "removed", 3),
         (
-            f"INSERT INTO sensorloop_ledger SELECT 0, {_COPIED}, 'forged', previous_hash, hash FROM sensorloop_ledger LIMIT 1",
+            (
+                "INSERT INTO sensorloop_ledger SELECT 0, at, who, action, model_name, version, previous_version, why, "
+                "verdict, lake_version, run_key, 'forged', previous_hash, hash FROM sensorloop_ledger LIMIT 1"
+            ),
             "inserted",
             0,
         ),

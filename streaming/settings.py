@@ -12,8 +12,8 @@ from streaming.sensors import SENSORS
 class KafkaSettings:
     """Where Kafka is, and what its topics are called."""
 
-    bootstrap_servers: str = "127.0.0.1:29092"
-    """host:port, comma-separated. The default is where ``sensorloop kafka start`` listens: beside Kafka's usual 9092, not on it."""
+    bootstrap_servers: str = ""
+    """host:port, comma-separated. Empty: the local broker's, see [broker]. KAFKA_BOOTSTRAP_SERVERS overrides it."""
     group_id: str = "sensorloop-ingest"
     """Consumer group of the ingesting processes."""
     batches_topic: str = "sensor.batches"

@@ -116,7 +116,7 @@ def test_a_commit_is_due_by_rows_or_by_time(tmp_path: Path) -> None:
     rig.clock.advance(30)
     rig.ingest.step()
     assert rig.ingest.counters()["commits"] == 1
-    assert rig.rows().height == 35
+    assert rig.rows().height == 34
 
 
 def test_an_open_window_holds_the_offset_and_is_not_published(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""QROWD's transport modes (University of Southampton, 2018): three people, acceleration alone, about 15 Hz, no times."""
+"""QROWD's transport modes (the QROWD project, 2018): three people, acceleration alone, about 15 Hz, no times."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _RUN_HZ = 24.0
 _SCENES = MappingProxyType(
     {"still": "Still", "walk": "Walk", "run": "Run", "bike": "Bike", "car": "Car", "bus": "Bus", "train": "Train"}
 )
-_MODES = "six_modes*/*.csv"
+_MODES = ("six_modes*/*.csv", "datasets/*.csv")
 _RUNS = "*/run/user*.txt"
 _RUN_FILE = re.compile(r"user(?P<user>\w{1,16})\.txt")
 _USER = r"^\w{1,16}$"
@@ -50,9 +50,9 @@ class _Stretch(NamedTuple):
 
 
 def _sessions(source: Path, _options: ImportOptions, findings: Findings) -> list[Session]:
-    root = find_root(source, (_MODES, _RUNS), "QROWD")
+    root = find_root(source, (*_MODES, _RUNS), "QROWD")
     users: dict[str, list[_Stretch]] = {}
-    for path in sorted(root.glob(_MODES)):
+    for path in sorted(path for pattern in _MODES for path in root.glob(pattern)):
         for stretch in _stretches(path, root, path.stem, None, findings):
             users.setdefault(stretch.user, []).append(stretch)
     for path in sorted(root.glob(_RUNS)):
@@ -97,8 +97,9 @@ def _read(stretch: _Stretch, name: str, findings: Findings) -> Iterable[Segment]
 QROWD = Format(
     name="qrowd",
     summary=(
-        "QROWD's transport modes (University of Southampton). Layout: six_modes_2018-05-07/<mode>.csv (user, x, y, z, "
-        "class), about 15 Hz, and cs199_first_commit/run/user<n>.txt (x, y, z, class), about 24 Hz; one of the two "
+        "QROWD's transport modes, github.com/QROWD/TR, folder datasets. Layout: six_modes_2018-05-07/<mode>.csv (or "
+        "datasets/<mode>.csv as in the repository on that day; user, x, y, z, class), about 15 Hz, and "
+        "cs199_first_commit/run/user<n>.txt (datasets/run in its first commits; x, y, z, class), about 24 Hz; one of the "
         "folders is enough. Acceleration in m/s², left as it is: the three users' phones are not known. User n is "
         "taken to be the same person in both folders, which keeps one person on one side of a split even if that is "
         "wrong. A session is a stretch of lines of one user in one file. There are no times: the rate is nominal and "

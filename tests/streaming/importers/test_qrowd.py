@@ -89,6 +89,15 @@ def test_a_row_of_another_class_is_refused(tmp_path: Path) -> None:
     assert "class is not 'bus'" in report.refused[0].reason
 
 
+def test_the_repository_itself_will_do(tmp_path: Path) -> None:
+    write_mode(tmp_path, "car", [("1", "1,2,3")])
+    (tmp_path / "six_modes_2018-05-07").rename(tmp_path / "datasets")
+
+    report = import_dataset("qrowd", tmp_path, tmp_path / "out", cohort="source")
+
+    assert report.written == 1
+
+
 def test_an_unknown_mode_is_refused(tmp_path: Path) -> None:
     write_mode(tmp_path, "car", [("1", "1,2,3")])
     write_mode(tmp_path, "boat", [("1", "1,2,3")])

@@ -153,3 +153,26 @@ def check(entries: Sequence[Entry]) -> Iterator[Problem]:
             text = f"Entry {entry.sequence} ({entry.action}, {entry.at}) was changed: its hash is of other content."
             yield Problem(sequence=entry.sequence, kind="changed", text=text)
         expected, previous_hash = entry.sequence + 1, entry.hash
+
+
+def lineage(entries: Sequence[Entry]) -> tuple[str | None, ...]:
+    """The champions of one model that one can still go back through, the present one last.
+
+    Going back, by a rollback or by hand, to a champion in the line takes away what came after it: the line never leads back
+    to a version that somebody went away from. Any other move lengthens the line.
+
+    Args:
+        entries: the model's entries, oldest first; refusals are passed over.
+
+    Returns:
+        Versions; None for a time without a champion. Empty before the first.
+    """
+    line: list[str | None] = []
+    for entry in entries:
+        if not entry.moves_champion:
+            continue
+        if entry.action != Action.PROMOTE and entry.version in line:
+            del line[len(line) - line[::-1].index(entry.version) :]
+        elif not line or line[-1] != entry.version:
+            line.append(entry.version)
+    return tuple(line)

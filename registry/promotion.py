@@ -1,0 +1,343 @@
+"""Who is champion, and how that changes: promotion, refusal, rollback, and moves made by hand in MLflow.
+
+A promotion, step by step:
+
+1. *Registered.* The version is in MLflow with its description and tags (:mod:`registry.models`). Nothing has changed yet.
+2. *Tags.* ``validation_status=passed``, the recovery ratio and the gate's reasons. They say what the gate found, not who serves.
+3. *Ledger.* The entry is the decision. Before it, nothing has happened; after it, the promotion will happen.
+4. *Alias.* ``champion`` points to the version: from here on it serves.
+5. *Seal.* The version is tagged with the entry's number and hash, then the ledger notes that the alias has followed.
+
+It can be killed between any two steps. Killed before 3, the same call starts afresh. Killed after 3, whatever changes
+champions next (this call again, a rollback, :meth:`Promotions.reconcile`) does 4 and 5 first: the newest entry is not settled, and
+the alias is still where the entry says it was before.
+
+If the entry *is* settled and the alias is elsewhere, somebody has moved it in MLflow. That is entered as ``manual``, and stands:
+the ledger gives an account, it does not overrule people.
+
+Steps 2 to 5 run while holding the ledger's lock. A promotion says against which champion its verdict was made; if another one
+has become champion while it waited, it is refused as :class:`~registry.errors.ChampionMoved`, to be judged again.
+
+A rollback goes to the champion before, and the next one further back: it never returns to a version that somebody went away
+from (say ``to=`` for that). Deleted versions are passed over. With no earlier champion it goes to the original model as it is;
+with neither, it is an error and the champion stays: serving a doubtful model is the operator's choice, serving none is not
+ours. Two rollbacks at once are one, and one that was killed is finished, not doubled, by calling it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from registry import account
+from registry.chain import Action, Draft, Entry, Problem, lineage
+from registry.errors import ChampionMoved, ModelNotFound, NothingToRollBack, PromotionError
+from registry.gate import Verdict
+from registry.ledger import Ledger
+from registry.versions import Alias, Status, Tag, Version, VersionStore
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What a promotion, refusal or rollback came to."""
+
+    entry: Entry
+    """Its entry in the ledger."""
+    champion: str | None
+    """The version that is champion now. After a repeated promotion that may be a later one."""
+    repeated: bool
+    """The entry was there before this call; at most its unfinished steps were done."""
+    noticed: tuple[Entry, ...]
+    """Moves made by hand in MLflow that were entered first."""
+
+
+class Promotions:
+    """The champion of one registered model.
+
+    Args:
+        store: the model's versions in MLflow.
+        ledger: the account.
+        clock: the time now, with time zone.
+        who: person or process that is named in the ledger.
+    """
+
+    def __init__(self, store: VersionStore, ledger: Ledger, *, clock: Callable[[], datetime], who: str) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._clock = clock
+        self._who = who
+
+    def promote(self, version: str, verdict: Verdict, *, judged_against: str | None) -> Outcome:
+        """Make a version champion. Repeatable: the same version with the same run key is promoted once.
+
+        Args:
+            version: a registered version.
+            verdict: the gate's, passed.
+            judged_against: the champion that the verdict compared with; None if there was none.
+
+        Raises:
+            PromotionError: the verdict has not passed.
+            ChampionMoved: another version has become champion since the verdict; judge again.
+            ModelNotFound: there is no such version.
+            LedgerError: see there.
+        """
+        if not verdict.passed:
+            msg = f"{self._store.name} version {version} has not passed the gate ({', '.join(verdict.failed)}): not promoted"
+            raise PromotionError(msg)
+        with self._ledger.exclusive():
+            noticed = self._reconcile()
+            found = self._store.version(version)
+            operation = self._operation(Action.PROMOTE, found)
+            if (known := self._ledger.operation(operation)) is not None:
+                return self._outcome(known, noticed, repeated=True)
+            champion = self._champion()
+            if champion != judged_against:
+                msg = (
+                    f"{self._store.name} version {version} was judged against {_named(judged_against)}, but the champion is now "
+                    f"{_named(champion)}: judge again"
+                )
+                raise ChampionMoved(msg)
+            self._tag_verdict(found, verdict, Status.PASSED)
+            entry = self._enter(
+                Action.PROMOTE, version, "Passed the gate.", operation=operation, subject=found, verdict=verdict
+            )
+            self._settle(entry)
+            return self._outcome(entry, noticed)
+
+    def refuse(self, version: str, verdict: Verdict) -> Outcome:
+        """Enter that a version did not pass; the champion stays. Repeatable.
+
+        Raises:
+            PromotionError: the verdict has passed, or asks for a new score and so is no judgement.
+            ModelNotFound: there is no such version.
+            LedgerError: see there.
+        """
+        if verdict.passed or verdict.rescore:
+            what = f"needs a new score of the {' and the '.join(verdict.rescore)}" if verdict.rescore else "has passed"
+            msg = f"{self._store.name} version {version}: the verdict {what}, so it is no refusal"
+            raise PromotionError(msg)
+        with self._ledger.exclusive():
+            noticed = self._reconcile()
+            found = self._store.version(version)
+            operation = self._operation(Action.REFUSED, found)
+            if (known := self._ledger.operation(operation)) is not None:
+                return self._outcome(known, noticed, repeated=True)
+            self._tag_verdict(found, verdict, Status.REFUSED)
+            entry = self._enter(
+                Action.REFUSED, version, " ".join(verdict.reasons), operation=operation, subject=found, verdict=verdict
+            )
+            self._retire_challenger(version)
+            return self._outcome(entry, noticed)
+
+    def rollback(self, *, to: str | None = None, why: str = "") -> Outcome:
+        """Put an earlier champion back.
+
+        Args:
+            to: the version to go to; None for the champion before (see the module's text).
+            why: a reason for the ledger.
+
+        Raises:
+            NothingToRollBack: no version is left to go to.
+            ChampionMoved: somebody else has changed the champion while this call waited.
+            ModelNotFound: there is no version ``to``.
+            LedgerError: see there.
+        """
+        seen = self._ledger.champion(self._store.name)
+        with self._ledger.exclusive():
+            current = self._ledger.champion(self._store.name)
+            if current is not None and self._is_unfinished_rollback(current) and to in {None, current.version}:
+                return self._outcome(current, self._reconcile(), repeated=True)
+            if current != seen:
+                return self._overtaken(seen)
+            noticed = self._reconcile()
+            current = self._ledger.champion(self._store.name)
+            champion = current.version if current else None
+            if current is not None and to is not None and champion == to:
+                return self._outcome(current, noticed, repeated=True)
+            target, reason = (self._store.version(to), "Named by the operator.") if to else self._earlier(champion)
+            operation = self._rollback_operation(current)
+            text = f"{why.strip()} ({reason})" if why.strip() else reason
+            entry = self._enter(Action.ROLLBACK, target.version, text, operation=operation, subject=target)
+            self._settle(entry)
+            return self._outcome(entry, noticed)
+
+    def reconcile(self) -> tuple[Entry, ...]:
+        """Finish a promotion that was killed, and enter a move that was made by hand in MLflow.
+
+        Returns:
+            The entries made for moves by hand; empty if alias and ledger agree.
+        """
+        with self._ledger.exclusive():
+            return self._reconcile()
+
+    def champion(self) -> str | None:
+        """The version that serves: where the alias points, whoever put it there."""
+        return self._store.alias(Alias.CHAMPION)
+
+    def versions(self) -> tuple[Version, ...]:
+        """Every registered version, oldest first."""
+        return self._store.versions()
+
+    def history(self) -> tuple[Entry, ...]:
+        """The model's entries, oldest first."""
+        return self._ledger.entries(self._store.name)
+
+    def explain(self, version: str) -> str:
+        """What is known of a version, for a person: where it comes from, what the gate found, when it served.
+
+        Raises:
+            ModelNotFound: neither MLflow nor the ledger knows it.
+        """
+        entries = self.history()
+        try:
+            found = self._store.version(version)
+        except ModelNotFound:
+            if all(version not in {entry.version, entry.previous_version} for entry in entries):
+                raise
+            found = None
+        return account.explain(self._store.name, version, found, entries, self._store.alias(Alias.CHAMPION))
+
+    def verify(self) -> tuple[Problem, ...]:
+        """Check the chain, and hold it against what MLflow says. Read without the lock: a promotion under way may show."""
+        problems = [*self._ledger.verify()]
+        seals = {entry.seal for entry in self._ledger.entries()}
+        for version in self._store.versions():
+            seal = version.tags.get(Tag.LEDGER)
+            if seal is not None and seal not in seals:
+                number = seal.partition(":")[0]
+                text = (
+                    f"Version {version.version} in MLflow was sealed with entry {number}, which the ledger does not have: "
+                    "its end was cut off, or it was written anew."
+                )
+                problems.append(Problem(sequence=int(number) if number.isdecimal() else 0, kind="missing", text=text))
+        entry, alias = self._ledger.champion(self._store.name), self.champion()
+        if alias != (entry.version if entry else None):
+            text = f"The ledger's champion is {_named(entry.version if entry else None)}, MLflow's is {_named(alias)}."
+            problems.append(Problem(sequence=entry.sequence if entry else 0, kind="alias", text=text))
+        return tuple(problems)
+
+    # Everything below runs while holding the lock.
+
+    def _reconcile(self) -> tuple[Entry, ...]:
+        entry, alias = self._ledger.champion(self._store.name), self._store.alias(Alias.CHAMPION)
+        expected = entry.version if entry else None
+        if entry is not None and not self._ledger.is_settled(entry):
+            if alias in {expected, entry.previous_version} and (expected is None or self._exists(expected)):
+                self._settle(entry)
+                return ()
+            self._ledger.settle(entry)  # it was overtaken: what follows says by what
+        if alias == expected:
+            return ()
+        why = f"The alias was found on {_named(alias)}, where the ledger had left it on {_named(expected)}."
+        manual = self._enter(Action.MANUAL, alias, why, who=f"somebody, in MLflow (noticed by {self._who})")
+        self._settle(manual)
+        return (manual,)
+
+    def _enter(
+        self,
+        action: Action,
+        version: str | None,
+        why: str,
+        *,
+        operation: str = "",
+        subject: Version | None = None,
+        verdict: Verdict | None = None,
+        who: str = "",
+    ) -> Entry:
+        head = self._ledger.head()
+        after = head.sequence if head else 0
+        tags = subject.tags if subject else {}
+        draft = Draft(
+            at=self._clock(),
+            who=who or self._who,
+            action=action,
+            model_name=self._store.name,
+            version=version,
+            previous_version=self._champion(),
+            why=why,
+            operation=operation or f"{action}:{self._store.name}:{after + 1}",
+            verdict=verdict.to_json() if verdict else None,
+            lake_version=tags.get(Tag.LAKE_VERSION),
+            run_key=tags.get(Tag.RUN_KEY),
+        )
+        return self._ledger.append(draft, after=after)
+
+    def _settle(self, entry: Entry) -> None:
+        """Steps 4 and 5, each repeatable."""
+        if entry.version is None:
+            self._store.unpoint(Alias.CHAMPION)
+        else:
+            if self._store.alias(Alias.CHAMPION) != entry.version:
+                self._store.point(Alias.CHAMPION, entry.version)
+            self._retire_challenger(entry.version)
+            self._store.tag(entry.version, {Tag.LEDGER: entry.seal})
+        self._ledger.settle(entry)
+
+    def _earlier(self, champion: str | None) -> tuple[Version, str]:
+        passed_over: list[str] = []
+        for version in reversed(lineage(self.history())[:-1]):
+            if version is None or version == champion:
+                continue
+            try:
+                found = self._store.version(version)
+            except ModelNotFound:
+                passed_over.append(version)
+                continue
+            return found, f"Back to the champion before.{_deleted(passed_over)}"
+        original = self._store.alias(Alias.ORIGINAL)
+        if original is None or original == champion:
+            msg = (
+                f"{self._store.name}: no champion before {_named(champion)} is left to go back to, and no other version is the "
+                "original model. Name a version (to=…), or promote one."
+            )
+            raise NothingToRollBack(msg)
+        return self._store.version(original), f"No champion before: the original model as it is.{_deleted(passed_over)}"
+
+    def _overtaken(self, seen: Entry | None) -> Outcome:
+        """Another call held the lock first. If it did the same, this one is done."""
+        if (known := self._ledger.operation(self._rollback_operation(seen))) is not None:
+            return self._outcome(known, self._reconcile(), repeated=True)
+        msg = f"{self._store.name}: the champion changed to {_named(self._champion())} while waiting; look, and roll back again"
+        raise ChampionMoved(msg)
+
+    def _is_unfinished_rollback(self, entry: Entry) -> bool:
+        return entry.action == Action.ROLLBACK and not self._ledger.is_settled(entry)
+
+    def _operation(self, action: Action, version: Version) -> str:
+        return f"{action}:{self._store.name}:{version.version}:{version.tags.get(Tag.RUN_KEY, '')}"
+
+    def _rollback_operation(self, undone: Entry | None) -> str:
+        return f"{Action.ROLLBACK}:{self._store.name}:{undone.sequence if undone else 0}"
+
+    def _tag_verdict(self, version: Version, verdict: Verdict, status: Status) -> None:
+        tags: dict[str, str] = {Tag.VERDICT: "\n".join(verdict.reasons), Tag.STATUS: status.value}
+        if verdict.recovery_ratio is not None:
+            tags[Tag.RECOVERY] = f"{verdict.recovery_ratio:.4f}"
+        self._store.tag(version.version, tags)
+
+    def _retire_challenger(self, version: str) -> None:
+        if self._store.alias(Alias.CHALLENGER) == version:
+            self._store.unpoint(Alias.CHALLENGER)
+
+    def _champion(self) -> str | None:
+        entry = self._ledger.champion(self._store.name)
+        return entry.version if entry else None
+
+    def _exists(self, version: str) -> bool:
+        try:
+            self._store.version(version)
+        except ModelNotFound:
+            return False
+        return True
+
+    def _outcome(self, entry: Entry, noticed: tuple[Entry, ...], *, repeated: bool = False) -> Outcome:
+        return Outcome(entry=entry, champion=self._champion(), repeated=repeated, noticed=noticed)
+
+
+def _named(version: str | None) -> str:
+    return "no version" if version is None else f"version {version}"
+
+
+def _deleted(versions: list[str]) -> str:
+    return f" Passed over, because deleted: {', '.join(versions)}." if versions else ""

@@ -1,0 +1,319 @@
+"""Training runs in MLflow.
+
+A run is found again by its key: a training that was killed and resumes goes on in its own run rather than in a second one.
+Metrics of a step that the first part has already logged are left out then, so that curves have one point a step.
+
+Nothing here uses MLflow's "active run": which run is meant is always said.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import platform
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from registry.connection import ALREADY_EXISTS, as_ours, mlflow_errors
+from registry.errors import TrackingError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+RUN_KEY = "run_key"
+"""Tag that makes a run one: the same key, name and parent is the same run."""
+
+_PARENT = "mlflow.parentRunId"
+_COMMIT = "mlflow.source.git.commit"
+_BATCH = 100  # parameters and tags in a request; MLflow refuses more
+_METRICS = 1000
+_DIGEST = 36  # characters that MLflow's database has room for
+_PACKAGES = ("torch", "torchvision", "numpy", "mlflow", "deltalake")
+
+_T = TypeVar("_T")
+_log = logging.getLogger(__name__)
+
+
+class MlflowTracker:
+    """Starts runs in an experiment.
+
+    Args:
+        client: of the server to log to.
+        experiment: name of the experiment; it is made if there is none.
+        tags: set on every run, such as :func:`environment`.
+
+    Raises:
+        TrackingError: MLflow refused (an experiment of this name is in the trash, say).
+    """
+
+    def __init__(self, client: MlflowClient, experiment: str, *, tags: Mapping[str, str] | None = None) -> None:
+        self._client = client
+        self._tags = dict(tags or {})
+        self._experiment_id = _experiment(client, experiment)
+
+    @contextmanager
+    def run(self, name: str, *, tags: Mapping[str, str] | None = None) -> Iterator[MlflowRunLog]:
+        """A run, for as long as the block takes.
+
+        It ends as FINISHED, as FAILED after an exception, and as KILLED after a KeyboardInterrupt, SystemExit and the like. A
+        process that dies leaves it RUNNING; who resumes with the same key goes on in it.
+
+        Args:
+            name: shown in MLflow; short, and the same for the same thing in every run.
+            tags: for searching. With ``run_key``, the run of that key, name and parent is continued if there is one.
+
+        Raises:
+            TrackingError: MLflow refused, or does not answer.
+        """
+        with self._run(name, {**self._tags, **(tags or {})}) as log:
+            yield log
+
+    @contextmanager
+    def _run(self, name: str, tags: Mapping[str, str]) -> Iterator[MlflowRunLog]:
+        with mlflow_errors(f"start run '{name}'"):
+            run_id = self._find(name, tags)
+            resumed = run_id is not None
+            if run_id is None:
+                run_id = self._client.create_run(self._experiment_id, tags=dict(tags), run_name=name).info.run_id
+            else:
+                self._client.update_run(run_id, status="RUNNING")
+            log = MlflowRunLog(self._client, run_id, tracker=self, resumed=resumed)
+        if resumed:
+            log.tags(tags)
+        try:
+            yield log
+        except Exception as error:
+            self._end(run_id, "FAILED", error)
+            raise
+        except BaseException as error:
+            self._end(run_id, "KILLED", error)
+            raise
+        with mlflow_errors(f"finish run '{name}'"):
+            self._client.set_terminated(run_id, "FINISHED")
+
+    def _find(self, name: str, tags: Mapping[str, str]) -> str | None:
+        key = tags.get(RUN_KEY)
+        if key is None:
+            return None
+        wanted = f"tags.`{RUN_KEY}` = '{_quoted(key)}' AND attributes.run_name = '{_quoted(name)}'"
+        found = self._client.search_runs([self._experiment_id], wanted, order_by=["attributes.start_time ASC"])
+        same = [run for run in found if run.data.tags.get(_PARENT) == tags.get(_PARENT)]
+        return same[0].info.run_id if same else None
+
+    def _end(self, run_id: str, status: str, error: BaseException) -> None:
+        """What went wrong must reach the caller even if MLflow is what went wrong."""
+        try:
+            self._client.set_tag(run_id, "error", f"{type(error).__name__}: {error}"[:1000])
+            self._client.set_terminated(run_id, status)
+        except MlflowException:
+            _log.warning("MLflow could not be told that run %s ended as %s", run_id, status, exc_info=True)
+
+
+class MlflowRunLog:
+    """What a run says about itself. Names with ``/`` are grouped in MLflow's pages: ``target/accuracy``, ``recall/Walk``."""
+
+    def __init__(self, client: MlflowClient, run_id: str, *, tracker: MlflowTracker, resumed: bool) -> None:
+        self._client = client
+        self._tracker = tracker
+        self._resumed = resumed
+        self._steps_before: dict[str, int] | None = None if resumed else {}
+        self.run_id = run_id
+
+    @property
+    def resumed(self) -> bool:
+        """Whether this run was started by an earlier process."""
+        return self._resumed
+
+    def params(self, params: Mapping[str, Any]) -> None:
+        """Log parameters; nested mappings become dotted names.
+
+        MLflow keeps the first value of a parameter for good. What a resumed run would log otherwise becomes the tag
+        ``resumed.<name>``, so that neither value is lost.
+        """
+        values = {name: str(value) for name, value in _flat(params)}
+        with mlflow_errors(f"log parameters of run {self.run_id}"):
+            if self._resumed:
+                known = self._client.get_run(self.run_id).data.params
+                changed = {
+                    f"resumed.{name}": value for name, value in values.items() if known.get(name, value) != value
+                }
+                self.tags(changed)
+                values = {name: value for name, value in values.items() if name not in known}
+            for some in _batches([Param(name, value) for name, value in values.items()], _BATCH):
+                self._client.log_batch(self.run_id, params=some)
+
+    def metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log metrics, all in one request.
+
+        Args:
+            metrics: name → value; NaN is kept as such.
+            step: epoch or other count. Left out for what is measured once.
+        """
+        now = int(time.time() * 1000)
+        points = [
+            Metric(name, float(value), now, step or 0)
+            for name, value in metrics.items()
+            if step is None or step > self._last_step(name)
+        ]
+        with mlflow_errors(f"log metrics of run {self.run_id}"):
+            for some in _batches(points, _METRICS):
+                self._client.log_batch(self.run_id, metrics=some)
+
+    def tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags; later values replace earlier ones."""
+        with mlflow_errors(f"tag run {self.run_id}"):
+            for some in _batches([RunTag(name, str(value)) for name, value in tags.items()], _BATCH):
+                self._client.log_batch(self.run_id, tags=some)
+
+    def describe(self, markdown: str) -> None:
+        """The text on the run's page."""
+        self.tags({"mlflow.note.content": markdown})
+
+    def figure(self, name: str, figure: Figure) -> None:
+        """Keep a picture; without an ending, ``name`` is a PNG. The figure is not closed."""
+        with mlflow_errors(f"log picture {name} of run {self.run_id}"):
+            self._client.log_figure(self.run_id, figure, _ending(name, ".png"))
+
+    def text(self, name: str, text: str) -> None:
+        """Keep a text; without an ending, ``name`` is a ``.txt``."""
+        with mlflow_errors(f"log text {name} of run {self.run_id}"):
+            self._client.log_text(self.run_id, text, _ending(name, ".txt"))
+
+    def json(self, name: str, obj: Any) -> None:
+        """Keep an object as JSON. NaN and infinity, which JSON cannot say, become null."""
+        text = json.dumps(_finite(obj), indent=2, ensure_ascii=False, allow_nan=False, default=str)
+        self.text(_ending(name, ".json"), text)
+
+    def file(self, path: Path, folder: str | None = None) -> None:
+        """Keep a file, or a folder with all that is in it.
+
+        Args:
+            path: what to keep.
+            folder: the folder among the run's artifacts it is put into.
+        """
+        with mlflow_errors(f"log {path} of run {self.run_id}"):
+            if path.is_dir():
+                self._client.log_artifacts(self.run_id, str(path), folder)
+            else:
+                self._client.log_artifact(self.run_id, str(path), folder)
+
+    def dataset(self, *, name: str, uri: str, version: int | str, digest: str, context: str = "training") -> None:
+        """Say which data the run saw, as MLflow's own kind of input.
+
+        Args:
+            name: shown in MLflow.
+            uri: of the lake's table.
+            version: of that table; it was pinned.
+            digest: of the windows chosen from it; MLflow keeps 36 characters.
+            context: ``training``, ``holdout`` …
+        """
+        source = json.dumps({"path": uri, "delta_table_version": version})
+        entity = Dataset(name=name, digest=digest[:_DIGEST], source_type="delta_table", source=source)
+        with mlflow_errors(f"log data set {name} of run {self.run_id}"):
+            self._client.log_inputs(self.run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
+
+    @contextmanager
+    def child(self, name: str, *, tags: Mapping[str, str] | None = None) -> Iterator[MlflowRunLog]:
+        """A run below this one: an arm, a cohort. Otherwise as :meth:`MlflowTracker.run`."""
+        with self._tracker.run(name, tags={**(tags or {}), _PARENT: self.run_id}) as log:
+            yield log
+
+    def _last_step(self, name: str) -> int:
+        """Last step an earlier process has logged of a metric; -1 if none."""
+        if self._steps_before is None:
+            with mlflow_errors(f"read what run {self.run_id} has logged"):
+                names = self._client.get_run(self.run_id).data.metrics
+                histories = {metric: self._client.get_metric_history(self.run_id, metric) for metric in names}
+            self._steps_before = {metric: max(point.step for point in points) for metric, points in histories.items()}
+        return self._steps_before.get(name, -1)
+
+
+def environment(repository: Path | None = None) -> dict[str, str]:
+    """Tags that say where a run took place: commit, machine, Python and the packages that decide its numbers.
+
+    Args:
+        repository: folder of the code's git repository; None, or a folder that is in none, leaves the commit out.
+    """
+    tags = {"python": platform.python_version(), "machine": f"{socket.gethostname()} ({platform.machine()})"}
+    for package in _PACKAGES:
+        try:
+            tags[f"package.{package}"] = installed(package)
+        except PackageNotFoundError:
+            continue
+    if repository is not None and (commit := _git(repository, "rev-parse", "HEAD")):
+        tags[_COMMIT] = commit
+        if _git(repository, "status", "--porcelain", "--untracked-files=no"):
+            tags["git.uncommitted_changes"] = "true"
+    return tags
+
+
+def _git(repository: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(repository), *arguments], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _experiment(client: MlflowClient, name: str) -> str:
+    with mlflow_errors(f"look up experiment '{name}'"):
+        found = client.get_experiment_by_name(name)
+    if found is not None and found.lifecycle_stage == "deleted":
+        msg = (
+            f"MLflow's experiment '{name}' is in the trash. Restore it there, or change its name under [registry] in "
+            "sensorloop.toml."
+        )
+        raise TrackingError(msg)
+    if found is not None:
+        return str(found.experiment_id)
+    try:
+        return client.create_experiment(name)
+    except MlflowException as error:
+        if error.error_code != ALREADY_EXISTS:
+            raise as_ours(error, f"make experiment '{name}'") from error
+        return _experiment(client, name)  # somebody else was faster
+
+
+def _flat(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in params.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _finite(obj: Any) -> Any:
+    if isinstance(obj, float):
+        return obj if math.isfinite(obj) else None
+    if isinstance(obj, Mapping):
+        return {str(key): _finite(value) for key, value in obj.items()}
+    if isinstance(obj, list | tuple):
+        return [_finite(value) for value in obj]
+    return obj
+
+
+def _ending(name: str, ending: str) -> str:
+    return name if Path(name).suffix else f"{name}{ending}"
+
+
+def _batches(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "\\'")

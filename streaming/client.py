@@ -6,8 +6,11 @@ only notes it; :meth:`Source.poll` hands the notes over on the thread that polls
 
 from __future__ import annotations
 
+import socket
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -115,6 +118,9 @@ class KafkaSource:
             self._consumer = kafka.KafkaConsumer(
                 bootstrap_servers=kafka_settings.bootstrap_servers.split(","),
                 group_id=kafka_settings.group_id,
+                bootstrap_timeout_ms=int(kafka_settings.bootstrap_timeout.total_seconds() * 1000),
+                session_timeout_ms=int(kafka_settings.session_timeout.total_seconds() * 1000),
+                heartbeat_interval_ms=int(kafka_settings.session_timeout.total_seconds() * 1000) // 10,
                 enable_auto_commit=False,  # the table holds the truth; see streaming/lake.py
                 auto_offset_reset="earliest",
                 max_poll_records=ingest.max_poll_records,
@@ -167,7 +173,10 @@ class KafkaDeadLetters:
         self._pending: list[Any] = []
         with _reaching(settings):
             self._producer = kafka.KafkaProducer(
-                bootstrap_servers=settings.bootstrap_servers.split(","), acks="all", linger_ms=20
+                bootstrap_servers=settings.bootstrap_servers.split(","),
+                bootstrap_timeout_ms=int(settings.bootstrap_timeout.total_seconds() * 1000),
+                acks="all",
+                linger_ms=20,
             )
 
     def send(self, value: bytes | None, *, key: bytes | None, headers: Mapping[str, str]) -> None:
@@ -191,22 +200,36 @@ class KafkaDeadLetters:
         self._producer.close()
 
 
-class _reaching:  # noqa: N801  (a context manager, read as a word)
+@contextmanager
+def _reaching(settings: KafkaSettings) -> Iterator[None]:
     """Kafka's own words for an unreachable broker say neither where nor what to change."""
+    servers = settings.bootstrap_servers
+    try:
+        # Asked over a bare socket first: a kafka-python client that finds nobody goes on trying on a thread of its own.
+        _connect(servers.split(","), settings.bootstrap_timeout.total_seconds())
+        yield
+    except (KafkaError, OSError) as error:
+        msg = (
+            f"Kafka at {servers} cannot be reached ({error}). Start one with 'sensorloop kafka start', or set "
+            "[kafka] bootstrap_servers (or KAFKA_BOOTSTRAP_SERVERS) to yours."
+        )
+        raise ClientError(msg) from error
 
-    def __init__(self, settings: KafkaSettings) -> None:
-        self._where = settings.bootstrap_servers
 
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, KafkaError):
-            msg = (
-                f"Kafka at {self._where} cannot be reached ({error}). Start one with 'sensorloop kafka start', or set "
-                "[kafka] bootstrap_servers (or KAFKA_BOOTSTRAP_SERVERS) to yours."
-            )
-            raise ClientError(msg) from error
+def _connect(servers: Sequence[str], timeout: float) -> None:
+    """Return when one of the servers takes a connection; raise the last one's error if none does in time."""
+    deadline = time.monotonic() + timeout
+    while True:
+        for server in servers:
+            host, _, port = server.strip().rpartition(":")
+            try:
+                socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            except OSError:
+                if time.monotonic() >= deadline:
+                    raise
+            else:
+                return
+        time.sleep(0.2)
 
 
 def _ours(partition: Any) -> TopicPartition:

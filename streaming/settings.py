@@ -22,6 +22,10 @@ class KafkaSettings:
     """What somebody said later about an interval of it."""
     deadletter_topic: str = "sensor.deadletter"
     """Batches that could not be decoded, with their coordinates and the reason."""
+    bootstrap_timeout: timedelta = timedelta(seconds=30)
+    """How long to look for Kafka before giving up."""
+    session_timeout: timedelta = timedelta(seconds=30)
+    """A consumer that Kafka has not heard of for so long loses its partitions. Brokers allow 6 s to 30 min by default."""
     partitions: int = 4
     """Partitions of a topic that we create; a consumer more than this has nothing to do."""
 

@@ -39,30 +39,13 @@ from kafka.errors import KafkaError
 from streaming import artifacts, broker_data, ports, process
 from streaming.artifacts import Progress
 from streaming.errors import BrokerError
+from streaming.settings import BrokerSettings
 
 _LOG4J = artifacts.PINS.with_name("log4j2.properties")
 _SCALA_JAR = re.compile(r"kafka_2\.\d+-(?P<major>\d+)\.[\d.]+\.jar")
 _PROPERTIES = "server.properties"
 _PROBE_S = 2.0
 _PATIENT_PROBE_S = 10.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BrokerSettings:
-    """The local broker."""
-
-    host: str = "127.0.0.1"
-    """Address to listen on; anybody who reaches it may read and write, so not beyond this machine."""
-    port: int = 29092
-    """Port for clients: beside Kafka's usual 9092, not on it."""
-    controller_port: int = 29093
-    """Port on which the process talks to itself as its own controller."""
-    heap_mb: int = 512
-    """Java's heap in MiB. A million batches an hour need less than half of it."""
-    start_timeout: timedelta = timedelta(seconds=90)
-    """Until the broker answers; 3 s on an idle machine, more after a crash, when it checks its files."""
-    stop_grace: timedelta = timedelta(seconds=20)
-    """Between SIGTERM and SIGKILL; a clean stop takes half a second and spares the next start the checking."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

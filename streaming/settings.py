@@ -9,6 +9,24 @@ from streaming.sensors import SENSORS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class BrokerSettings:
+    """The local broker."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; anybody who reaches it may read and write, so not beyond this machine."""
+    port: int = 29092
+    """Port for clients: beside Kafka's usual 9092, not on it."""
+    controller_port: int = 29093
+    """Port on which the process talks to itself as its own controller."""
+    heap_mb: int = 512
+    """Java's heap in MiB. A million batches an hour need less than half of it."""
+    start_timeout: timedelta = timedelta(seconds=90)
+    """Until the broker answers; 3 s on an idle machine, more after a crash, when it checks its files."""
+    stop_grace: timedelta = timedelta(seconds=20)
+    """Between SIGTERM and SIGKILL; a clean stop takes half a second and spares the next start the checking."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class KafkaSettings:
     """Where Kafka is, and what its topics are called."""
 

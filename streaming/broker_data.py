@@ -56,6 +56,9 @@ share.coordinator.state.topic.num.partitions=4
 auto.create.topics.enable=false
 # The first consumer of a group need not wait for others.
 group.initial.rebalance.delay.ms=0
+# After a crash the controller waits until the broker it knew is surely gone; the default of 9 s is for real networks.
+broker.session.timeout.ms=5000
+broker.heartbeat.interval.ms=1000
 # Nothing is ever deleted by age or size: a recording that was replayed stays until 'make clean'.
 log.retention.ms=-1
 log.retention.bytes=-1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 
 from kafka.admin import KafkaAdminClient
@@ -10,6 +11,7 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 from streaming.errors import ClientError
 
 _TIMEOUT_MS = 30_000
+_CONNECT_S = 5.0
 
 
 def create_topics(bootstrap_servers: str, topics: Mapping[str, int]) -> dict[str, int]:
@@ -31,6 +33,7 @@ def create_topics(bootstrap_servers: str, topics: Mapping[str, int]) -> dict[str
     if not topics:
         return {}
     try:
+        _reach(bootstrap_servers)
         with KafkaAdminClient(bootstrap_servers=bootstrap_servers, bootstrap_timeout_ms=_TIMEOUT_MS) as admin:
             missing = {
                 name: {"num_partitions": count} for name, count in topics.items() if name not in admin.list_topics()
@@ -41,7 +44,7 @@ def create_topics(bootstrap_servers: str, topics: Mapping[str, int]) -> dict[str
                     _raise_for(topic)
             admin.wait_for_topics(list(topics), timeout_ms=_TIMEOUT_MS)
             return {topic["name"]: len(topic["partitions"]) for topic in admin.describe_topics(list(topics))}
-    except KafkaError as error:
+    except (KafkaError, OSError, ValueError) as error:
         msg = f"Topics {', '.join(topics)} at {bootstrap_servers}: {error}. Is Kafka there? 'sensorloop kafka status' tells."
         raise ClientError(msg) from error
 
@@ -52,3 +55,16 @@ def _raise_for(topic: Mapping[str, object]) -> None:
     if topic["error_code"] and error is not TopicAlreadyExistsError:
         msg = f"{topic['name']}: {topic['error_message']}"
         raise error(msg)
+
+
+def _reach(bootstrap_servers: str) -> None:
+    """Asked over a bare socket first: an admin client that finds nobody leaves its thread and its sockets behind."""
+    servers = [server.strip().rpartition(":") for server in bootstrap_servers.split(",")]
+    for left, (host, _, port) in zip(reversed(range(len(servers))), servers, strict=True):
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+        except (OSError, ValueError):
+            if not left:
+                raise
+        else:
+            return

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streaming import guard, process
@@ -296,6 +296,7 @@ def test_a_service_dies_with_its_parent(tmp_path: Path, number: signal.Signals, 
     assert (tmp_path / "unwound").exists() == unwound
 
 
+@settings(deadline=None)
 @given(since=st.floats(min_value=-1e9, max_value=1e9).filter(lambda since: abs(since) > 0.1), guarded=st.booleans())
 def test_a_recycled_pid_is_nobody_s(since: float, guarded: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -318,6 +319,7 @@ _JSON = st.recursive(
 _RECORD = st.fixed_dictionaries(dict.fromkeys(("pid", "created", "grace_s", "guarded"), _JSON))
 
 
+@settings(deadline=None)
 @given(
     content=st.binary(max_size=60)
     | _JSON.map(lambda value: json.dumps(value).encode())
@@ -421,6 +423,7 @@ def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
     assert order == ["first", "second"]
 
 
+@settings(deadline=None)
 @given(text=st.text(max_size=400), lines=st.integers(min_value=1, max_value=20))
 def test_the_tail_of_a_log_is_its_last_lines(text: str, lines: int) -> None:
     with tempfile.TemporaryDirectory() as folder:

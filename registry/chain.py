@@ -158,8 +158,10 @@ def check(entries: Sequence[Entry]) -> Iterator[Problem]:
 def lineage(entries: Sequence[Entry]) -> tuple[str | None, ...]:
     """The champions of one model that one can still go back through, the present one last.
 
-    Going back, by a rollback or by hand, to a champion in the line takes away what came after it: the line never leads back
-    to a version that somebody went away from. Any other move lengthens the line.
+    A promotion, and a move by hand to another version, lengthen the line. Going back to a champion in the line, by a rollback or
+    by hand, takes away what came after it; going forward again to one that was taken away brings the line back up to it. A
+    rollback to any other version puts it in the present one's place. So the line never leads back to a version that somebody
+    went away from.
 
     Args:
         entries: the model's entries, oldest first; refusals are passed over.
@@ -168,11 +170,21 @@ def lineage(entries: Sequence[Entry]) -> tuple[str | None, ...]:
         Versions; None for a time without a champion. Empty before the first.
     """
     line: list[str | None] = []
+    taken: list[str | None] = []  # off the end of the line, the last one taken last
     for entry in entries:
-        if not entry.moves_champion:
+        version = entry.version
+        if not entry.moves_champion or (line and line[-1] == version):
             continue
-        if entry.action != Action.PROMOTE and entry.version in line:
-            del line[len(line) - line[::-1].index(entry.version) :]
-        elif not line or line[-1] != entry.version:
-            line.append(entry.version)
+        if entry.action == Action.PROMOTE or version is None:
+            line.append(version)
+            taken.clear()
+        elif version in line:
+            while line[-1] != version:
+                taken.append(line.pop())
+        elif version in taken:
+            while line[-1:] != [version]:
+                line.append(taken.pop())
+        else:
+            line[-1:] = [version] if entry.action == Action.ROLLBACK else [*line[-1:], version]
+            taken.clear()
     return tuple(line)

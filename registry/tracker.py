@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
@@ -46,6 +46,14 @@ _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 
+class Run(Protocol):
+    """Anything that is a run."""
+
+    @property
+    def run_id(self) -> str:
+        """MLflow's id of it."""
+
+
 class MlflowTracker:
     """Starts runs in an experiment.
 
@@ -64,7 +72,9 @@ class MlflowTracker:
         self._experiment_id = _experiment(client, experiment)
 
     @contextmanager
-    def run(self, name: str, *, tags: Mapping[str, str] | None = None) -> Iterator[MlflowRunLog]:
+    def run(
+        self, name: str, *, parent: Run | None = None, tags: Mapping[str, str] | None = None
+    ) -> Iterator[MlflowRunLog]:
         """A run, for as long as the block takes.
 
         It ends as FINISHED, as FAILED after an exception, and as KILLED after a KeyboardInterrupt, SystemExit and the like. A
@@ -72,24 +82,21 @@ class MlflowTracker:
 
         Args:
             name: shown in MLflow; short, and the same for the same thing in every run.
+            parent: the run that this one is a part of: an arm, a cohort.
             tags: for searching. With ``run_key``, the run of that key, name and parent is continued if there is one.
 
         Raises:
             TrackingError: MLflow refused, or does not answer.
         """
-        with self._run(name, {**self._tags, **(tags or {})}) as log:
-            yield log
-
-    @contextmanager
-    def _run(self, name: str, tags: Mapping[str, str]) -> Iterator[MlflowRunLog]:
+        tags = {**self._tags, **(tags or {}), **({_PARENT: parent.run_id} if parent else {})}
         with mlflow_errors(f"start run '{name}'"):
             run_id = self._find(name, tags)
             resumed = run_id is not None
             if run_id is None:
-                run_id = self._client.create_run(self._experiment_id, tags=dict(tags), run_name=name).info.run_id
+                run_id = self._client.create_run(self._experiment_id, tags=tags, run_name=name).info.run_id
             else:
                 self._client.update_run(run_id, status="RUNNING")
-            log = MlflowRunLog(self._client, run_id, tracker=self, resumed=resumed)
+        log = MlflowRunLog(self._client, run_id, resumed=resumed)
         if resumed:
             log.tags(tags)
         try:
@@ -107,7 +114,7 @@ class MlflowTracker:
         key = tags.get(RUN_KEY)
         if key is None:
             return None
-        wanted = f"tags.`{RUN_KEY}` = '{_quoted(key)}' AND attributes.run_name = '{_quoted(name)}'"
+        wanted = f"tags.`{RUN_KEY}` = {_quoted(key)} AND attributes.run_name = {_quoted(name)}"
         found = self._client.search_runs([self._experiment_id], wanted, order_by=["attributes.start_time ASC"])
         same = [run for run in found if run.data.tags.get(_PARENT) == tags.get(_PARENT)]
         return same[0].info.run_id if same else None
@@ -124,90 +131,91 @@ class MlflowTracker:
 class MlflowRunLog:
     """What a run says about itself. Names with ``/`` are grouped in MLflow's pages: ``target/accuracy``, ``recall/Walk``."""
 
-    def __init__(self, client: MlflowClient, run_id: str, *, tracker: MlflowTracker, resumed: bool) -> None:
+    def __init__(self, client: MlflowClient, run_id: str, *, resumed: bool) -> None:
         self._client = client
-        self._tracker = tracker
+        self._run_id = run_id
         self._resumed = resumed
         self._steps_before: dict[str, int] | None = None if resumed else {}
-        self.run_id = run_id
+
+    @property
+    def run_id(self) -> str:
+        """MLflow's id of this run."""
+        return self._run_id
 
     @property
     def resumed(self) -> bool:
         """Whether this run was started by an earlier process."""
         return self._resumed
 
-    def params(self, params: Mapping[str, Any]) -> None:
+    def params(self, values: Mapping[str, Any]) -> None:
         """Log parameters; nested mappings become dotted names.
 
         MLflow keeps the first value of a parameter for good. What a resumed run would log otherwise becomes the tag
         ``resumed.<name>``, so that neither value is lost.
         """
-        values = {name: str(value) for name, value in _flat(params)}
+        flat = {name: str(value) for name, value in _flat(values)}
         with mlflow_errors(f"log parameters of run {self.run_id}"):
             if self._resumed:
                 known = self._client.get_run(self.run_id).data.params
-                changed = {
-                    f"resumed.{name}": value for name, value in values.items() if known.get(name, value) != value
-                }
-                self.tags(changed)
-                values = {name: value for name, value in values.items() if name not in known}
-            for some in _batches([Param(name, value) for name, value in values.items()], _BATCH):
+                self.tags({f"resumed.{name}": value for name, value in flat.items() if known.get(name, value) != value})
+                flat = {name: value for name, value in flat.items() if name not in known}
+            for some in _batches([Param(name, value) for name, value in flat.items()], _BATCH):
                 self._client.log_batch(self.run_id, params=some)
 
-    def metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+    def metrics(self, values: Mapping[str, float], *, step: int = 0) -> None:
         """Log metrics, all in one request.
 
         Args:
-            metrics: name → value; NaN is kept as such.
-            step: epoch or other count. Left out for what is measured once.
+            values: name → value; NaN is kept as such.
+            step: epoch or other count; 0 for what is measured once. Measured again, the newer value is what MLflow shows.
         """
         now = int(time.time() * 1000)
         points = [
-            Metric(name, float(value), now, step or 0)
-            for name, value in metrics.items()
-            if step is None or step > self._last_step(name)
+            Metric(name, float(value), now, step)
+            for name, value in values.items()
+            if step == self._last_step(name) == 0 or step > self._last_step(name)
         ]
         with mlflow_errors(f"log metrics of run {self.run_id}"):
             for some in _batches(points, _METRICS):
                 self._client.log_batch(self.run_id, metrics=some)
 
-    def tags(self, tags: Mapping[str, str]) -> None:
+    def tags(self, values: Mapping[str, str]) -> None:
         """Set tags; later values replace earlier ones."""
         with mlflow_errors(f"tag run {self.run_id}"):
-            for some in _batches([RunTag(name, str(value)) for name, value in tags.items()], _BATCH):
+            for some in _batches([RunTag(name, str(value)) for name, value in values.items()], _BATCH):
                 self._client.log_batch(self.run_id, tags=some)
 
     def describe(self, markdown: str) -> None:
         """The text on the run's page."""
         self.tags({"mlflow.note.content": markdown})
 
-    def figure(self, name: str, figure: Figure) -> None:
+    def figure(self, figure: Figure, name: str) -> None:
         """Keep a picture; without an ending, ``name`` is a PNG. The figure is not closed."""
         with mlflow_errors(f"log picture {name} of run {self.run_id}"):
             self._client.log_figure(self.run_id, figure, _ending(name, ".png"))
 
-    def text(self, name: str, text: str) -> None:
+    def text(self, text: str, name: str) -> None:
         """Keep a text; without an ending, ``name`` is a ``.txt``."""
         with mlflow_errors(f"log text {name} of run {self.run_id}"):
             self._client.log_text(self.run_id, text, _ending(name, ".txt"))
 
-    def json(self, name: str, obj: Any) -> None:
-        """Keep an object as JSON. NaN and infinity, which JSON cannot say, become null."""
-        text = json.dumps(_finite(obj), indent=2, ensure_ascii=False, allow_nan=False, default=str)
-        self.text(_ending(name, ".json"), text)
+    def json(self, value: Any, name: str) -> None:
+        """Keep a value as JSON. NaN and infinity, which JSON cannot say, become null."""
+        text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False, default=str)
+        self.text(text, _ending(name, ".json"))
 
-    def file(self, path: Path, folder: str | None = None) -> None:
+    def file(self, path: Path, folder: str = "") -> None:
         """Keep a file, or a folder with all that is in it.
 
         Args:
             path: what to keep.
-            folder: the folder among the run's artifacts it is put into.
+            folder: the folder among the run's artifacts it is put into; the top if empty.
         """
         with mlflow_errors(f"log {path} of run {self.run_id}"):
             if path.is_dir():
-                self._client.log_artifacts(self.run_id, str(path), folder)
+                self._client.log_artifacts(self.run_id, str(path), folder or None)
             else:
-                self._client.log_artifact(self.run_id, str(path), folder)
+                self._client.log_artifact(self.run_id, str(path), folder or None)
 
     def dataset(self, *, name: str, uri: str, version: int | str, digest: str, context: str = "training") -> None:
         """Say which data the run saw, as MLflow's own kind of input.
@@ -223,12 +231,6 @@ class MlflowRunLog:
         entity = Dataset(name=name, digest=digest[:_DIGEST], source_type="delta_table", source=source)
         with mlflow_errors(f"log data set {name} of run {self.run_id}"):
             self._client.log_inputs(self.run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
-
-    @contextmanager
-    def child(self, name: str, *, tags: Mapping[str, str] | None = None) -> Iterator[MlflowRunLog]:
-        """A run below this one: an arm, a cohort. Otherwise as :meth:`MlflowTracker.run`."""
-        with self._tracker.run(name, tags={**(tags or {}), _PARENT: self.run_id}) as log:
-            yield log
 
     def _last_step(self, name: str) -> int:
         """Last step an earlier process has logged of a metric; -1 if none."""
@@ -316,4 +318,5 @@ def _batches(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
 
 
 def _quoted(text: str) -> str:
-    return text.replace("'", "\\'")
+    mark = '"' if "'" in text else "'"  # MLflow knows both kinds of quotation mark, and no escape
+    return f"{mark}{text}{mark}"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.chain import FIRST_HASH, Action, Draft, Entry, check, sealed
+from registry.chain import FIRST_HASH, Action, Draft, Entry, check, lineage, sealed
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -102,3 +102,40 @@ def test_an_inserted_entry_is_found(length: int, data: st.DataObject) -> None:
 def test_a_number_below_one_was_inserted() -> None:
     entries = [sealed(draft(0), sequence=0, previous_hash=FIRST_HASH), *chain(2)]
     assert [(problem.kind, problem.sequence) for problem in check(entries)] == [("inserted", 0)]
+
+
+@pytest.mark.parametrize(
+    ("moves", "line"),
+    [
+        ("", []),
+        ("p1 p2 p3", ["1", "2", "3"]),
+        ("p1 p2 x9 p2", ["1", "2"]),  # refusals and repetitions leave it as it is
+        ("p1 p2 p3 r2", ["1", "2"]),
+        ("p1 p2 p3 r2 r1", ["1"]),
+        ("p1 p2 p3 r2 p4", ["1", "2", "4"]),
+        ("p1 p2 p3 r2 p4 r2", ["1", "2"]),
+        ("p1 p2 p3 r2 r3", ["1", "2", "3"]),  # forward again
+        ("p1 p2 p3 r1 r3", ["1", "2", "3"]),
+        ("p1 p2 p3 r1 r2", ["1", "2"]),
+        ("p1 p2 p3 r1 p4 r3", ["1", "3"]),  # no longer forward: another champion came between
+        ("p2 r1", ["1"]),  # nothing before: the original model, in its place
+        ("p1 p2 m5", ["1", "2", "5"]),
+        ("p1 p2 p3 m2", ["1", "2"]),  # going back by hand is going back
+        ("p1 p2 m- p3", ["1", "2", None, "3"]),
+        ("p1 p2 m- r2", ["1", "2"]),
+        ("p1 m- p2 m-", ["1", None, "2", None]),
+        ("p1 p2 p1", ["1", "2", "1"]),  # judged again and better than what came after
+        ("p1 p2 p1 r2", ["1", "2"]),
+    ],
+)
+def test_the_line_one_can_go_back_through(moves: str, line: list[str | None]) -> None:
+    actions = {"p": Action.PROMOTE, "r": Action.ROLLBACK, "m": Action.MANUAL, "x": Action.REFUSED}
+    entries = [
+        sealed(
+            draft(number, action=actions[move[0]], version=None if move[1:] == "-" else move[1:]),
+            sequence=number,
+            previous_hash=FIRST_HASH,
+        )
+        for number, move in enumerate(moves.split(), start=1)
+    ]
+    assert list(lineage(entries)) == line

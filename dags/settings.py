@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import get_type_hints
 
+from dags.orchestration import AirflowSettings, RetrainSettings
 from registry.settings import GateSettings, RegistrySettings
 from streaming import config
 from streaming.settings import BrokerSettings, IngestSettings, KafkaSettings, LakeSettings, WindowSettings
@@ -32,6 +33,8 @@ class Settings:
     finetune: FineTuneSettings
     registry: RegistrySettings
     gate: GateSettings
+    retrain: RetrainSettings
+    airflow: AirflowSettings
 
     @property
     def original_folder(self) -> Path:

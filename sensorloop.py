@@ -7,18 +7,18 @@ Exit codes: 0 done, 2 wrong usage, 3 cannot be done as things are (trying again 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import signal
-import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
+
+from dags.settings import external_kafka
+from dags.settings import load as load_settings
+from dags.terminal import counters, entry_line, fail, number, progress, result, say, version_line
 
 HELP = "Keeps phone-sensor scene recognition models fresh: Kafka → windows → quality → FilterLoss → a gated champion."
 EXIT_FINAL, EXIT_RETRIABLE, EXIT_NOTHING = 3, 4, 99
@@ -54,20 +54,17 @@ def kafka_start() -> None:
     It keeps its data in SENSORLOOP_HOME/kafka and runs until 'sensorloop kafka stop'. KAFKA_HOME names a Kafka that is
     installed already; with KAFKA_BOOTSTRAP_SERVERS set, yours is used and none is started.
     """
-    from dags.settings import external_kafka
     from streaming import broker
 
-    settings = _settings()
+    settings = load_settings()
     external = external_kafka(settings)
     if external:
-        _say(f"Kafka at {external} is used; none is started.")
-        return _result(bootstrap_servers=external, started=False)
-    with _progress("Fetching Kafka") as progress:
-        status, started = broker.start(settings.broker, home=settings.home, progress=progress)
-    _say(
-        f"{'Kafka runs' if started else 'Kafka was running already'} at {status.bootstrap_servers} (pid {status.pid})."
-    )
-    return _result(bootstrap_servers=status.bootstrap_servers, pid=status.pid, started=started)
+        say(f"Kafka at {external} is used; none is started.")
+        return result(bootstrap_servers=external, started=False)
+    with progress("Fetching Kafka") as show:
+        status, started = broker.start(settings.broker, home=settings.home, progress=show)
+    say(f"{'Kafka runs' if started else 'Kafka was running already'} at {status.bootstrap_servers} (pid {status.pid}).")
+    return result(bootstrap_servers=status.bootstrap_servers, pid=status.pid, started=started)
 
 
 @kafka_app.command("stop")
@@ -75,9 +72,9 @@ def kafka_stop() -> None:
     """Stop the local broker; its data stays."""
     from streaming import broker
 
-    stopped = broker.stop(_settings().home)
-    _say("Kafka stopped." if stopped else "Kafka was not running.")
-    _result(stopped=stopped)
+    stopped = broker.stop(load_settings().home)
+    say("Kafka stopped." if stopped else "Kafka was not running.")
+    result(stopped=stopped)
 
 
 @kafka_app.command("status")
@@ -85,13 +82,13 @@ def kafka_status() -> None:
     """Say whether the local broker runs, where, since when, and with how much memory."""
     from streaming import broker
 
-    status = broker.status(_settings().home)
+    status = broker.status(load_settings().home)
     if status is None:
-        _say("Kafka is not running. Start it with 'sensorloop kafka start'.")
-        return _result(running=False)
-    _say(f"Kafka {'answers' if status.answers else 'does not answer'} at {status.bootstrap_servers}: pid {status.pid}, "
+        say("Kafka is not running. Start it with 'sensorloop kafka start'.")
+        return result(running=False)
+    say(f"Kafka {'answers' if status.answers else 'does not answer'} at {status.bootstrap_servers}: pid {status.pid}, "
          f"up {status.uptime}, {status.memory_bytes / 2**20:.0f} MiB, cluster {status.cluster_id}.")  # fmt: skip
-    return _result(running=True, **dataclasses.asdict(status))
+    return result(running=True, **dataclasses.asdict(status))
 
 
 @app.command()
@@ -111,11 +108,11 @@ def simulate(
     fleet_settings = (source_fleet if fleet is Fleet.SOURCE else target_fleet)(seed=seed, size=size)
     if wrong_labels is not None:
         fleet_settings = dataclasses.replace(fleet_settings, wrong_labels=wrong_labels)
-    with _progress(f"Simulating the {fleet} fleet") as progress:
-        manifest = run(fleet_settings, dest, progress=progress)
+    with progress(f"Simulating the {fleet} fleet") as show:
+        manifest = run(fleet_settings, dest, progress=show)
     careful = sorted(person.subject_id for person in manifest.people if person.careful)
-    _say(f"{len(manifest.sessions)} recordings of {len(manifest.people)} people in {dest}.")
-    _result(recordings=len(manifest.sessions), people=len(manifest.people), careful=careful)
+    say(f"{len(manifest.sessions)} recordings of {len(manifest.people)} people in {dest}.")
+    result(recordings=len(manifest.sessions), people=len(manifest.people), careful=careful)
 
 
 @app.command("import")
@@ -131,13 +128,13 @@ def import_(
     from streaming.importers import ImportOptions, import_dataset
 
     options = ImportOptions(every_subject=every_subject, limit=limit)
-    with _progress(f"Importing {format_name}") as progress:
-        report = import_dataset(format_name, source, dest, cohort=cohort, options=options, progress=progress)
+    with progress(f"Importing {format_name}") as show:
+        report = import_dataset(format_name, source, dest, cohort=cohort, options=options, progress=show)
     for refusal in report.refused:
-        _say(f"refused: {refusal.file}{f':{refusal.row}' if refusal.row else ''}: {refusal.reason}")
+        say(f"refused: {refusal.file}{f':{refusal.row}' if refusal.row else ''}: {refusal.reason}")
     minutes = ", ".join(f"{scene} {value:.0f} min" for scene, value in report.minutes.items())
-    _say(f"{report.written} recordings of {len(report.subjects)} people in {dest}: {minutes}.")
-    _result(
+    say(f"{report.written} recordings of {len(report.subjects)} people in {dest}: {minutes}.")
+    result(
         recordings=report.written,
         subjects=len(report.subjects),
         minutes=dict(report.minutes),
@@ -158,20 +155,20 @@ def replay(
 
     from streaming.topics import create_topics
 
-    factor = None if speed == "max" else _number(speed, "--speed")
-    kafka = _settings().kafka
+    factor = None if speed == "max" else number(speed, "--speed")
+    kafka = load_settings().kafka
     create_topics(kafka.bootstrap_servers, {kafka.batches_topic: kafka.partitions, kafka.deadletter_topic: 1})
-    with _progress(f"Replaying {directory.name}") as progress:
+    with progress(f"Replaying {directory.name}") as show:
         report = run(
-            directory, make_producer(kafka.bootstrap_servers), kafka.batches_topic, speed=factor,
-            delivery=DeliverySettings(seed=seed), progress=progress,
+            directory, make_producer(kafka), kafka.batches_topic, speed=factor,
+            delivery=DeliverySettings(seed=seed), progress=show,
         )  # fmt: skip
     for path, reason in report.refused:
-        _say(f"refused: {path}: {reason}")
-    _say(
+        say(f"refused: {path}: {reason}")
+    say(
         f"{report.samples:,} samples in {report.batches:,} batches of {report.sessions} sessions; {report.repeats} repeated."
     )
-    _result(
+    result(
         batches=report.batches,
         samples=report.samples,
         sessions=report.sessions,
@@ -192,25 +189,25 @@ def ingest(
     from streaming.lake import WindowsTable
     from streaming.topics import create_topics
 
-    settings = _settings()
+    settings = load_settings()
     kafka = settings.kafka
     create_topics(kafka.bootstrap_servers, {kafka.batches_topic: kafka.partitions, kafka.deadletter_topic: 1})
     table = WindowsTable(settings.lake, settings.windows.sensors)
     stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
+    for stop_signal in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop_signal, lambda *_: stopping.set())
     dead_letters = KafkaDeadLetters(kafka)
     source = KafkaSource(kafka, settings.ingest)
     loop = Ingest(
         source=source, table=table, dead_letters=dead_letters, windows=settings.windows, settings=settings.ingest
     )
     try:
-        with _counters() as show:
+        with counters() as show:
             loop.run(stop=lambda: stopping.is_set() or (until_caught_up and loop.caught_up()), report=show)
     finally:
         source.close()
         dead_letters.close()
-    _result(**loop.counters(), lake_version=table.version)
+    result(**loop.counters(), lake_version=table.version)
 
 
 @lake_app.command("account")
@@ -224,12 +221,12 @@ def lake_account(
     from streaming.account import account
     from streaming.lake import scan_windows
 
-    settings = _settings()
+    settings = load_settings()
     sent = pl.concat(expected_samples(directory, hop_ns=settings.windows.hop_ns) for directory in directories)
-    result = account(sent, scan_windows(settings.lake.uri))
-    _say(f"{result.sent:,} samples sent: {result.lost} lost, {result.doubled} doubled, in {result.windows} windows.")
-    _result(**dataclasses.asdict(result))
-    if result.lost or result.doubled:
+    sums = account(sent, scan_windows(settings.lake.uri))
+    say(f"{sums.sent:,} samples sent: {sums.lost} lost, {sums.doubled} doubled, in {sums.windows} windows.")
+    result(**dataclasses.asdict(sums))
+    if sums.lost or sums.doubled:
         raise typer.Exit(EXIT_FINAL)
 
 
@@ -242,16 +239,14 @@ def lake_pin(
     """Name the lake's newest version and count what is new in it since the last retraining. Exit code 99: not enough."""
     from dags import steps
 
-    pin = steps.pin(_settings(), cohort)
+    pin = steps.pin(load_settings(), cohort)
     if pin.fresh < min_windows and not force:
-        _say(
-            f"{pin.fresh} labelled windows of cohort '{cohort}' are new since lake version {pin.since}; {min_windows - pin.fresh} more are needed."
-        )
+        say(f"{pin.fresh} labelled windows of cohort '{cohort}' are new; {min_windows - pin.fresh} more are needed.")
         raise typer.Exit(EXIT_NOTHING)
-    _say(
-        f"Lake version {pin.lake_version}: {pin.windows} windows of cohort '{cohort}', {pin.labelled} labelled, {pin.fresh} of them new."
+    say(
+        f"Lake version {pin.lake_version}: {pin.windows} windows of '{cohort}', {pin.labelled} labelled, {pin.fresh} new."
     )
-    _result(**dataclasses.asdict(pin))
+    result(**dataclasses.asdict(pin))
 
 
 @train_app.command("original")
@@ -259,12 +254,12 @@ def train_original(cohort: Cohort = "source", seed: Seed = 0) -> None:
     """Train the original model, a ResNet-34, on the source fleet's windows, and register it with its accuracy at home."""
     from dags import steps
 
-    with _progress("Training the original model") as progress:
-        result = steps.train_original(_settings(), cohort=cohort, seed=seed, progress=progress)
-    _say(
-        f"Original model: accuracy {result['source_accuracy']:.3f} on the source holdout; version {result['version']} in MLflow."
+    with progress("Training the original model") as show:
+        done = steps.train_original(load_settings(), cohort=cohort, seed=seed, progress=show)
+    say(
+        f"Original model: accuracy {done['source_accuracy']:.3f} on the source holdout; version {done['version']} in MLflow."
     )
-    _result(**result)
+    result(**done)
 
 
 @app.command()
@@ -278,10 +273,10 @@ def rescore(
     """Score the quality of every labelled window, out of fold, into the lake's quality table."""
     from dags import steps
 
-    with _progress("Scoring quality") as progress:
-        result = steps.rescore(_settings(), cohort=cohort, lake_version=lake_version, seed=seed, progress=progress)
-    _say(f"{result['scored']} windows scored, tiers {result['tiers']}; run key {result['run_key']}.")
-    _result(**result)
+    with progress("Scoring quality") as show:
+        done = steps.rescore(load_settings(), cohort=cohort, lake_version=lake_version, seed=seed, progress=show)
+    say(f"{done['scored']} windows scored, tiers {done['tiers']}; run key {done['run_key']}.")
+    result(**done)
 
 
 @app.command()
@@ -293,9 +288,9 @@ def finetune(
     from dags import steps
 
     chosen = None if arms == "all" else tuple(arms.split(","))
-    with _progress("Fine-tuning") as progress:
-        result = steps.finetune(_settings(), run_key=run_key, arms=chosen, progress=progress)
-    _result(**result)
+    with progress("Fine-tuning") as show:
+        done = steps.finetune(load_settings(), run_key=run_key, arms=chosen, progress=show)
+    result(**done)
 
 
 @app.command()
@@ -303,11 +298,81 @@ def promote(run_key: RunKey, arm: Annotated[str, typer.Option(help="Which arm's 
     """Register the fine-tuned model and let the gate decide whether it becomes champion."""
     from dags import steps
 
-    result = steps.promote(_settings(), run_key=run_key, arm=arm)
-    for reason in result["reasons"]:
-        _say(reason)
-    _say(f"Version {result['version']} is {'champion' if result['passed'] else 'refused'}.")
-    _result(**result)
+    done = steps.promote(load_settings(), run_key=run_key, arm=arm)
+    for reason in done["reasons"]:
+        say(reason)
+    say(f"Version {done['version']} is {'champion' if done['passed'] else 'refused'}.")
+    result(**done)
+
+
+@registry_app.command("serve")
+def registry_serve() -> None:
+    """Run the local MLflow server until Ctrl-C; runs, models and the ledger are below SENSORLOOP_HOME/mlflow."""
+    from registry.server import check_port, server_command
+
+    settings = load_settings()
+    check_port(settings.registry)
+    command = server_command(settings.home, settings.registry, os.environ)
+    say(f"MLflow is at {command.url}; Ctrl-C ends it.")
+    os.execve(command.argv[0], command.argv, dict(command.env))  # noqa: S606  (no shell is meant)
+
+
+@registry_app.command("list")
+def registry_list() -> None:
+    """Every version, with what the gate found."""
+    from dags import steps
+
+    versions = steps.promotions(load_settings()).versions()
+    for found in versions:
+        say(version_line(found))
+    result(versions=[dataclasses.asdict(version) for version in versions])
+
+
+@registry_app.command("history")
+def registry_history() -> None:
+    """The ledger: who became champion when, from which lake version, and why. Newest last."""
+    from dags import steps
+
+    entries = steps.promotions(load_settings()).history()
+    for entry in entries:
+        say(entry_line(entry))
+    result(entries=[dataclasses.asdict(entry) for entry in entries])
+
+
+@registry_app.command("explain")
+def registry_explain(version: Annotated[str, typer.Argument(help="A version's number.")]) -> None:
+    """Why a version was promoted or refused, rule by rule."""
+    from dags import steps
+
+    text = steps.promotions(load_settings()).explain(version)
+    say(text)
+    result(version=version, account=text)
+
+
+@registry_app.command("rollback")
+def registry_rollback(
+    to: Annotated[str | None, typer.Option(help="Version to go back to; the champion before if not said.")] = None,
+    why: Annotated[str, typer.Option(help="Goes into the ledger.")] = "",
+) -> None:
+    """Make the champion before champion again; the ledger says so."""
+    from dags import steps
+
+    outcome = steps.promotions(load_settings()).rollback(to=to, why=why)
+    say(f"Version {outcome.champion} is champion.")
+    result(champion=outcome.champion, entry=outcome.entry.sequence)
+
+
+@registry_app.command("verify")
+def registry_verify() -> None:
+    """Check the ledger's chain of hashes. Exit code 3: it was changed, and where."""
+    from dags import steps
+
+    problems = steps.promotions(load_settings()).verify()
+    for problem in problems:
+        say(f"error: {problem}")
+    result(problems=[str(problem) for problem in problems])
+    if problems:
+        raise typer.Exit(EXIT_FINAL)
 
 
 @app.command()
@@ -325,7 +390,7 @@ def demo(
     from dags.local.demo import run
 
     if (source is None) != (target is None):
-        _fail("Give both --source and --target, or neither.", 2)
+        fail("Give both --source and --target, or neither.", 2)
     run(
         home=Path(os.environ.get("SENSORLOOP_HOME", "var")).absolute(),
         source=source,
@@ -344,70 +409,7 @@ def main() -> None:
     try:
         app()
     except (StreamingError, TrainingError, RegistryError) as error:
-        _fail(str(error), EXIT_RETRIABLE if error.retriable else EXIT_FINAL)
-
-
-def _settings() -> Any:
-    from dags.settings import load
-
-    return load()
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _result(**values: Any) -> None:
-    sys.stdout.write(json.dumps(values, default=str, ensure_ascii=False) + "\n")
-    sys.stdout.flush()
-
-
-def _fail(text: str, code: int) -> NoReturn:
-    _say(f"error: {text}")
-    sys.exit(code)
-
-
-def _number(text: str, option: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        _fail(f"{option} is a number above 0, or 'max', not '{text}'.", 2)
-    return value
-
-
-@contextmanager
-def _progress(title: str) -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr: called with done, total and, if there is one, what is being done."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=None)
-
-        def show(done: int, total: int, text: str = "") -> None:
-            bar.update(task, completed=done, total=total, description=f"{title}: {text}" if text else title)
-
-        yield show
-
-
-@contextmanager
-def _counters() -> Iterator[Callable[[Mapping[str, int]], None]]:
-    """The counters, live on a terminal and once at the end."""
-    from rich.console import Console
-    from rich.live import Live
-    from rich.table import Table
-
-    def table(counters: Mapping[str, int]) -> Table:
-        shown = Table("ingested", "count", box=None)
-        for name, count in sorted(counters.items()):
-            shown.add_row(name.replace("_", " "), f"{count:,}")
-        return shown
-
-    with Live(console=Console(stderr=True), refresh_per_second=2) as live:
-        yield lambda counters: live.update(table(counters))
+        fail(str(error), EXIT_RETRIABLE if error.retriable else EXIT_FINAL)
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ class KafkaSource:
 
     def __init__(self, kafka_settings: KafkaSettings, ingest: IngestSettings) -> None:
         self._listener = _Listener()
-        with _reaching(kafka_settings):
+        with reaching(kafka_settings):
             self._consumer = kafka.KafkaConsumer(
                 bootstrap_servers=kafka_settings.bootstrap_servers.split(","),
                 group_id=kafka_settings.group_id,
@@ -171,7 +171,7 @@ class KafkaDeadLetters:
     def __init__(self, settings: KafkaSettings) -> None:
         self._topic = settings.deadletter_topic
         self._pending: list[Any] = []
-        with _reaching(settings):
+        with reaching(settings):
             self._producer = kafka.KafkaProducer(
                 bootstrap_servers=settings.bootstrap_servers.split(","),
                 bootstrap_timeout_ms=int(settings.bootstrap_timeout.total_seconds() * 1000),
@@ -201,8 +201,12 @@ class KafkaDeadLetters:
 
 
 @contextmanager
-def _reaching(settings: KafkaSettings) -> Iterator[None]:
-    """Kafka's own words for an unreachable broker say neither where nor what to change."""
+def reaching(settings: KafkaSettings) -> Iterator[None]:
+    """Kafka's own words for an unreachable broker say neither where nor what to change; within this they do.
+
+    Raises:
+        ClientError: Kafka cannot be reached.
+    """
     servers = settings.bootstrap_servers
     try:
         # Asked over a bare socket first: a kafka-python client that finds nobody goes on trying on a thread of its own.

@@ -229,6 +229,14 @@ def read_quality(uri: str, run_key: str) -> pl.DataFrame:
     return _scan(_existing(uri, QUALITY)).filter(pl.col("run_key") == run_key).collect()
 
 
+def scored_windows(uri: str) -> pl.DataFrame:
+    """``window_id`` of every window that some rescoring has seen; none before the first."""
+    try:
+        return _scan(_existing(uri, QUALITY)).select("window_id").unique().collect()
+    except LakeError:
+        return pl.DataFrame(schema={"window_id": pl.String})
+
+
 def _existing(uri: str, name: str, version: int | None = None) -> DeltaTable:
     root = Path(uri) / name
     try:

@@ -1,0 +1,155 @@
+"""The steps of the loop that need training and the registry together: what the commands and so the DAG's tasks do.
+
+Each is named by what it works on (a lake version, a run key), never by the time, so that doing it again does the same or nothing.
+"""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from dags.settings import Settings
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from registry.promotion import Promotions
+    from registry.registered import MlflowVersions
+    from training.dataset import WindowSet
+    from training.tracking import Progress
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pin:
+    """A version of the lake, and what is in it for a cohort."""
+
+    cohort: str
+    lake_version: int
+    windows: int
+    labelled: int
+    fresh: int
+    """Labelled windows that no rescoring has seen."""
+
+
+def pin(settings: Settings, cohort: str) -> Pin:
+    """Name the newest version of the lake and count.
+
+    Raises:
+        LakeError: there is no lake.
+    """
+    import polars as pl
+
+    from streaming.lake import scan_windows, scored_windows, table_version
+
+    uri = settings.lake.uri
+    version = table_version(uri)
+    windows = scan_windows(uri, version).filter(pl.col("cohort") == cohort).select("window_id", "scene").collect()
+    labelled = windows.filter(pl.col("scene").is_not_null())
+    fresh = labelled.join(scored_windows(uri), on="window_id", how="anti")
+    return Pin(
+        cohort=cohort, lake_version=version, windows=windows.height, labelled=labelled.height, fresh=fresh.height
+    )
+
+
+def load_windows(settings: Settings, *, cohort: str, version: int | None) -> WindowSet:
+    """The labelled windows of a cohort, with the channels and scenes of the settings."""
+    from training.dataset import from_lake
+
+    data = settings.data
+    return from_lake(
+        settings.lake.uri, version, cohort=cohort, channels=data.channels, scenes=data.scenes or None,
+        min_coverage=data.min_coverage, labelled_only=True,
+    )  # fmt: skip
+
+
+def train_original(settings: Settings, *, cohort: str, seed: int, progress: Progress) -> dict[str, Any]:
+    """Train, keep and register the original model.
+
+    Raises:
+        TrainingError: the source's windows do not allow it.
+        RegistryError: MLflow does not answer, or refuses.
+    """
+    from registry.tracker import MlflowTracker, environment
+    from training.original import train_original as train
+
+    client = mlflow_client(settings)
+    windows = load_windows(settings, cohort=cohort, version=None)
+    tracker = MlflowTracker(client, settings.registry.original_experiment, tags=environment())
+    tags = {"cohort": cohort, "lake_version": str(windows.version)}
+    with tracker.run("original", tags=tags) as run:
+        original = train(
+            windows, replace(settings.original, seed=seed), data=settings.data, spectrogram=settings.spectrogram,
+            run=run, progress=progress,
+        )  # fmt: skip
+        original.save(settings.original_folder)
+        low, high = original.evaluation.interval
+        version = register(
+            settings, client, original.net, run_id=run.run_id, example=windows, alias="original",
+            metrics={"source/accuracy": original.accuracy, "source/macro_f1": original.macro_f1},
+            tags={**tags, "policy": "original"},
+            description=(
+                f"Original model: trained on cohort `{cohort}` at lake version {windows.version}; accuracy {original.accuracy:.3f} "
+                f"({low:.3f} to {high:.3f}) on {original.evaluation.windows} windows of people it has not seen."
+            ),
+        )  # fmt: skip
+    return {
+        "source_accuracy": original.accuracy, "source_macro_f1": original.macro_f1, "digest": original.digest,
+        "version": version, "lake_version": windows.version, "folder": str(settings.original_folder),
+        "mlflow_run_id": run.run_id,
+    }  # fmt: skip
+
+
+def register(
+    settings: Settings,
+    client: MlflowClient,
+    net: Any,
+    *,
+    run_id: str,
+    example: WindowSet,
+    metrics: Mapping[str, float],
+    tags: Mapping[str, str],
+    description: str,
+    alias: str,
+) -> str:
+    """Log a network with the run that trained it, checked against itself, and make it a version."""
+    from registry.models import log_model
+
+    logged = log_model(
+        client, net, run_id=run_id, example=example.signals[:4], metrics=metrics,
+        metadata={"scenes": list(example.scene_names), "channels": list(example.channels), "rate_hz": example.rate_hz},
+        tolerance=settings.registry.logits_tolerance,
+    )  # fmt: skip
+    version = model_versions(settings, client).register(
+        source=logged.uri, model_id=logged.model_id, run_id=run_id, description=description, tags=tags, alias=alias
+    )
+    return version.version
+
+
+def mlflow_client(settings: Settings) -> MlflowClient:
+    """A client of the MLflow that the settings name."""
+    from registry.connection import connect
+
+    return connect(settings.registry.tracking_uri)
+
+
+def model_versions(settings: Settings, client: MlflowClient) -> MlflowVersions:
+    """The versions of the registered model."""
+    from registry.registered import MlflowVersions
+
+    return MlflowVersions(client, settings.registry.model_name)
+
+
+def promotions(settings: Settings) -> Promotions:
+    """Who is champion, and how that changes."""
+    from registry.ledger import Ledger
+    from registry.promotion import Promotions
+
+    return Promotions(
+        model_versions(settings, mlflow_client(settings)),
+        Ledger(settings.registry.ledger_url),
+        clock=lambda: datetime.now(UTC),
+        who=getpass.getuser(),
+    )

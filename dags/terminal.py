@@ -1,0 +1,90 @@
+"""What commands write: sentences and progress for people on stderr, the result for programs on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from registry.chain import Entry
+    from registry.versions import Version
+
+
+def say(text: str) -> None:
+    """A sentence for a person."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def result(**values: Any) -> None:
+    """The result, as one line of JSON."""
+    sys.stdout.write(json.dumps(values, default=str, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def fail(text: str, code: int) -> NoReturn:
+    """End with a message and an exit code."""
+    say(f"error: {text}")
+    sys.exit(code)
+
+
+def number(text: str, option: str) -> float:
+    """An option that is a number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        fail(f"{option} is a number above 0, or 'max', not '{text}'.", 2)
+    return value
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Callable[..., None]]:
+    """A progress bar on stderr: called with done, total and, if there is one, what is being done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=None)
+
+        def show(done: int, total: int, text: str = "") -> None:
+            bar.update(task, completed=done, total=total, description=f"{title}: {text}" if text else title)
+
+        yield show
+
+
+@contextmanager
+def counters() -> Iterator[Callable[[Mapping[str, int]], None]]:
+    """The counters, live on a terminal and once at the end."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.table import Table
+
+    def table(counters: Mapping[str, int]) -> Table:
+        shown = Table("ingested", "count", box=None)
+        for name, count in sorted(counters.items()):
+            shown.add_row(name.replace("_", " "), f"{count:,}")
+        return shown
+
+    with Live(console=Console(stderr=True), refresh_per_second=2) as live:
+        yield lambda counters: live.update(table(counters))
+
+
+def version_line(version: Version) -> str:
+    """A version in a line."""
+    tags = version.tags
+    aliases = f" [{', '.join(version.aliases)}]" if version.aliases else ""
+    status, recovery = tags.get("validation_status", "?"), tags.get("recovery_ratio", "–")
+    return f"{version.version:>3}  {tags.get('policy', '?'):<14} {status:<9} recovery {recovery:<6} {version.created:%Y-%m-%d %H:%M}{aliases}"
+
+
+def entry_line(entry: Entry) -> str:
+    """An entry of the ledger in a line."""
+    moved = f"version {entry.version or '–'} (champion before: {entry.previous_version or 'none'})"
+    return (
+        f"{entry.sequence:>3}  {entry.at[:16].replace('T', ' ')}  {entry.action:<9} {moved} by {entry.who}: {entry.why}"
+    )

@@ -1,0 +1,193 @@
+"""Recordings to Kafka, as the phones would send them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import kafka
+import polars as pl
+from kafka.errors import KafkaError
+
+from streaming.client import reaching
+from streaming.delivery import Delivery, DeliverySettings, Session, deliver, whole_us
+from streaming.errors import ClientError, RecordingError
+from streaming.recording import read_recording, scan
+from streaming.sensors import SENSORS
+from streaming.settings import KafkaSettings
+from streaming.wire import HEADERS, encode
+
+
+class Producer(Protocol):
+    """What of a Kafka producer is used."""
+
+    def send(self, topic: str, value: bytes, key: bytes, headers: Sequence[tuple[str, bytes]]) -> Any:
+        """Queue a record; the future says what became of it."""
+
+    def flush(self) -> Any:
+        """Wait until everything queued was sent."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReplayReport:
+    """What was sent."""
+
+    sessions: int
+    batches: int
+    """Without repeats."""
+    repeats: int
+    samples: int
+    """Without repeats."""
+    bytes: int
+    refused: tuple[tuple[Path, str], ...]
+    """Recordings that were left out, and why."""
+
+
+def make_producer(settings: KafkaSettings) -> Any:
+    """A producer that loses and doubles nothing: acknowledged by all replicas, idempotent.
+
+    Raises:
+        ClientError: Kafka cannot be reached.
+    """
+    with reaching(settings):
+        return kafka.KafkaProducer(
+            bootstrap_servers=settings.bootstrap_servers.split(","),
+            bootstrap_timeout_ms=int(settings.bootstrap_timeout.total_seconds() * 1000),
+            acks="all",
+            enable_idempotence=True,
+            linger_ms=20,
+            batch_size=1 << 20,
+        )
+
+
+def replay(
+    directory: Path,
+    producer: Producer,
+    topic: str,
+    *,
+    speed: float | None,
+    delivery: DeliverySettings,
+    progress: Callable[[int, int], None] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> ReplayReport:
+    """Send every recording below a folder.
+
+    Args:
+        directory: of recordings; those that are refused are reported, the rest is sent.
+        producer: see :func:`make_producer`.
+        topic: the batches topic.
+        speed: how many times faster than life; None for as fast as Kafka takes it.
+        delivery: the phones' manners.
+        progress: told (sessions ended, sessions in all).
+        clock: seconds, monotonic.
+        sleep: waits so many seconds.
+
+    Raises:
+        RecordingError: there is not one usable recording.
+        ClientError: a batch could not be sent.
+    """
+    sessions, refused = _sessions(directory)
+    if not sessions:
+        msg = f"{directory}: no usable recording: {refused[0][1] if refused else 'there is no .parquet file'}"
+        raise RecordingError(msg)
+    begin, first_due = clock(), None
+    sent = _Sent(producer, topic)
+    ended = 0
+    for item in deliver(sessions, delivery):
+        if speed is not None:
+            first_due = item.due_ns if first_due is None else first_due
+            wait = (item.due_ns - first_due) / 1e9 / speed - (clock() - begin)
+            if wait > 0:
+                sleep(wait)
+        sent.send(item)
+        if item.batch.end_of_session and not item.repeat:
+            ended += 1
+            if progress is not None:
+                progress(ended, len(sessions))
+    sent.flush()
+    return ReplayReport(
+        sessions=len(sessions), batches=sent.batches, repeats=sent.repeats, samples=sent.samples, bytes=sent.bytes,
+        refused=tuple(refused),
+    )  # fmt: skip
+
+
+class _Sent:
+    """Counts what is sent, and does not let a failure pass."""
+
+    def __init__(self, producer: Producer, topic: str) -> None:
+        self._producer, self._topic = producer, topic
+        self._failed: list[BaseException] = []
+        self.batches = self.repeats = self.samples = self.bytes = 0
+
+    def send(self, item: Delivery) -> None:
+        value = encode(item.batch)
+        try:
+            future = self._producer.send(
+                self._topic, value=value, key=item.batch.device_id.encode(), headers=list(HEADERS)
+            )
+            future.add_errback(self._failed.append)
+        except KafkaError as error:
+            self._failed.append(error)
+        self._raise()
+        self.bytes += len(value)
+        if item.repeat:
+            self.repeats += 1
+        else:
+            self.batches += 1
+            self.samples += item.batch.samples
+
+    def flush(self) -> None:
+        try:
+            self._producer.flush()
+        except KafkaError as error:
+            self._failed.append(error)
+        self._raise()
+
+    def _raise(self) -> None:
+        if self._failed:
+            msg = f"A batch could not be sent to {self._topic}: {self._failed[0]!r}. Replay again: what arrived twice counts once."
+            raise ClientError(msg) from self._failed[0]
+
+
+def expected_samples(directory: Path, *, hop_ns: int) -> pl.DataFrame:
+    """What a folder of recordings amounts to: distinct samples by device, session, sensor and hop.
+
+    Returns:
+        ``device_id session_id sensor slot_ns samples``; ``sensor`` is the prefix of its columns in the lake.
+    """
+    frames = []
+    for _, recording in scan(directory):
+        if isinstance(recording, RecordingError):
+            continue
+        for name, (time_ns, _) in recording.samples.items():
+            slots = whole_us(time_ns) // hop_ns * hop_ns
+            counted = pl.DataFrame({"slot_ns": slots}).group_by("slot_ns").agg(pl.len().cast(pl.Int64).alias("samples"))
+            frames.append(
+                counted.select(
+                    pl.lit(recording.device_id).alias("device_id"),
+                    pl.lit(recording.session_id).alias("session_id"),
+                    pl.lit(SENSORS[name].prefix).alias("sensor"),
+                    "slot_ns",
+                    "samples",
+                )
+            )
+    if not frames:
+        msg = f"{directory}: no usable recording"
+        raise RecordingError(msg)
+    return pl.concat(frames)
+
+
+def _sessions(directory: Path) -> tuple[list[Session], list[tuple[Path, str]]]:
+    """Sessions to send, each read (and so checked) once now and once when its time has come."""
+    sessions, refused = [], []
+    for path, recording in scan(directory):
+        if isinstance(recording, RecordingError):
+            refused.append((path, str(recording)))
+        elif recording.size:
+            sessions.append(Session(recording.start_ns, partial(read_recording, path)))
+    return sessions, refused

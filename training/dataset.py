@@ -1,0 +1,265 @@
+"""Windows as arrays: what every other module of this package works on.
+
+A :class:`WindowSet` comes out of the lake at one version, or out of an ``.npz`` file; nothing behind it knows of either.
+A missing sensor is NaN all along, never an error: the spectrogram masks it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.errors import DataError, MissingScene
+
+if TYPE_CHECKING:
+    import polars as pl
+
+UNLABELLED = -1
+"""Index of the scene of a window that nobody has labelled."""
+
+_TEXTS = ("subjects", "sessions", "devices", "window_ids")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class WindowSet:
+    """n windows of c channels and t samples, and what is known about each. Arrays are never written to."""
+
+    signals: NDArray[np.float32]
+    """(n, c, t) in the channel's unit; NaN in a gap and where the sensor was absent."""
+    channels: tuple[str, ...]
+    """Names of the c channels: ``acc_x``, …"""
+    rate_hz: float
+    """Samples per second."""
+    scenes: NDArray[np.int64]
+    """(n,) index into ``scene_names``, :data:`UNLABELLED` where nobody said."""
+    scene_names: tuple[str, ...]
+    """The scenes, in the order of their indices."""
+    subjects: NDArray[np.str_]
+    """(n,) who carried the phone."""
+    sessions: NDArray[np.str_]
+    """(n,) session, unique among those of its device."""
+    devices: NDArray[np.str_]
+    """(n,) the phone."""
+    window_ids: NDArray[np.str_]
+    """(n,) the lake's ids."""
+    start_ns: NDArray[np.int64]
+    """(n,) event time of the first sample, ns since the epoch."""
+    coverage: NDArray[np.float32]
+    """(n,) smallest share of the grid backed by samples, over the sensors that are there at all."""
+    version: int | None = None
+    """The lake's version that the windows were read at, if they were."""
+
+    def __post_init__(self) -> None:
+        if self.signals.ndim != 3 or self.signals.shape[1] != len(self.channels):
+            msg = f"Signals must be (windows, {len(self.channels)} channels, samples), not {self.signals.shape}"
+            raise DataError(msg)
+        for name in ("scenes", "start_ns", "coverage", *_TEXTS):
+            if getattr(self, name).shape != (len(self),):
+                msg = f"{name} must be ({len(self)},), one for each window, not {getattr(self, name).shape}"
+                raise DataError(msg)
+        if len(self) and not UNLABELLED <= self.scenes.min() <= self.scenes.max() < len(self.scene_names):
+            msg = f"Scene indices must be {UNLABELLED} or below {len(self.scene_names)}, the number of scene names"
+            raise DataError(msg)
+
+    def __len__(self) -> int:
+        return len(self.signals)
+
+    def select(self, which: NDArray[Any]) -> WindowSet:
+        """These windows only: ``which`` is a mask or indices."""
+        arrays = ("signals", "scenes", "start_ns", "coverage", *_TEXTS)
+        return dataclasses.replace(self, **{name: getattr(self, name)[which] for name in arrays})
+
+    def labelled(self) -> WindowSet:
+        """The windows that have a scene."""
+        return self.select(self.scenes != UNLABELLED)
+
+    def counts(self) -> dict[str, int]:
+        """Labelled windows of each scene."""
+        counts = np.bincount(self.scenes[self.scenes >= 0], minlength=len(self.scene_names))
+        return {name: int(n) for name, n in zip(self.scene_names, counts, strict=True)}
+
+    def with_scenes(self, names: Sequence[str]) -> WindowSet:
+        """The same windows with indices into ``names``, say those that a model knows.
+
+        Raises:
+            MissingScene: windows are labelled with a scene that is not among ``names``.
+        """
+        unknown = {name: n for name, n in self.counts().items() if n and name not in names}
+        if unknown:
+            listed = ", ".join(f"{name} ({n} windows)" for name, n in unknown.items())
+            msg = f"Labelled with scenes that are not known: {listed}; known are {', '.join(names)}. Set [data] scenes to leave them out."
+            raise MissingScene(msg)
+        index = np.array(
+            [names.index(name) if name in names else UNLABELLED for name in self.scene_names] + [UNLABELLED]
+        )
+        return dataclasses.replace(self, scenes=index[self.scenes], scene_names=tuple(names))
+
+    def with_channels(self, channels: Sequence[str]) -> WindowSet:
+        """The same windows with these channels in this order; NaN where a channel is not there."""
+        if tuple(channels) == self.channels:
+            return self
+        signals = np.full((len(self), len(channels), self.signals.shape[2]), np.nan, np.float32)
+        for at, channel in enumerate(channels):
+            if channel in self.channels:
+                signals[:, at] = self.signals[:, self.channels.index(channel)]
+        return dataclasses.replace(self, signals=signals, channels=tuple(channels))
+
+    def groups(self) -> NDArray[np.int64]:
+        """(n,) who belongs together: windows of one subject, and of one session, have one number.
+
+        A split that keeps these apart keeps overlapping windows on one side, even if a session was ascribed to two people.
+        """
+        parents: dict[tuple[str, ...], tuple[str, ...]] = {}
+
+        def root(node: tuple[str, ...]) -> tuple[str, ...]:
+            while parents.setdefault(node, node) != node:
+                node = parents[node]
+            return node
+
+        keys = list(zip(self.subjects.tolist(), self.devices.tolist(), self.sessions.tolist(), strict=True))
+        for subject, device, session in dict.fromkeys(keys):
+            # Sorted, so that the numbers depend on the names only and not on the order of the rows.
+            first, second = sorted((root(("subject", subject)), root(("session", device, session))))
+            parents[second] = first
+        roots = [root(("subject", subject)) for subject, _, _ in keys]
+        number = {node: at for at, node in enumerate(sorted(set(roots)))}
+        return np.array([number[node] for node in roots], np.int64)
+
+    def digest(self) -> str:
+        """16 hex digits of everything that training sees: signals, labels, people."""
+        digest = hashlib.blake2b(digest_size=8)
+        digest.update(repr((self.channels, self.scene_names, self.rate_hz, self.signals.shape)).encode())
+        digest.update(np.ascontiguousarray(self.signals).data)
+        digest.update(np.ascontiguousarray(self.scenes).data)
+        for name in _TEXTS:
+            digest.update("\0".join(getattr(self, name).tolist()).encode())
+        return digest.hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Write an ``.npz`` without pickles; whole or not at all."""
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields["version"] = -1 if self.version is None else self.version
+        try:
+            with partial.open("wb") as file:
+                np.savez(file, **{name: np.asarray(value) for name, value in fields.items()})
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path) -> WindowSet:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            DataError: it is no such file; the message says what is missing.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                fields: dict[str, Any] = {field.name: file[field.name] for field in dataclasses.fields(cls)}
+        except (OSError, ValueError, KeyError) as error:
+            msg = f"{path} holds no windows: {error}"
+            raise DataError(msg) from error
+        for name in ("channels", "scene_names"):
+            fields[name] = tuple(fields[name].tolist())
+        version = int(fields["version"])
+        return cls(**fields | {"rate_hz": float(fields["rate_hz"]), "version": None if version < 0 else version})
+
+
+def from_lake(
+    uri: str,
+    version: int | None = None,
+    *,
+    cohort: str,
+    channels: Sequence[str],
+    scenes: Sequence[str] | None = None,
+    min_coverage: float = 0.0,
+    labelled_only: bool = False,
+) -> WindowSet:
+    """Read the windows of a cohort.
+
+    Args:
+        uri: the lake's root folder.
+        version: version of its ``windows`` table; None for the newest.
+        cohort: which fleet, say ``source`` or ``target``.
+        channels: what to read; one that the lake lacks is NaN.
+        scenes: keep windows of these scenes (and unlabelled ones) only, and number them so; None for all, by name.
+        min_coverage: leave out windows that are sparser than this, by the sparsest sensor that is there at all.
+        labelled_only: leave out windows without a scene.
+
+    Returns:
+        The windows, by device, session and time. ``version`` is the one that was read.
+
+    Raises:
+        DataError: no such window, or no sensor of ``channels`` is in the lake.
+        streaming.errors.LakeError: no such table or version.
+    """
+    import polars as pl  # noqa: PLC0415  (the lake's libraries are needed here only: everything else runs from an .npz)
+
+    from streaming.lake import scan_windows, table_version  # noqa: PLC0415
+
+    if version is None:
+        version = table_version(uri)
+    scan = scan_windows(uri, version).filter(pl.col("cohort") == cohort)
+    columns = scan.collect_schema().names()
+    present = [channel for channel in channels if channel in columns]
+    if not present:
+        msg = f"None of the channels {', '.join(channels)} is in the lake {uri}: set [data] channels"
+        raise DataError(msg)
+    if scenes is not None:
+        scan = scan.filter(pl.col("scene").is_null() | pl.col("scene").is_in(list(scenes)))
+    if labelled_only:
+        scan = scan.filter(pl.col("scene").is_not_null())
+    coverages = [pl.col(name) for name in dict.fromkeys(f"{channel.split('_')[0]}_coverage" for channel in present)]
+    scan = scan.with_columns(coverage=pl.min_horizontal(pl.when(column > 0).then(column) for column in coverages))
+    scan = scan.filter(pl.col("coverage") >= min_coverage).sort("device_id", "session_id", "start_ns")
+    meta = ["window_id", "subject_id", "device_id", "session_id", "scene", "start_ns", "end_ns", "coverage"]
+    frame = scan.select(*meta, *present).collect()
+    if frame.is_empty():
+        msg = (
+            f"The lake {uri} has at version {version} no{' labelled' if labelled_only else ''} window of cohort {cohort!r} with a coverage of at least "
+            f"{min_coverage}: ingest its recordings first, or lower [data] min_coverage."
+        )
+        raise DataError(msg)
+    names = tuple(scenes) if scenes is not None else tuple(sorted(frame["scene"].drop_nulls().unique().to_list()))
+    number = {name: at for at, name in enumerate(names)}
+    signals = _signals(frame, channels)
+    seconds = (frame["end_ns"][0] - frame["start_ns"][0]) / 1e9
+    return WindowSet(
+        signals=signals,
+        channels=tuple(channels),
+        rate_hz=round(signals.shape[2] / seconds, 6),
+        scenes=np.array([number.get(scene, UNLABELLED) for scene in frame["scene"].to_list()], np.int64),
+        scene_names=names,
+        subjects=np.array(frame["subject_id"].to_list(), np.str_),
+        sessions=np.array(frame["session_id"].to_list(), np.str_),
+        devices=np.array(frame["device_id"].to_list(), np.str_),
+        window_ids=np.array(frame["window_id"].to_list(), np.str_),
+        start_ns=frame["start_ns"].to_numpy().astype(np.int64),
+        coverage=frame["coverage"].to_numpy().astype(np.float32),
+        version=version,
+    )
+
+
+def _signals(frame: pl.DataFrame, channels: Sequence[str]) -> NDArray[np.float32]:
+    """(n, c, t) out of list columns; a null list is a row of NaN."""
+    present = [channel for channel in channels if channel in frame.columns]
+    lengths = sorted({length for channel in present for length in frame[channel].drop_nulls().list.len().unique()})
+    if len(lengths) != 1:
+        msg = f"The lake's windows have {len(lengths)} different lengths {lengths[:5]}: ingest into a new lake after changing [windows]"
+        raise DataError(msg)
+    signals = np.full((len(frame), len(channels), lengths[0]), np.nan, np.float32)
+    for at, channel in enumerate(channels):
+        if channel in present:
+            column = frame[channel]
+            there = column.is_not_null().to_numpy()
+            signals[there, at] = column.drop_nulls().explode().to_numpy().reshape(-1, lengths[0])
+    return signals

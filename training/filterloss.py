@@ -1,0 +1,61 @@
+"""FilterLoss: L = Σ w(i)·ℓ(i) / Σ w(i) over the whole optimizer step, optionally corrected for imbalance.
+
+The correction is logit adjustment (Menon et al., 2021, "Long-tail learning via logit adjustment"): while training, the
+logarithm of a scene's share is added to its logit, so that the model need not learn that common scenes are common. The
+shares are those of the *weighted* counts: a distrusted window counts for its scene as little as it counts for the loss.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def weighted_sum(
+    logits: Tensor, labels: Tensor, weights: Tensor, *, adjustment: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Σ w·ℓ and Σ w of a part of a step; the parts' sums, divided once, are the step's loss however it is cut up.
+
+    Args:
+        logits: (n, scenes).
+        labels: (n,) int64.
+        weights: (n,) not negative.
+        adjustment: (scenes,) added to the logits, see :func:`logit_adjustment`.
+
+    Returns:
+        Two scalars; the second has no gradient.
+    """
+    if adjustment is not None:
+        logits = logits + adjustment
+    losses = functional.cross_entropy(logits, labels, reduction="none")
+    # A weight of zero must also silence a loss that is infinite: 0 × inf would be NaN.
+    return torch.where(weights > 0, losses * weights, 0.0).sum(), weights.sum()
+
+
+def filter_loss(logits: Tensor, labels: Tensor, weights: Tensor, *, adjustment: Tensor | None = None) -> Tensor:
+    """Σ w·ℓ / Σ w of a whole step, as a scalar; 0 where all weights are 0.
+
+    With equal weights it is cross-entropy; scaling all weights changes nothing.
+    """
+    loss, total = weighted_sum(logits, labels, weights, adjustment=adjustment)
+    return loss / total.clamp(min=torch.finfo(total.dtype).tiny)
+
+
+def logit_adjustment(labels: Tensor, weights: Tensor, scenes: int, *, strength: float = 1.0) -> Tensor:
+    """(scenes,) the logarithm of each scene's share of the total weight, times ``strength``.
+
+    A scene without weight gets the share of half a window: while training it then competes with the others hardly at all,
+    and what the original model knew about it stays as it was.
+
+    Args:
+        labels: (n,) int64.
+        weights: (n,) not negative.
+        scenes: number of scenes.
+        strength: 1 for balanced scenes, 0 for none.
+    """
+    counts = torch.zeros(scenes, dtype=weights.dtype).index_add_(0, labels.cpu(), weights.cpu())
+    # In units of windows, whatever the scale of the weights.
+    counts = counts * (len(labels) / weights.sum().cpu().clamp(min=torch.finfo(weights.dtype).tiny))
+    counts = counts.clamp(min=0.5)
+    return strength * (counts / counts.sum()).log()

@@ -1,0 +1,89 @@
+"""A linear head on cached features: convex, so it is fitted to its optimum in a fraction of a second, with nothing to schedule.
+
+It stands in for fine-tuning wherever many fits are needed: out-of-fold scores, and the search for weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
+
+from training.network import SceneNet
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Head:
+    """Features (n, d) → logits (n, scenes)."""
+
+    weight: Array
+    """(scenes, d)"""
+    bias: Array
+    """(scenes,)"""
+
+    @classmethod
+    def of(cls, net: SceneNet) -> Head:
+        """The head of a network."""
+        layer = net.backbone.fc
+        return cls(weight=layer.weight.detach().cpu().double().numpy(), bias=layer.bias.detach().cpu().double().numpy())
+
+    def logits(self, features: NDArray[np.floating]) -> Array:
+        """(n, scenes)"""
+        return features.astype(np.float64) @ self.weight.T + self.bias
+
+    def towards(self, other: Head, share: float) -> Head:
+        """The average of two heads: 0 is this one, 1 the other (Wortsman et al., 2022, "Robust fine-tuning of zero-shot models")."""
+        return Head(
+            weight=(1 - share) * self.weight + share * other.weight, bias=(1 - share) * self.bias + share * other.bias
+        )
+
+
+def fit_head(
+    features: NDArray[np.floating],
+    labels: NDArray[np.int64],
+    weights: NDArray[np.floating],
+    *,
+    start: Head,
+    pull: float,
+    adjustment: NDArray[np.floating] | None = None,
+    iterations: int = 100,
+) -> Head:
+    """Minimise Σ w·ℓ / Σ w + pull · mean‖h‖² / 2 · ‖W − W₀‖² (L2-SP: Li et al., 2018, "Explicit inductive bias for transfer learning").
+
+    Args:
+        features: (n, d) cached.
+        labels: (n,) scenes.
+        weights: (n,) not negative, not all 0.
+        start: W₀, the original's head, where the search starts and which it is pulled to.
+        pull: how strongly; the factor mean‖h‖² makes it independent of the features' scale.
+        adjustment: (scenes,) added to the logits, see :func:`training.filterloss.logit_adjustment`.
+        iterations: of L-BFGS, at most.
+    """
+    rows = np.flatnonzero(weights > 0)
+    h = features[rows].astype(np.float64)
+    y = labels[rows]
+    w = weights[rows].astype(np.float64) / weights[rows].sum()
+    shift = np.zeros(len(start.bias)) if adjustment is None else adjustment.astype(np.float64)
+    size = float((w[:, None] * h * h).sum()) or 1.0
+    # One constant input more is the bias, pulled like a feature of average size.
+    constant = np.sqrt(size / h.shape[1])
+    h = np.hstack([h, np.full((len(h), 1), constant)])
+    first = np.hstack([start.weight, start.bias[:, None] / constant])
+    at = (np.arange(len(y)), y)
+
+    def loss(flat: Array) -> tuple[float, Array]:
+        change = flat.reshape(first.shape)
+        logits = h @ (first + change).T + shift
+        error = softmax(logits, axis=1)
+        error[at] -= 1
+        value = -(w * log_softmax(logits, axis=1)[at]).sum() + pull * size / 2 * (change**2).sum()
+        return float(value), ((error * w[:, None]).T @ h + pull * size * change).ravel()
+
+    found = minimize(loss, np.zeros(first.size), jac=True, method="L-BFGS-B", options={"maxiter": iterations})
+    fitted = first + found.x.reshape(first.shape)
+    return Head(weight=fitted[:, :-1], bias=fitted[:, -1] * constant)

@@ -1,0 +1,171 @@
+"""ResNet-34 over spectrograms: raw signals in, one logit a scene out, and everything it needs to know about itself inside.
+
+A saved model is a folder of ``state.pt`` (tensors only) and ``model.json`` (what they mean); no pickled code.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torchvision.models
+from torch import Tensor, nn
+
+from training.errors import ModelError
+from training.settings import SpectrogramSettings
+from training.spectrogram import Spectrogram
+
+Trainable = Literal["head", "layer4", "all"]
+"""What a fine-tuning changes: the last linear layer, also the last block, or everything after the spectrogram."""
+
+STATE = "state.pt"
+CONFIG = "model.json"
+
+
+class SceneNet(nn.Module):
+    """Signals (n, channels, samples) → logits (n, scenes)."""
+
+    def __init__(
+        self,
+        *,
+        channels: Sequence[str],
+        scenes: Sequence[str],
+        rate_hz: float,
+        samples: int,
+        spectrogram: SpectrogramSettings | None = None,
+        architecture: str = "resnet34",
+    ) -> None:
+        """Random weights.
+
+        Args:
+            channels: names of the channels that it is fed, in order.
+            scenes: names of the logits, in order.
+            rate_hz: samples per second of the signals.
+            samples: length of the signals.
+            spectrogram: how images are made.
+            architecture: a ResNet of torchvision.
+        """
+        super().__init__()
+        self.channels, self.scenes = tuple(channels), tuple(scenes)
+        self.rate_hz, self.samples, self.architecture = rate_hz, samples, architecture
+        self.spectrogram = Spectrogram(channels, spectrogram or SpectrogramSettings(), rate_hz=rate_hz, samples=samples)
+        build = {"resnet34": torchvision.models.resnet34, "resnet18": torchvision.models.resnet18}.get(architecture)
+        if build is None:
+            msg = f"There is no architecture {architecture!r}: set [original] architecture to resnet34 or resnet18"
+            raise ModelError(msg)
+        self.backbone = build(weights=None, num_classes=len(scenes))
+        stem = nn.Conv2d(len(self.spectrogram.names), 64, 7, stride=2, padding=3, bias=False)
+        nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+        self.backbone.conv1 = stem
+
+    def forward(self, signals: Tensor) -> Tensor:
+        logits: Tensor = self.backbone(self.spectrogram(signals))
+        return logits
+
+    def split(self, trainable: Trainable) -> tuple[nn.Sequential, nn.Sequential]:
+        """The frozen part, from signals to what is worth caching, and the trained part, from there to logits.
+
+        Both share their parameters with this network.
+        """
+        net = self.backbone
+        stem = [net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2, net.layer3]
+        blocks = [*stem, net.layer4, nn.Sequential(net.avgpool, nn.Flatten()), net.fc]
+        cut = {"head": len(blocks) - 1, "layer4": len(stem), "all": 0}[trainable]
+        return nn.Sequential(self.spectrogram, *blocks[:cut]), nn.Sequential(*blocks[cut:])
+
+    def clone(self) -> SceneNet:
+        """A copy that shares nothing."""
+        return copy.deepcopy(self)
+
+    def config(self) -> dict[str, Any]:
+        """What :meth:`build` needs, as plain JSON values."""
+        spectrogram = dataclasses.asdict(self.spectrogram.settings)
+        spectrogram = {
+            key: value.total_seconds() if isinstance(value, timedelta) else value for key, value in spectrogram.items()
+        }
+        return {
+            "architecture": self.architecture,
+            "channels": list(self.channels),
+            "scenes": list(self.scenes),
+            "rate_hz": self.rate_hz,
+            "samples": self.samples,
+            "spectrogram": spectrogram,
+        }
+
+    @classmethod
+    def build(cls, config: Mapping[str, Any]) -> SceneNet:
+        """A network with random weights from :meth:`config`."""
+        spectrogram = dict(config["spectrogram"])
+        spectrogram["segment"] = timedelta(seconds=spectrogram["segment"])
+        return cls(**{**config, "spectrogram": SpectrogramSettings(**spectrogram)})
+
+    def digest(self) -> str:
+        """16 hex digits of the configuration and of every parameter and buffer."""
+        digest = hashlib.blake2b(json.dumps(self.config(), sort_keys=True).encode(), digest_size=8)
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().data)
+        return digest.hexdigest()
+
+    def save(self, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
+        """Write ``state.pt`` and ``model.json`` into a folder; ``model.json`` last, so that a half-written model is none."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, write in (
+            (STATE, lambda path: torch.save({k: v.cpu() for k, v in self.state_dict().items()}, path)),
+            (CONFIG, lambda path: path.write_text(json.dumps({**self.config(), **(extra or {})}, indent=1) + "\n")),
+        ):
+            partial = folder / f".{name}.{os.getpid()}"
+            write(partial)
+            partial.replace(folder / name)
+
+    @classmethod
+    def load(cls, folder: Path) -> SceneNet:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ModelError: there is no model, or its two files do not fit each other.
+        """
+        config = read_config(folder)
+        try:
+            net = cls.build(
+                {
+                    key: config[key]
+                    for key in ("architecture", "channels", "scenes", "rate_hz", "samples", "spectrogram")
+                }
+            )
+            net.load_state_dict(torch.load(folder / STATE, weights_only=True, map_location="cpu"))
+        except (OSError, KeyError, TypeError, RuntimeError) as error:
+            msg = f"The model in {folder} cannot be read: {error}"
+            raise ModelError(msg) from error
+        return net.eval()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``model.json`` of a saved model.
+
+    Raises:
+        ModelError: it is not there, or is no JSON.
+    """
+    try:
+        config: dict[str, Any] = json.loads((folder / CONFIG).read_text())
+    except (OSError, ValueError) as error:
+        msg = f"There is no model in {folder}: {error}"
+        raise ModelError(msg) from error
+    return config
+
+
+@torch.inference_mode()
+def infer(module: nn.Module, inputs: Tensor, *, batch: int = 256) -> Tensor:
+    """``module`` over many rows, a batch at a time, in evaluation mode and without gradients; the result is on the CPU."""
+    module.eval()
+    device = next((p.device for p in module.parameters()), inputs.device)
+    parts = [module(inputs[at : at + batch].to(device, non_blocking=True)).cpu() for at in range(0, len(inputs), batch)]
+    return torch.cat(parts).clone()

@@ -1,0 +1,214 @@
+"""The original model: ResNet-34 trained on the source's windows, and measured on people of the source it has not seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from training.augment import augment
+from training.dataset import WindowSet
+from training.devices import device, seeded, threads
+from training.errors import ModelError, NonFiniteLoss
+from training.evaluation import Evaluation, evaluate
+from training.folds import split_by_subject
+from training.network import SceneNet, infer, read_config
+from training.settings import DataSettings, OriginalSettings, SpectrogramSettings
+from training.tracking import NullRun, Progress, RunLog, no_progress
+
+_FIT_WINDOWS = 2000
+"""Enough to measure the channels' means and scales by."""
+_CLIP = 5.0
+"""Largest norm of a gradient: a net without a past can meet one batch that throws it far out."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class OriginalModel:
+    """A trained network and what it can do at home, against which recovery is measured."""
+
+    net: SceneNet
+    """In evaluation mode, on the CPU."""
+    evaluation: Evaluation
+    """On the source's holdout."""
+    holdout_subjects: tuple[str, ...]
+    """Who that was."""
+    lake_version: int | None
+    """What it was trained on."""
+    digest: str
+    """Of the network; part of every run key that builds on it."""
+
+    @property
+    def accuracy(self) -> float:
+        """On the source's holdout."""
+        return self.evaluation.accuracy
+
+    @property
+    def macro_f1(self) -> float:
+        """On the source's holdout."""
+        return self.evaluation.macro_f1
+
+    def save(self, folder: Path) -> None:
+        """Write ``state.pt`` (loadable with ``weights_only=True``) and ``model.json``."""
+        self.net.save(
+            folder,
+            {
+                "kind": "original",
+                "evaluation": self.evaluation.to_json(),
+                "holdout_subjects": list(self.holdout_subjects),
+                "lake_version": self.lake_version,
+                "digest": self.digest,
+            },
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> OriginalModel:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ModelError: there is no original model, or its files do not belong together.
+        """
+        config = read_config(folder)
+        net = SceneNet.load(folder)
+        try:
+            original = cls(
+                net=net,
+                evaluation=Evaluation.from_json(config["evaluation"]),
+                holdout_subjects=tuple(config["holdout_subjects"]),
+                lake_version=config["lake_version"],
+                digest=config["digest"],
+            )
+        except (KeyError, TypeError) as error:
+            msg = f"The model in {folder} is no original model: model.json lacks {error}"
+            raise ModelError(msg) from error
+        if net.digest() != original.digest:
+            msg = f"The model in {folder} is not the one that was measured: state.pt and model.json do not belong together"
+            raise ModelError(msg)
+        return original
+
+
+def train_original(
+    windows: WindowSet,
+    settings: OriginalSettings | None = None,
+    *,
+    data: DataSettings | None = None,
+    spectrogram: SpectrogramSettings | None = None,
+    run: RunLog | None = None,
+    progress: Progress = no_progress,
+) -> OriginalModel:
+    """Train on some people of the source, measure on the others.
+
+    Args:
+        windows: the source's windows; those without a label are left aside.
+        settings: of the training.
+        data: channels, scenes, who is held out.
+        spectrogram: how images are made.
+        run: gets the epochs' curves and the result.
+        progress: told after every step.
+
+    Returns:
+        The model after the last epoch. The holdout chose nothing; with the same settings, windows and number of threads it is the same
+        bit for bit on a CPU.
+
+    Raises:
+        TooFewLabels, TooFewSubjects, MissingScene: the windows do not allow it.
+        NonFiniteLoss: the training diverged.
+    """
+    settings, data, run = settings or OriginalSettings(), data or DataSettings(), run or NullRun()
+    windows = windows.with_channels(data.channels)
+    if data.scenes:
+        windows = windows.with_scenes(data.scenes)
+    # The people of [data] holdout_subjects are the target's: here it is always a share.
+    split = split_by_subject(windows, share=data.holdout_share, seed=data.seed, min_labelled=data.min_labelled)
+    train, holdout = windows.select(split.train), windows.select(split.holdout)
+    run.params(
+        {
+            "train_windows": len(train),
+            "holdout_windows": len(holdout),
+            "holdout_subjects": ", ".join(split.holdout_subjects),
+        }
+    )
+    with threads(settings.threads), seeded(settings.seed):
+        net = SceneNet(
+            channels=windows.channels,
+            scenes=windows.scene_names,
+            rate_hz=windows.rate_hz,
+            samples=windows.signals.shape[2],
+            spectrogram=spectrogram,
+            architecture=settings.architecture,
+        )
+        _train(net, train, holdout, settings, run, progress)
+        result = evaluate(holdout.scenes, _predict(net, holdout), windows.scene_names, subjects=holdout.subjects)
+    run.metrics({f"source/{name}": value for name, value in result.metrics().items()})
+    net = net.cpu().eval()
+    return OriginalModel(
+        net=net,
+        evaluation=result,
+        holdout_subjects=split.holdout_subjects,
+        lake_version=windows.version,
+        digest=net.digest(),
+    )
+
+
+def _train(
+    net: SceneNet, train: WindowSet, holdout: WindowSet, settings: OriginalSettings, run: RunLog, progress: Progress
+) -> None:
+    where = device(settings.device)
+    generator = torch.Generator().manual_seed(settings.seed)
+    signals, labels = torch.from_numpy(train.signals), torch.from_numpy(train.scenes)
+    net.spectrogram.fit(signals[torch.randperm(len(signals), generator=generator)[:_FIT_WINDOWS]])
+    net.to(where)
+    # Batch norm cannot learn from a batch of one: the last batch is dropped with the rest of a division, unless it is all there is.
+    batch = min(settings.batch, len(signals))
+    steps_per_epoch = len(signals) // batch
+    steps = settings.epochs * steps_per_epoch
+    optimizer = torch.optim.AdamW(
+        net.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+    )
+    # One cycle: Smith & Topin, 2018, "Super-convergence".
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=steps, pct_start=0.25)
+    for epoch in range(settings.epochs):
+        net.train()
+        losses = []
+        order = torch.randperm(len(signals), generator=generator)
+        for step in range(steps_per_epoch):
+            rows = order[step * batch : (step + 1) * batch]
+            inputs = augment(
+                signals[rows],
+                train.channels,
+                rotate=settings.rotate,
+                gain=settings.gain,
+                sensor_dropout=settings.sensor_dropout,
+                generator=generator,
+            )
+            losses.append(_train_step(net, inputs.to(where), labels[rows].to(where), optimizer))
+            schedule.step()
+            progress(
+                epoch * steps_per_epoch + step + 1, steps, f"original model, epoch {epoch + 1} of {settings.epochs}"
+            )
+        loss = torch.stack(losses).mean().item()
+        result = evaluate(holdout.scenes, _predict(net, holdout), train.scene_names)
+        run.metrics(
+            {"loss": loss, "holdout/accuracy": result.accuracy, "holdout/macro_f1": result.macro_f1}, step=epoch + 1
+        )
+
+
+def _train_step(net: SceneNet, signals: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
+    optimizer.zero_grad(set_to_none=True)
+    loss = functional.cross_entropy(net(signals), labels)
+    if not torch.isfinite(loss):
+        msg = f"The loss of the original model became {loss.item()}: lower [original] learning_rate, or look for infinite values in the signals"
+        raise NonFiniteLoss(msg)
+    loss.backward()  # type: ignore[no-untyped-call]  # torch's own annotation is missing
+    torch.nn.utils.clip_grad_norm_(net.parameters(), _CLIP)
+    optimizer.step()
+    return loss.detach()
+
+
+def _predict(net: SceneNet, windows: WindowSet) -> NDArray[np.int64]:
+    predicted: NDArray[np.int64] = infer(net, torch.from_numpy(windows.signals)).argmax(1).numpy()
+    return predicted

@@ -1,0 +1,68 @@
+"""The settings of this package; ``sensorloop.toml`` has a section for each class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpectrogramSettings:
+    """How signals become images."""
+
+    segment: timedelta = timedelta(seconds=1.28)
+    """Length of a Fourier segment: 0.78 Hz apart, so that a step's harmonics are told from each other."""
+    bands: int = 32
+    """Rows of an image."""
+    frames: int = 32
+    """Columns of an image: segments start so far apart that this many fill the window."""
+    floor: float = 1e-3
+    """Added to the power before the logarithm, as a share of the channel's mean power in the source data: below it is phone noise."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataSettings:
+    """Which windows, and who is held out."""
+
+    channels: tuple[str, ...] = ("acc_x", "acc_y", "acc_z", "gyr_x", "gyr_y", "gyr_z", "mag_x", "mag_y", "mag_z")
+    """Channels of the original model. One that a phone lacks is masked, so a model of nine works on a phone of six."""
+    scenes: tuple[str, ...] = ()
+    """Scenes to train and test on; windows of others are left out. Empty: all that are labelled."""
+    min_coverage: float = 0.5
+    """Share of a window's grid, 0 to 1, that must be backed by samples. Sparser ones are mostly gap."""
+    holdout_share: float = 0.3
+    """Share of the people, 0 to 1, that a result is measured on."""
+    holdout_subjects: tuple[str, ...] = ()
+    """The target's people to measure on, instead of a share: those whose labels are known to be right, if there are such."""
+    min_labelled: int = 40
+    """Fewer labelled windows than this are refused: nothing can be learned from them that the next few would not overturn."""
+    seed: int = 0
+    """Which people are drawn."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OriginalSettings:
+    """Training of the original model from nothing."""
+
+    architecture: str = "resnet34"
+    """A ResNet of torchvision: resnet34, or resnet18 where that is too slow."""
+    epochs: int = 6
+    """Passes over the data; with one cycle of the learning rate, as many as are needed and no more."""
+    batch: int = 64
+    """Windows a step."""
+    learning_rate: float = 2e-3
+    """Highest learning rate of the cycle."""
+    weight_decay: float = 0.05
+    """AdamW's, per step relative to the learning rate."""
+    rotate: bool = True
+    """Turn each window's phone at random, so that the model does not learn how the source's people carried theirs."""
+    gain: float = 0.1
+    """Standard deviation of the logarithm of a random factor on each sensor: phones differ by some percent."""
+    sensor_dropout: float = 0.1
+    """Probability that a sensor of a window is missing, so that the model also works on phones without it."""
+    threads: int = 0
+    """Threads to compute with; 0 for one a core. Two programs that both use all cores slow each other down tenfold."""
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda where there is one."""
+    seed: int = 0
+    """Of weights, order and augmentation."""

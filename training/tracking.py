@@ -1,0 +1,105 @@
+"""Where a run's numbers and pictures go: a seam. Training reports to a :class:`Tracker` and knows of no tracking server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Progress = Callable[[int, int, str], None]
+"""Told how far a piece of work is: steps done, steps in all, and what is being done."""
+
+
+class RunLog(Protocol):
+    """One run: what was set, what came out."""
+
+    @property
+    def run_id(self) -> str:
+        """The tracker's name for this run."""
+        ...
+
+    def params(self, values: Mapping[str, str | float | bool]) -> None:
+        """What was set; each name once."""
+        ...
+
+    def metrics(self, values: Mapping[str, float], *, step: int = 0) -> None:
+        """What came out, at a step (an epoch); the same name at several steps is a curve. NaN says "undefined" and may be left out."""
+        ...
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Words to find the run by; a later value replaces an earlier one."""
+        ...
+
+    def text(self, text: str, name: str) -> None:
+        """A text file called ``name`` (a relative path with ``/``)."""
+        ...
+
+    def json(self, value: Any, name: str) -> None:
+        """A JSON file called ``name``."""
+        ...
+
+    def figure(self, figure: Figure, name: str) -> None:
+        """A picture called ``name`` (``….png``)."""
+        ...
+
+    def file(self, path: Path, folder: str = "") -> None:
+        """A copy of a file, in a folder of the run's."""
+        ...
+
+
+class Tracker(Protocol):
+    """Starts runs."""
+
+    def run(
+        self, name: str, *, parent: RunLog | None = None, tags: Mapping[str, str] | None = None
+    ) -> AbstractContextManager[RunLog]:
+        """A run that ends with the ``with`` block: as finished, or as failed if an exception leaves it."""
+        ...
+
+
+class NullRun:
+    """A run that nobody looks at."""
+
+    run_id = ""
+
+    def params(self, values: Mapping[str, str | float | bool]) -> None:
+        """Nothing."""
+
+    def metrics(self, values: Mapping[str, float], *, step: int = 0) -> None:
+        """Nothing."""
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Nothing."""
+
+    def text(self, text: str, name: str) -> None:
+        """Nothing."""
+
+    def json(self, value: Any, name: str) -> None:
+        """Nothing."""
+
+    def figure(self, figure: Figure, name: str) -> None:
+        """Nothing."""
+
+    def file(self, path: Path, folder: str = "") -> None:
+        """Nothing."""
+
+
+class NullTracker:
+    """A tracker that nobody looks at."""
+
+    @contextmanager
+    def run(
+        self, name: str, *, parent: RunLog | None = None, tags: Mapping[str, str] | None = None
+    ) -> Iterator[RunLog]:
+        """A :class:`NullRun`."""
+        del name, parent, tags
+        yield NullRun()
+
+
+def no_progress(done: int, total: int, text: str) -> None:
+    """Nobody watches."""
+    del done, total, text

@@ -167,6 +167,9 @@ def load_model(client: MlflowClient, version: Version, folder: Path) -> LoadedMo
         # Fetched beside and then renamed: a fetch that was killed leaves nothing that looks like a model.
         with tempfile.TemporaryDirectory(dir=folder) as scratch, mlflow_errors(f"fetch {version.source}"):
             download_artifacts(artifact_uri=version.source, dst_path=scratch, tracking_uri=client.tracking_uri)
+            if not (Path(scratch) / "MLmodel").exists():
+                msg = f"Version {version.version} has no files at {version.source} any more"
+                raise ModelError(msg)
             with contextlib.suppress(OSError):  # somebody else has fetched it meanwhile
                 Path(scratch).rename(there)
     try:

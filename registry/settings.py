@@ -49,7 +49,7 @@ class RegistrySettings:
         Raises:
             RegistrySettingsError: a ``tracking_uri`` of your own, but no ``ledger_url``.
         """
-        if self.tracking_uri and not self.ledger_url:
+        if not self.is_local and not self.ledger_url:
             msg = (
                 f"[registry] tracking_uri is {self.tracking_uri}, but ledger_url is empty: the ledger belongs with the "
                 "registry's database, not on this machine's disk. Set [registry] ledger_url to a SQLAlchemy URL."

@@ -1,0 +1,181 @@
+"""The local MLflow server: its command line, and the whole way from a run to a champion through it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from registry.connection import connect
+from registry.errors import ServerPortTaken
+from registry.gate import Score, verdict
+from registry.ledger import Ledger
+from registry.models import log_model
+from registry.promotion import Promotions
+from registry.registered import MlflowVersions
+from registry.server import ServerCommand, check_port, ready, server_command
+from registry.settings import GateSettings, RegistrySettings
+from registry.tracker import MlflowTracker
+from registry.versions import Tag
+from tests.registry.networks import TinyNetwork
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_the_command_line(tmp_path: Path) -> None:
+    settings = RegistrySettings(port=25123, workers=2, allowed_hosts=("mlflow.example", "10.*"))
+    environ = {"PATH": "/bin", "MLFLOW_TRACKING_URI": "http://elsewhere", "_MLFLOW_SERVER_FILE_STORE": "x"}
+    command = server_command(tmp_path, settings, environ)
+    line = " ".join(command.argv)
+    assert f"--backend-store-uri sqlite:///{tmp_path}/mlflow/mlflow.db" in line
+    assert f"--artifacts-destination file://{tmp_path}/mlflow/artifacts" in line
+    assert "--host 127.0.0.1 --port 25123" in line
+    assert "--workers 2" in line
+    assert line.endswith("--allowed-hosts mlflow.example,10.*")
+    assert command.url == "http://127.0.0.1:25123"
+    assert command.env["PATH"] == "/bin"
+    assert {name for name in command.env if "MLFLOW" in name} == {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION",
+        "MLFLOW_DISABLE_TELEMETRY",
+    }
+    assert (command.home / "artifacts").is_dir()
+
+
+def test_a_port_that_is_taken(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ServerPortTaken, match=rf"Port {port} .*\[registry\] port"):
+            check_port(RegistrySettings(port=port))
+    check_port(RegistrySettings(port=port))
+
+
+def test_nobody_is_not_ready() -> None:
+    assert not ready(f"http://127.0.0.1:{free_port()}")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ServerCommand]:
+    """A real server, ended with everything it started."""
+    command = server_command(tmp_path, RegistrySettings(port=free_port()), os.environ)
+    with (tmp_path / "server.log").open("wb") as log:
+        process = subprocess.Popen(
+            command.argv, env=command.env, cwd=command.home, stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            deadline = time.monotonic() + 120
+            while not ready(command.url):
+                assert process.poll() is None, (tmp_path / "server.log").read_text(encoding="utf-8")
+                assert time.monotonic() < deadline, "not ready after two minutes"
+                _wait_for_output(process, 0.2)
+            yield command
+        finally:
+            family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            _, alive = psutil.wait_procs(family, timeout=5)
+            for left in alive:
+                left.kill()
+            assert not alive, "SIGTERM did not end the whole server"
+
+
+def _wait_for_output(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Until the process ends, at most so long."""
+    try:
+        process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return
+
+
+_STRANGER = """
+import json, sys
+for ours in ("streaming", "training", "registry", "sensorloop"):
+    sys.modules[ours] = None
+import warnings
+warnings.simplefilter("ignore")
+import mlflow.pyfunc, numpy
+model = mlflow.pyfunc.load_model("models:/scene-recogniser@champion")
+signals = numpy.load(sys.argv[1])
+print(json.dumps(model.predict(signals).tolist()))
+"""
+
+
+@pytest.mark.slow
+def test_from_a_run_to_a_champion_that_a_stranger_can_load(server: ServerCommand, tmp_path: Path) -> None:
+    """Through HTTP: run, pictures, model, version, promotion, rollback; then a process that knows nothing of us, and may not
+    unpickle, loads the champion and gets the trainer's logits."""
+    settings = RegistrySettings(port=int(server.url.rpartition(":")[2])).resolved(tmp_path)
+    client = connect(settings.tracking_uri)
+    network = TinyNetwork().eval()
+    signals = np.random.default_rng(0).normal(size=(5, 3, 250)).astype(np.float32)
+    ledger = Ledger(settings.ledger_url)
+    versions = MlflowVersions(client, settings.model_name)
+    promotions = Promotions(versions, ledger, clock=lambda: datetime.now(tz=UTC), who="test")
+    score = Score(accuracy=0.8, macro_f1=0.7, recall={"Walk": 0.8}, windows=400, subjects=3, holdout="h")
+    passed = verdict(score, None, score, 0.85, GateSettings())
+
+    with MlflowTracker(client, settings.retrain_experiment).run("filterloss", tags={"run_key": "k"}) as log:
+        log.metrics({"target/accuracy": 0.8})
+        log.figure(Figure(), "confusion")
+        log.dataset(name="windows", uri="lake", version=3, digest="abc")
+        logged = log_model(client, network, run_id=log.run_id, example=signals, metrics={"target/accuracy": 0.8})
+    for key in ("k", "k2"):
+        versions.register(
+            source=logged.uri, model_id=logged.model_id, run_id=log.run_id, description="Ours.", tags={Tag.RUN_KEY: key}
+        )
+    (version,) = versions.versions()  # the same model is one version
+    outcome = promotions.promote(version.version, passed, judged_against=None)
+    assert outcome.champion == "1"
+    (listed,) = versions.versions()
+    assert listed.aliases == ("champion",)
+    assert listed.tags["validation_status"] == "passed"
+    assert promotions.verify() == ()
+
+    page = httpx.get(f"{server.url}/")
+    assert page.status_code == 200
+    assert httpx.get(f"{server.url}/", headers={"Host": "evil.example"}).status_code == 403
+    assert (server.home / "artifacts").is_dir()
+    assert list((server.home / "artifacts").rglob("confusion.png"))
+    assert list((server.home / "artifacts").rglob("model.pt2"))
+
+    np.save(tmp_path / "signals.npy", signals)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    environ = {
+        **os.environ,
+        "MLFLOW_TRACKING_URI": server.url,
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    }
+    environ.pop("PYTHONPATH", None)
+    stranger = subprocess.run(
+        [sys.executable, "-c", _STRANGER, str(tmp_path / "signals.npy")],
+        env=environ, cwd=elsewhere, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert stranger.returncode == 0, stranger.stderr
+    found = np.array(json.loads(stranger.stdout.splitlines()[-1]))
+    with torch.no_grad():
+        np.testing.assert_allclose(found, network(torch.from_numpy(signals)).numpy(), atol=1e-4)

@@ -102,4 +102,4 @@ def smooth(signal: Array, length_s: float) -> Array:
 
 def _frequencies(size: int) -> Array:
     """Hz of each bin of the FFT of a signal on the grid."""
-    return np.arange(size // 2 + 1) * (GRID_HZ / size)
+    return np.asarray(np.arange(size // 2 + 1) * (GRID_HZ / size), dtype=np.float64)

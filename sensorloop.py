@@ -16,6 +16,7 @@ from typing import Annotated
 
 import typer
 
+from dags import steps
 from dags.settings import external_kafka
 from dags.settings import load as load_settings
 from dags.terminal import counters, entry_line, fail, number, progress, result, say, version_line
@@ -152,7 +153,6 @@ def replay(
     from streaming.delivery import DeliverySettings
     from streaming.replay import make_producer
     from streaming.replay import replay as run
-
     from streaming.topics import create_topics
 
     factor = None if speed == "max" else number(speed, "--speed")
@@ -216,10 +216,10 @@ def lake_account(
 ) -> None:
     """Hold every sample of these recordings against the lake: how many are lost, how many there twice."""
     import polars as pl
-    from streaming.replay import expected_samples
 
     from streaming.account import account
     from streaming.lake import scan_windows
+    from streaming.replay import expected_samples
 
     settings = load_settings()
     sent = pl.concat(expected_samples(directory, hop_ns=settings.windows.hop_ns) for directory in directories)
@@ -237,8 +237,6 @@ def lake_pin(
     force: Annotated[bool, typer.Option(help="Retrain whether there is anything new or not.")] = False,
 ) -> None:
     """Name the lake's newest version and count what is new in it since the last retraining. Exit code 99: not enough."""
-    from dags import steps
-
     pin = steps.pin(load_settings(), cohort)
     if pin.fresh < min_windows and not force:
         say(f"{pin.fresh} labelled windows of cohort '{cohort}' are new; {min_windows - pin.fresh} more are needed.")
@@ -252,8 +250,6 @@ def lake_pin(
 @train_app.command("original")
 def train_original(cohort: Cohort = "source", seed: Seed = 0) -> None:
     """Train the original model, a ResNet-34, on the source fleet's windows, and register it with its accuracy at home."""
-    from dags import steps
-
     with progress("Training the original model") as show:
         done = steps.train_original(load_settings(), cohort=cohort, seed=seed, progress=show)
     say(
@@ -271,8 +267,6 @@ def rescore(
     seed: Seed = 0,
 ) -> None:
     """Score the quality of every labelled window, out of fold, into the lake's quality table."""
-    from dags import steps
-
     with progress("Scoring quality") as show:
         done = steps.rescore(load_settings(), cohort=cohort, lake_version=lake_version, seed=seed, progress=show)
     say(f"{done['scored']} windows scored, tiers {done['tiers']}; run key {done['run_key']}.")
@@ -285,8 +279,6 @@ def finetune(
     arms: Annotated[str, typer.Option(help="Comma-separated; 'all' for every arm.")] = "all",
 ) -> None:
     """Fine-tune with FilterLoss, beside what people would use instead, on one split and one budget."""
-    from dags import steps
-
     chosen = None if arms == "all" else tuple(arms.split(","))
     with progress("Fine-tuning") as show:
         done = steps.finetune(load_settings(), run_key=run_key, arms=chosen, progress=show)
@@ -296,8 +288,6 @@ def finetune(
 @app.command()
 def promote(run_key: RunKey, arm: Annotated[str, typer.Option(help="Which arm's model.")] = "filterloss") -> None:
     """Register the fine-tuned model and let the gate decide whether it becomes champion."""
-    from dags import steps
-
     done = steps.promote(load_settings(), run_key=run_key, arm=arm)
     for reason in done["reasons"]:
         say(reason)
@@ -320,8 +310,6 @@ def registry_serve() -> None:
 @registry_app.command("list")
 def registry_list() -> None:
     """Every version, with what the gate found."""
-    from dags import steps
-
     versions = steps.promotions(load_settings()).versions()
     for found in versions:
         say(version_line(found))
@@ -331,8 +319,6 @@ def registry_list() -> None:
 @registry_app.command("history")
 def registry_history() -> None:
     """The ledger: who became champion when, from which lake version, and why. Newest last."""
-    from dags import steps
-
     entries = steps.promotions(load_settings()).history()
     for entry in entries:
         say(entry_line(entry))
@@ -342,8 +328,6 @@ def registry_history() -> None:
 @registry_app.command("explain")
 def registry_explain(version: Annotated[str, typer.Argument(help="A version's number.")]) -> None:
     """Why a version was promoted or refused, rule by rule."""
-    from dags import steps
-
     text = steps.promotions(load_settings()).explain(version)
     say(text)
     result(version=version, account=text)
@@ -355,8 +339,6 @@ def registry_rollback(
     why: Annotated[str, typer.Option(help="Goes into the ledger.")] = "",
 ) -> None:
     """Make the champion before champion again; the ledger says so."""
-    from dags import steps
-
     outcome = steps.promotions(load_settings()).rollback(to=to, why=why)
     say(f"Version {outcome.champion} is champion.")
     result(champion=outcome.champion, entry=outcome.entry.sequence)
@@ -365,8 +347,6 @@ def registry_rollback(
 @registry_app.command("verify")
 def registry_verify() -> None:
     """Check the ledger's chain of hashes. Exit code 3: it was changed, and where."""
-    from dags import steps
-
     problems = steps.promotions(load_settings()).verify()
     for problem in problems:
         say(f"error: {problem}")
@@ -402,13 +382,14 @@ def demo(
 
 def main() -> None:
     """Entry point of ``sensorloop``: errors of ours become a sentence and an exit code."""
+    from dags.errors import DagError
     from registry.errors import RegistryError
     from streaming.errors import StreamingError
     from training.errors import TrainingError
 
     try:
         app()
-    except (StreamingError, TrainingError, RegistryError) as error:
+    except (StreamingError, TrainingError, RegistryError, DagError) as error:
         fail(str(error), EXIT_RETRIABLE if error.retriable else EXIT_FINAL)
 
 

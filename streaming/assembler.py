@@ -171,7 +171,6 @@ class Assembler:
 
     def _chunk(self, session: _Session, batch: SensorBatch, offset: int) -> _Chunk | None:
         """The part of a batch that open windows can use; None if there is none."""
-        needed_ns = None if session.next_start_ns is None else session.next_start_ns - self._settings.max_gap_ns
         sensors: dict[str, tuple[Times, Values]] = {}
         for block in batch.blocks:
             times, values = block.times_ns(), block.values
@@ -180,12 +179,12 @@ class Assembler:
                 continue
             if session.next_start_ns is not None and len(times):
                 self.counters["late_samples"] += int(np.searchsorted(times, session.next_start_ns))
-                useful = int(np.searchsorted(times, needed_ns))
+                useful = int(np.searchsorted(times, session.next_start_ns - self._settings.max_gap_ns))
                 times, values = times[useful:], values[useful:]
             if len(times):
                 if block.sensor in sensors:
-                    merged = (sensors[block.sensor], (times, values))
-                    times, values = (np.concatenate(parts) for parts in zip(*merged, strict=True))
+                    before = sensors[block.sensor]
+                    times, values = np.concatenate([before[0], times]), np.concatenate([before[1], values])
                 sensors[block.sensor] = (times, values)
         if not sensors:
             # An end marker is kept until the session closes: after a restart it must be read again.

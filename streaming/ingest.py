@@ -15,7 +15,7 @@ A crash anywhere loses only what is in memory, and the offset in the table says 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -170,7 +170,7 @@ class Ingest:
             self._retired.update(owned.assembler.counters)
             self._counters["revocations"] += 1
 
-    def _take(self, partition: TopicPartition, records: list[Record] | tuple[Record, ...], now: datetime) -> None:
+    def _take(self, partition: TopicPartition, records: Sequence[Record], now: datetime) -> None:
         owned = self._owned[partition]
         for record in records:
             if record.offset < owned.position:

@@ -32,6 +32,15 @@ def require_free(host: str, port: int, *, what: str, setting: str) -> None:
         raise PortTaken(msg) from error
 
 
+def is_free(host: str, port: int) -> bool:
+    """Whether a service could listen there just now."""
+    try:
+        _bound(host, port).close()
+    except OSError:
+        return False
+    return True
+
+
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
     """Ports, all different, that were free a moment ago; for tests and for services nobody has to find by a fixed address.
 

@@ -150,6 +150,16 @@ def scan(directory: Path) -> Iterator[tuple[Path, Recording | RecordingError]]:
             yield path, error
 
 
+def scenes(directory: Path) -> set[str]:
+    """The scenes of all recordings below a folder, as far as they can be read.
+
+    Raises:
+        RecordingError: there is no such folder.
+    """
+    found = (recording.scene for _, recording in scan(directory) if isinstance(recording, Recording))
+    return {scene for scene in found if scene is not None}
+
+
 def _to_table(path: Path, recording: Recording) -> pa.Table:
     names = [name for name in SENSORS if name in recording.samples]
     if len(names) < len(recording.samples):
@@ -239,6 +249,7 @@ def _from_table(path: Path, table: pa.Table) -> Recording:
 def _times(path: Path, column: pa.ChunkedArray) -> NDArray[np.int64]:
     _refuse_rows(path, _nulls(column), "time_ns is null")
     time_ns: NDArray[np.int64] = column.combine_chunks().to_numpy(zero_copy_only=False)
+    _refuse_rows(path, time_ns < 0, "time_ns is before 1970; it counts from the epoch, not from the session's start")
     back = np.concatenate([[False], time_ns[1:] < time_ns[:-1]])
     _refuse_rows(path, back, "time_ns is before the row above; sort the file by time_ns")
     return time_ns

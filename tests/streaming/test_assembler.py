@@ -62,7 +62,9 @@ def test_a_session_becomes_its_windows() -> None:
 
 def test_windows_close_by_event_time_while_the_session_goes_on() -> None:
     assembler = Assembler(SETTINGS, {})
-    closed = [[int(s - EPOCH) // SECOND for g in assembler.add(batch(i), i, NOW) for s in g.starts_ns] for i in range(8)]
+    closed = [
+        [int(s - EPOCH) // SECOND for g in assembler.add(batch(i), i, NOW) for s in g.starts_ns] for i in range(8)
+    ]
     # Batch i ends just before second i + 1; a window of 2 s closes 3 s of lateness after its end.
     assert closed == [[], [], [], [], [], [0], [1], [2]]
 

@@ -39,3 +39,10 @@ def test_free_ports_are_different_and_free() -> None:
     assert len(set(found)) == 20
     for port in found:
         ports.require_free("127.0.0.1", port, what="Kafka", setting="[broker] port")
+
+
+def test_a_port_is_free_until_somebody_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert not ports.is_free("127.0.0.1", port)
+    assert ports.is_free("127.0.0.1", port)

@@ -200,30 +200,32 @@ class Assembler:
 
     def _close(self, key: SessionKey, session: _Session, limit_ns: int) -> Iterator[ClosedWindows]:
         """Close the windows that start before ``limit_ns``, a contiguous run of them at a time."""
-        hop, length = self._settings.hop_ns, self._settings.length_ns
-        if not session.chunks or (session.next_start_ns is not None and limit_ns <= session.next_start_ns):
+        hop = self._settings.hop_ns
+        if session.next_start_ns is not None and limit_ns <= session.next_start_ns:
             return
-        oldest = min(chunk.first_ns for chunk in session.chunks)
-        if oldest // hop * hop >= limit_ns:
-            return
-        signals = {name: _merged(session.chunks, name) for name in self._settings.sensors}
-        signals = {name: signal for name, signal in signals.items() if len(signal[0])}
-        slots = np.unique(
-            np.concatenate([times // hop * hop for times, _ in signals.values()] or [np.empty(0, np.int64)])
-        )
-        starts = slots[slots < limit_ns]
-        if session.next_start_ns is not None:
-            starts = starts[starts >= session.next_start_ns]
-        # A run is broken where windows do not touch: hours offline must not become a grid of hours.
-        for run in np.split(starts, np.flatnonzero(np.diff(starts) > length) + 1):
-            if len(run):
+        starts = self._starts(session, limit_ns)
+        if len(starts):
+            signals = {name: _merged(session.chunks, name) for name in self._settings.sensors}
+            signals = {name: signal for name, signal in signals.items() if len(signal[0])}
+            # A run is broken where windows do not touch: hours offline must not become a grid of hours.
+            for run in np.split(starts, np.flatnonzero(np.diff(starts) > self._settings.length_ns) + 1):
                 yield self._cut(key, session, run, signals)
         if limit_ns == _END_OF_TIME:
             session.next_start_ns = int(starts[-1]) + hop if len(starts) else session.next_start_ns
             return
+        # Also where no window was: whether a batch is late must not depend on what a restart has read again before it.
         session.next_start_ns = -(-limit_ns // hop) * hop
         keep_from = session.next_start_ns - self._settings.max_gap_ns
         session.chunks = [chunk for chunk in session.chunks if chunk.ends_session or chunk.last_ns >= keep_from]
+
+    def _starts(self, session: _Session, limit_ns: int) -> Times:
+        """Starts of the open windows before ``limit_ns``: the hops that hold a sample."""
+        hop = self._settings.hop_ns
+        if all(chunk.first_ns // hop * hop >= limit_ns for chunk in session.chunks):
+            return np.empty(0, np.int64)
+        times = [times for chunk in session.chunks for times, _ in chunk.sensors.values()]
+        slots = np.unique(np.concatenate([each // hop * hop for each in times])) if times else np.empty(0, np.int64)
+        return slots[(slots < limit_ns) & (slots >= (session.next_start_ns or 0))]
 
     def _cut(
         self, key: SessionKey, session: _Session, starts: Times, signals: Mapping[str, tuple[Times, Values]]

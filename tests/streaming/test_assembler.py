@@ -161,7 +161,7 @@ def traffic(draw: st.DrawFn) -> list[SensorBatch]:
     return merged
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(traffic(), st.lists(st.integers(0, 60), max_size=4))
 def test_restarts_anywhere_change_nothing(batches: list[SensorBatch], crashes: list[int]) -> None:
     """What a crash keeps is what the table has: the windows, and the offset to read from. That must be enough."""
@@ -192,3 +192,17 @@ def test_every_sample_is_fresh_once(batches: list[SensorBatch]) -> None:
     sent = {(b.session_id, b.sequence): b.samples for b in batches}
     fresh = sum(int(g.fresh["accelerometer"].sum()) for g in closed)
     assert fresh + assembler.counters["late_samples"] == sum(sent.values())
+
+
+def test_a_batch_from_before_a_jump_is_late_with_or_without_a_restart() -> None:
+    """The jump closes what was before it, also when a restart reads the jump again and not what was before."""
+    jumped = [batch(0), batch(2, start_ns=EPOCH + 3600 * SECOND)]
+    closed, undisturbed = run(jumped)
+    ((key, group),) = [(g.key, g) for g in closed]
+    memory = SessionMemory(next_start_ns=int(group.starts_ns[-1]) + SETTINGS.hop_ns, next_sequence=group.next_sequence)
+    restarted = Assembler(SETTINGS, {key: memory})
+    assert undisturbed.needed_offset() == 1
+    assert not list(restarted.add(jumped[1], 1, NOW))
+    for assembler in (undisturbed, restarted):
+        assert not list(assembler.add(batch(1), 2, NOW))
+        assert assembler.counters["late_samples"] == 25

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,9 +94,9 @@ def write_recording(path: Path, recording: Recording) -> None:
     """
     table = _to_table(path, recording)
     _from_table(path, table)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             pq.write_table(
                 table,
@@ -110,10 +111,10 @@ def write_recording(path: Path, recording: Recording) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
         msg = f"{path}: cannot be written: {error}"
         raise RecordingError(msg) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_recording(path: Path) -> Recording:

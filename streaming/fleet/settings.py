@@ -78,7 +78,7 @@ class FleetSettings:
 
 def source_fleet(*, seed: int = 1, size: float = 1.0) -> FleetSettings:
     """Volunteers who labelled every scene evenly and rightly; at size 1 about 190 minutes, 4400 windows of 5 s."""
-    people = max(4, round(12 * math.sqrt(size)))
+    people = max(4, _people(12, size))
     return FleetSettings(
         cohort="source",
         seed=seed,
@@ -92,7 +92,7 @@ def target_fleet(*, seed: int = 1, size: float = 1.0, shift: float = 1.0) -> Fle
 
     At size 1 about 110 minutes, 2500 windows of 5 s, of which 900 are of the five careful people.
     """
-    people = max(6, round(14 * math.sqrt(size)))
+    people = max(6, _people(14, size))
     return FleetSettings(
         cohort="target",
         seed=seed,
@@ -104,6 +104,14 @@ def target_fleet(*, seed: int = 1, size: float = 1.0, shift: float = 1.0) -> Fle
         wrong_labels=0.2,
         shift=shift,
     )
+
+
+def _people(usual: int, size: float) -> int:
+    """A fleet of twice the size has √2 times the people, each with √2 times the recordings."""
+    if size <= 0:
+        msg = f"size = {size}: a fleet's size must be positive"
+        raise SettingsError(msg)
+    return round(usual * math.sqrt(size))
 
 
 def _is_balance(balance: Mapping[str, float]) -> bool:

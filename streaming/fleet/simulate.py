@@ -29,6 +29,7 @@ _SECOND_NS = 1_000_000_000
 _DAY_S = 86_400
 _PAUSE_S = (120.0, 1500.0)
 _FEWEST_PEOPLE = 3
+_SHORTEST_S = 12.0
 
 
 class _Draw(IntEnum):
@@ -115,18 +116,20 @@ def _plan(settings: FleetSettings) -> list[_Session]:
     others = range(settings.careful_people, settings.people)
     rng = _rng(settings, _Draw.PLAN, 0)
     per_scene, usual = settings.per_scene.total_seconds(), settings.session.total_seconds()
+    shortest = min(usual, _SHORTEST_S)  # of a small fleet's rare scenes, still some windows
     sessions = []
     for person in careful:
         for scene in SCENES:
             count = max(1, round(per_scene / usual))
-            sessions += [_Session(person=person, scene=scene, seconds=per_scene / count)] * count
+            sessions += [_Session(person=person, scene=scene, seconds=max(shortest, per_scene / count))] * count
     weights = sum(settings.scene_balance.values())
     for scene, weight in settings.scene_balance.items():
         total = per_scene * len(SCENES) * len(others) * weight / weights
         # Of a rare scene, a few people have little each: a scene that one person has cannot be split by subject.
         count = max(min(_FEWEST_PEOPLE, len(others)), round(total / usual)) if total else 0
         turns = np.concatenate([rng.permutation(others) for _ in range(1 + count // max(1, len(others)))])
-        sessions += [_Session(person=int(turns[turn]), scene=scene, seconds=total / count) for turn in range(count)]
+        seconds = max(shortest, total / max(1, count))
+        sessions += [_Session(person=int(turns[turn]), scene=scene, seconds=seconds) for turn in range(count)]
     planned = []
     for person in range(settings.people):
         own = [session for session in sessions if session.person == person]

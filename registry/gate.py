@@ -127,7 +127,7 @@ def verdict(
     rescore = tuple(
         name for name, score in references.items() if score is not None and score.holdout != candidate.holdout
     )
-    ratio = candidate.accuracy / source_accuracy if source_accuracy > 0 else math.nan
+    ratio = candidate.accuracy / source_accuracy if source_accuracy > _ROUNDING else math.nan
     rules: list[RuleResult] = [
         _numbers(candidate, source_accuracy),
         *_size(candidate, policy),
@@ -156,7 +156,7 @@ def _numbers(candidate: Score, source_accuracy: float) -> RuleResult:
         "the original model's accuracy on the source holdout": source_accuracy,
     }
     wrong = [f"{name} is {value}" for name, value in shares.items() if not 0.0 <= value <= 1.0]
-    if not wrong and source_accuracy == 0.0:
+    if not wrong and source_accuracy <= _ROUNDING:
         wrong = ["the original model's accuracy on the source holdout is 0, so there is nothing to recover"]
     text = f"Not usable: {'; '.join(wrong)}." if wrong else "All scores are shares between 0 and 1."
     return RuleResult(name="numbers", passed=not wrong, value=None, threshold=None, margin=None, text=text)
@@ -167,7 +167,10 @@ def _size(candidate: Score, policy: GateSettings) -> Iterator[RuleResult]:
         ("holdout_windows", "windows", candidate.windows, policy.min_holdout_windows),
         ("holdout_subjects", "people", candidate.subjects, policy.min_holdout_subjects),
     ):
-        yield _at_least(name, f"The holdout's number of {what}", value, least, "the least that decides", digits=0)
+        enough = value >= least
+        lack = "" if enough else f", {least - value} too few"
+        text = f"The holdout has {value} {what}{lack}; at least {least} decide."
+        yield RuleResult(name=name, passed=enough, value=value, threshold=least, margin=value - least, text=text)
 
 
 def _scenes(candidate: Score, original: Score, policy: GateSettings) -> RuleResult:
@@ -204,19 +207,21 @@ def _recall_floor(candidate: Score, policy: GateSettings) -> Iterator[RuleResult
     worst = min(sorted(recalls), key=lambda scene: recalls[scene])
     yield _at_least(
         "scene_recall", f"The recall of {worst}, the lowest of all scenes,", recalls[worst], policy.min_scene_recall,
-        "the floor",
+        f"the floor {policy.min_scene_recall:g}",
     )  # fmt: skip
 
 
 def _recovery(candidate: Score, source_accuracy: float, ratio: float, policy: GateSettings) -> Iterator[RuleResult]:
     what = f"The recovery ratio (accuracy {_n(candidate.accuracy)} on target ÷ {_n(source_accuracy)} on source)"
-    yield _at_least("recovery_ratio", what, ratio, policy.recovery_threshold, "the threshold")
+    yield _at_least(
+        "recovery_ratio", what, ratio, policy.recovery_threshold, f"the threshold {policy.recovery_threshold:g}"
+    )
     if policy.recovery_lower_threshold > 0.0:
         low = candidate.accuracy_interval[0] if candidate.accuracy_interval else math.nan
-        bound = low / source_accuracy if source_accuracy > 0 else math.nan
+        bound = low / source_accuracy if source_accuracy > _ROUNDING else math.nan
         yield _at_least(
             "recovery_lower_bound", "The recovery ratio's lower 95 % bound", bound, policy.recovery_lower_threshold,
-            "the threshold",
+            f"the threshold {policy.recovery_lower_threshold:g}",
         )  # fmt: skip
 
 
@@ -234,24 +239,20 @@ def _not_worse(name: str, candidate: Score, score: Score | None, policy: GateSet
         text = f"There is no {name} to be worse than."
         yield RuleResult(name=f"{name}_accuracy", passed=True, value=None, threshold=None, margin=None, text=text)
         return
-    owner = "the champion's" if name == "champion" else "the original model's, as it is,"
+    owner = "the champion's" if name == "champion" else "the original model's"
+    as_it_is = " as it is" if name == "original" else ""
     for metric, what, tolerance in (
         ("accuracy", "accuracy", policy.accuracy_tolerance),
         ("macro_f1", "macro-F1", policy.macro_f1_tolerance),
     ):
         reference = getattr(score, metric)
-        least = f"{owner} {_n(reference)}" + (f" less the tolerance of {tolerance:g}" if tolerance else "")
-        yield _at_least(
-            f"{name}_{metric}", f"The candidate's {what}", getattr(candidate, metric), reference - tolerance, least,
-            named=True,
-        )  # fmt: skip
+        bound = f"{owner} {_n(reference)}{as_it_is}" + (f" less the tolerance of {tolerance:g}" if tolerance else "")
+        value = getattr(candidate, metric)
+        yield _at_least(f"{name}_{metric}", f"The candidate's {what}", value, reference - tolerance, bound)
 
 
-def _at_least(
-    name: str, what: str, value: float, threshold: float, least: str, *, digits: int = 3, named: bool = False
-) -> RuleResult:
-    """The rule ``value >= threshold``. ``least`` names the threshold; ``named`` says that the number is already in it."""
-    bound = least if named else f"{least} {_n(threshold, digits)}"
+def _at_least(name: str, what: str, value: float, threshold: float, bound: str) -> RuleResult:
+    """The rule ``value >= threshold``; ``bound`` says in words what the threshold is."""
     margin = value - threshold
     if not math.isfinite(margin):
         text = f"{what} could not be compared with {bound}: {'it is' if math.isnan(value) else 'one is'} not a number."
@@ -259,10 +260,12 @@ def _at_least(
             name=name, passed=False, value=_finite(value), threshold=_finite(threshold), margin=None, text=text
         )
     passed = margin >= -_ROUNDING
-    # A miss by less than the digits shown would read "0.900 is below 0.900, by 0.000": show what decides.
-    shown = digits if digits == 0 or abs(margin) >= 10.0**-digits or abs(margin) <= _ROUNDING else 6
-    relation = "is at least" if passed else "is below"
-    text = f"{what} is {_n(value, shown)}, which {relation} {bound}, by {_n(abs(margin), shown)}."
+    if abs(margin) <= _ROUNDING:
+        text = f"{what} is {_n(value)}, just {bound}."
+    else:
+        # A miss by less than the digits shown would read "0.900 is 0.000 below 0.900": show what decides.
+        digits = 3 if abs(margin) >= 0.001 else 6
+        text = f"{what} is {_n(value, digits)}, {_n(abs(margin), digits)} {'above' if passed else 'below'} {bound}."
     return RuleResult(
         name=name, passed=passed, value=float(value), threshold=float(threshold), margin=float(margin), text=text
     )

@@ -56,16 +56,18 @@ def test_recovery_below_the_threshold_says_by_how_much() -> None:
     missed = next(rule for rule in found.rules if rule.name == "recovery_ratio")
     assert missed.margin == pytest.approx(0.70 / 0.85 - 0.90)
     (reason,) = found.reasons
-    assert reason.endswith("on target ÷ 0.850 on source) is 0.824, which is below the threshold 0.900, by 0.076.")
+    assert reason.endswith("on target ÷ 0.850 on source) is 0.824, 0.076 below the threshold 0.9.")
 
 
 def test_exactly_the_threshold_passes() -> None:
-    assert verdict(score(0.90), None, score(0.5), 1.0, POLICY).passed
+    found = verdict(score(0.90), None, score(0.5), 1.0, POLICY)
+    assert found.passed
+    assert rule(found, "recovery_ratio").endswith("is 0.900, just the threshold 0.9.")
 
 
 def test_a_miss_smaller_than_the_digits_shown_is_readable() -> None:
     found = verdict(score(0.89999), None, score(0.5), 1.0, POLICY)
-    assert found.reasons[0].endswith("is 0.899990, which is below the threshold 0.900, by 0.000010.")
+    assert found.reasons[0].endswith("is 0.899990, 0.000010 below the threshold 0.9.")
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ def test_not_worse_than_the_champion(champion: Score, failed: tuple[str, ...]) -
 def test_not_worse_than_the_original_as_it_is() -> None:
     found = judge(score(), original=score(0.82, 0.60))
     assert found.failed == ("original_accuracy",)
-    assert "0.800, which is below the original model's, as it is, 0.820, by 0.020." in found.reasons[0]
+    assert "is 0.800, 0.020 below the original model's 0.820 as it is." in found.reasons[0]
 
 
 def test_a_changed_holdout_asks_for_a_new_score_and_compares_nothing() -> None:
@@ -126,6 +128,9 @@ def test_numbers_that_are_no_shares_never_pass(bad: float) -> None:
 
 
 def test_nothing_to_recover_is_a_refusal_not_a_division_by_zero() -> None:
+    assert not verdict(
+        score(), None, score(0.5), 5e-324, POLICY
+    ).passed  # the smallest number: the ratio would be infinite
     found = verdict(score(), None, score(0.5), 0.0, POLICY)
     assert not found.passed
     assert found.recovery_ratio is None

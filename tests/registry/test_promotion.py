@@ -175,7 +175,7 @@ def test_a_refusal_is_entered_and_the_champion_stays(house: House) -> None:
     assert house.store.alias(Alias.CHALLENGER) is None
     assert house.store.version(version).tags["validation_status"] == "refused"
     assert outcome.entry.previous_version == "1"
-    assert "below the threshold 0.900, by 0.194" in outcome.entry.why
+    assert "0.194 below the threshold 0.9" in outcome.entry.why
     assert house.promotions().refuse(version, REFUSED).repeated
     assert len(house.ledger.entries()) == 2
 

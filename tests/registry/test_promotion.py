@@ -551,6 +551,8 @@ def test_explain_tells_the_whole_story(house: House) -> None:
 def test_explain_of_what_nobody_judged_and_of_what_is_gone(house: House) -> None:
     assert isinstance(house.store, MemoryVersions)
     house.promote(house.register())
+    house.store.point(Alias.ORIGINAL, "1")
+    assert "Also known as: original." in house.promotions().explain("1")
     assert "neither judged nor champion" in house.promotions().explain(house.register())
     house.store.delete("1")
     assert "has been deleted" in house.promotions().explain("1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Mapping
 
@@ -33,11 +34,10 @@ def create_topics(bootstrap_servers: str, topics: Mapping[str, int]) -> dict[str
     if not topics:
         return {}
     try:
-        _reach(bootstrap_servers)
-        with KafkaAdminClient(bootstrap_servers=bootstrap_servers, bootstrap_timeout_ms=_TIMEOUT_MS) as admin:
-            missing = {
-                name: {"num_partitions": count} for name, count in topics.items() if name not in admin.list_topics()
-            }
+        server = _first_reachable(bootstrap_servers)
+        with KafkaAdminClient(bootstrap_servers=server, bootstrap_timeout_ms=_TIMEOUT_MS) as admin:
+            there = set(admin.list_topics())
+            missing = {name: {"num_partitions": count} for name, count in topics.items() if name not in there}
             if missing:
                 answer = admin.create_topics(missing, timeout_ms=_TIMEOUT_MS, raise_errors=False)
                 for topic in answer["topics"]:
@@ -57,14 +57,19 @@ def _raise_for(topic: Mapping[str, object]) -> None:
         raise error(msg)
 
 
-def _reach(bootstrap_servers: str) -> None:
-    """Asked over a bare socket first: an admin client that finds nobody leaves its thread and its sockets behind."""
-    servers = [server.strip().rpartition(":") for server in bootstrap_servers.split(",")]
-    for left, (host, _, port) in zip(reversed(range(len(servers))), servers, strict=True):
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
-        except (OSError, ValueError):
-            if not left:
-                raise
-        else:
-            return
+def _first_reachable(bootstrap_servers: str) -> str:
+    """The first server that takes a connection; raises the last one's error if none does.
+
+    Asked over a bare socket: a connection that is refused makes the client leave its thread or its socket behind.
+    """
+    *others, last = (server.strip() for server in bootstrap_servers.split(","))
+    for server in others:
+        with contextlib.suppress(OSError, ValueError):
+            return _connected(server)
+    return _connected(last)
+
+
+def _connected(server: str) -> str:
+    host, _, port = server.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+    return server

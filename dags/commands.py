@@ -10,8 +10,8 @@ worker that never imports torch stays small. The protocol, and the failure each 
 3. Its stderr is read line by line and reported as it comes: the task's log shows progress, and the pipe never fills up.
 4. Its stdout goes to a file, not a pipe, for the same reason. The last line is the answer: one small JSON object, paths and
    numbers but no data, since it ends up in Airflow's database.
-5. Its exit code says what the answer is worth, see :data:`REFUSED`, :data:`USAGE` and :data:`NOTHING_TO_DO`; its last line
-   on stderr, less ``error: ``, is the message.
+5. Its exit code says what came of it, see :data:`REFUSED`, :data:`USAGE` and :data:`NOTHING_TO_DO`; what its last line on
+   stderr says after ``error: `` is the message.
 6. However the waiting ends, by a time-out, an error or SIGTERM, the command is ended first. A task that is told to stop
    then dies of that signal, which Airflow understands (and retries, unless it was a person who stopped it).
 """
@@ -21,9 +21,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import logging
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -48,9 +46,11 @@ NOTHING_TO_DO = 99
 PREFIX = "error: "
 """How the line on stderr begins that says why a command did not work."""
 
-_log = logging.getLogger(__name__)
 _NO_SUCH_PROGRAM = (126, 127)
+_FRAME = " \t\r\n│╭╮╰╯─"
+"""Blanks, and what wrong usage is framed with."""
 _LARGEST_ANSWER = 65_536
+"""In bytes. An answer longer than this is data, and fails."""
 _GUARD_EXTRA_S = 5.0
 """What the guard gets beyond the grace, to end what the command left behind."""
 
@@ -83,45 +83,8 @@ def run(
         NothingToDo: there is no work.
     """
     with _told_to_stop(), tempfile.TemporaryFile() as stdout:
-        last = _wait(command, stdout=stdout, report=report, grace=grace, env=env)
-        return _answer(command, stdout, exit_code=last.exit_code, message=last.message)
-
-
-def sensorloop(*arguments: str, executable: str = "", grace: timedelta = timedelta(seconds=30)) -> dict[str, Any]:
-    """Run a command of ours as the work of an Airflow task; its stderr becomes the task's log.
-
-    Args:
-        arguments: what follows ``sensorloop``.
-        executable: the program; empty for the ``sensorloop`` beside this Python.
-        grace: see :func:`run`.
-
-    Returns:
-        The command's answer, which Airflow keeps as the task's XCom.
-
-    Raises:
-        AirflowSkipException: there is no work.
-        AirflowFailException: it cannot be done as things are; no further try.
-        AirflowException: it failed; tried again as often as the task says.
-    """
-    from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
-
-    command = (executable or str(Path(sys.executable).with_name("sensorloop")), *arguments)
-    _log.info("$ %s", shlex.join((Path(command[0]).name, *arguments)))
-    # The exceptions are raised outside the handlers: their tracebacks would say nothing that the message does not.
-    try:
-        return run(command, report=_log_line, grace=grace)
-    except NothingToDo as nothing:
-        outcome: Exception = AirflowSkipException(str(nothing))
-    except CommandRefused as refusal:
-        outcome = AirflowFailException(str(refusal))
-    except CommandFailed as failure:
-        outcome = AirflowException(str(failure))
-    raise outcome
-
-
-def _log_line(line: str) -> None:
-    if line.strip():
-        _log.log(logging.ERROR if line.startswith(PREFIX) else logging.INFO, "%s", line)
+        ended = _wait(command, stdout=stdout, report=report, grace=grace, env=env)
+        return _answer(command, stdout, exit_code=ended.exit_code, message=ended.message)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -130,7 +93,7 @@ class _Ended:
 
     exit_code: int
     message: str
-    """Its last line on stderr that is not blank."""
+    """Why, in its own words: what follows the last ``error: `` on stderr, or else the last line that says something."""
 
 
 def _wait(
@@ -142,7 +105,7 @@ def _wait(
     env: Mapping[str, str] | None,
 ) -> _Ended:
     guarded = (sys.executable, "-P", guard.__file__, str(os.getpid()), str(grace.total_seconds()), "--", *command)
-    last = ""
+    said, why = "", ""
     with subprocess.Popen(
         guarded,
         stdin=subprocess.DEVNULL,
@@ -157,11 +120,12 @@ def _wait(
         try:
             for line in child.stderr or ():
                 report(line.rstrip("\n"))
-                last = line.strip() or last
+                said = line.strip(_FRAME) or said
+                why = line.removeprefix(PREFIX).strip() if line.startswith(PREFIX) else why
             exit_code = child.wait()
         finally:
             _end(child, report=report, timeout_s=grace.total_seconds() + _GUARD_EXTRA_S)
-    return _Ended(exit_code=exit_code, message=last.removeprefix(PREFIX))
+    return _Ended(exit_code=exit_code, message=why or said)
 
 
 def _end(child: subprocess.Popen[str], *, report: Callable[[str], None], timeout_s: float) -> None:

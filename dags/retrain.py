@@ -1,6 +1,6 @@
 """The DAG ``retrain``: newly labelled windows in, a champion or a refusal out.
 
-No logic lives here. Each task runs one ``sensorloop`` command as a process of its own (:mod:`dags.commands`) and hands on
+No logic lives here. Each task runs one ``sensorloop`` command as a process of its own (:mod:`dags.outcome`) and hands on
 its answer, a few paths and numbers. The work is named by the lake's version, never by the clock: a run that was triggered
 by hand, by the schedule or twice does the same work for the same data, and a run key trains once.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 from airflow.sdk import BaseOperatorLink, CronTriggerTimetable, Param, dag, task
 
-from dags.commands import sensorloop
+from dags.outcome import RetryByOutcome, sensorloop
 from dags.settings import load
 
 SETTINGS = load().retrain
@@ -115,6 +115,7 @@ def schedule() -> CronTriggerTimetable | None:
     default_args={
         "owner": SETTINGS.owner,
         "retries": SETTINGS.retries,
+        "retry_policy": RetryByOutcome(),
         "retry_delay": SETTINGS.retry_delay,
         "retry_exponential_backoff": 2.0,
         "max_retry_delay": 10 * SETTINGS.retry_delay,

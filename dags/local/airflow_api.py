@@ -60,6 +60,17 @@ class AirflowApi:
         except (httpx.HTTPError, ValueError, KeyError, TypeError):
             return False
 
+    def serves_tasks(self) -> bool:
+        """Whether the part of the API that tasks talk to answers. Says no rather than raise.
+
+        It is built when it is first asked, in 3 s of computing during which nothing else is answered. Tasks would run
+        into their own time-out.
+        """
+        try:
+            return self._client.get("/execution/health").is_success
+        except httpx.HTTPError:
+            return False
+
     def set_pool(self, name: str, slots: int, description: str) -> None:
         """Make a pool, or change the one there is.
 
@@ -68,10 +79,10 @@ class AirflowApi:
             slots: tasks at a time.
             description: for whoever sees it in Airflow's pages.
         """
-        pool = {"name": name, "slots": slots, "description": description, "include_deferred": False}
+        pool = {"slots": slots, "description": description, "include_deferred": False}
         known = self._ask("GET", f"/pools/{name}", allow=(httpx.codes.NOT_FOUND,))
         if known.status_code == httpx.codes.NOT_FOUND:
-            self._ask("POST", "/pools", json=pool)
+            self._ask("POST", "/pools", json={**pool, "name": name})
         else:
             self._ask("PATCH", f"/pools/{name}", json={**pool, "pool": name})
 

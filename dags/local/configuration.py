@@ -151,6 +151,12 @@ def _options(home: Path, settings: AirflowSettings, known: Secrets) -> dict[str,
             "base_log_folder": str(place / "logs"),
             "dag_processor_child_process_log_directory": str(place / "logs" / "dag_processor"),
         },
+        "workers": {
+            # A busy machine is slow to answer; tasks that give up after the usual five seconds make it busier.
+            "execution_api_timeout": "30",
+            # Also how late the end of a task's process may be noticed; the default is five.
+            "min_heartbeat_interval": "2",
+        },
         "scheduler": {
             # A task whose worker was killed: failed, and tried again, after a minute instead of five.
             "task_instance_heartbeat_timeout": "60",

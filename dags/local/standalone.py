@@ -35,15 +35,29 @@ from streaming import guard, ports, process
 POOL = "gpu"
 """The pool whose slots are the fine-tuning runs at a time."""
 
-_SCHEDULER, _DAG_PROCESSOR, _API_SERVER = "scheduler", "dag-processor", "api-server"
-_COMPONENTS = {
-    # Not serving logs: it would do so on every network of this machine, and the API server reads the files themselves.
-    _SCHEDULER: ("--skip-serve-logs",),
-    _DAG_PROCESSOR: (),
-    # Last, because the readiness of all is asked of it; and the last to end, because tasks report to it.
-    _API_SERVER: (),
-}
-_GRACE = timedelta(seconds=10)
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Component:
+    """A process of Airflow's."""
+
+    name: str
+    """Airflow's command."""
+    options: tuple[str, ...] = ()
+    """The command's."""
+    grace: timedelta
+    """Between SIGTERM and SIGKILL."""
+
+
+_COMPONENTS = (
+    # It would serve the tasks' logs on every network of this machine; the API server reads the files themselves.
+    # Told to stop, it waits for running tasks, which may be hours: they are ended after the grace.
+    _Component(name="scheduler", options=("--skip-serve-logs",), grace=timedelta(seconds=6)),
+    _Component(name="dag-processor", grace=timedelta(seconds=6)),
+    # Last, because it is asked whether all are well, and because tasks report to it when they end. It is done within a second;
+    # what then takes five more is Python's tidying up.
+    _Component(name="api-server", grace=timedelta(seconds=2)),
+)
+_API_SERVER = _COMPONENTS[-1]
 _MIGRATION_TIMEOUT_S = 600
 _MIGRATED = "airflow.db.version"
 
@@ -68,7 +82,7 @@ class LocalAirflow:
     def memory_bytes(self) -> dict[str, int]:
         """Resident memory of each component with all it started, in bytes."""
         place = self.password_file.parent
-        found = {name: process.find(_pid_file(place, name)) for name in _COMPONENTS}
+        found = {part.name: process.find(_pid_file(place, part.name)) for part in _COMPONENTS}
         return {name: process.memory_bytes(running) for name, running in found.items() if running is not None}
 
 
@@ -97,7 +111,7 @@ def start(
     with process.exclusive(place / "start.lock"):
         known = configuration.read_secrets(home)
         api = AirflowApi(configuration.url(settings), configuration.USER, known.password if known else "")
-        running = [process.find(_pid_file(place, name)) is not None for name in _COMPONENTS]
+        running = [process.find(_pid_file(place, part.name)) is not None for part in _COMPONENTS]
         started = not (all(running) and api.healthy())
         if started:
             api.close()
@@ -126,7 +140,7 @@ def stop(home: Path) -> bool:
         Whether any of it was running.
     """
     place = configuration.folder(home)
-    stopped = [process.stop(_pid_file(place, name)) for name in _COMPONENTS]
+    stopped = [process.stop(_pid_file(place, part.name)) for part in _COMPONENTS]
     return any(stopped)
 
 
@@ -174,18 +188,18 @@ def _start_all(
     place = configuration.folder(home)
     env = configuration.environment(home, environ)
     with ExitStack() as undo:
-        for name, options in _COMPONENTS.items():
+        for part in _COMPONENTS:
             service = process.Service(
-                name=f"Airflow's {name}",
-                argv=(sys.executable, "-m", "airflow", name, *options),
-                log=place / "logs" / f"{name}.log",
-                pid_file=_pid_file(place, name),
+                name=f"Airflow's {part.name}",
+                argv=(sys.executable, "-m", "airflow", part.name, *part.options),
+                log=_log(place, part.name),
+                pid_file=_pid_file(place, part.name),
                 env=env,
                 cwd=place,
-                grace=_GRACE,
+                grace=part.grace,
                 die_with_parent=die_with_parent,
             )
-            ready = partial(_all_healthy, api, place, since) if name == _API_SERVER else _at_once
+            ready = partial(_all_healthy, api, place, since) if part is _API_SERVER else _at_once
             process.start(service, ready=ready, timeout=settings.startup_timeout)
             undo.callback(process.stop, service.pid_file)
         api.set_pool(POOL, settings.gpu_slots, "Fine-tuning runs at a time.")
@@ -197,16 +211,20 @@ def _at_once() -> bool:
 
 
 def _all_healthy(api: AirflowApi, place: Path, since: datetime) -> bool:
-    for name in (_SCHEDULER, _DAG_PROCESSOR):
-        if process.find(_pid_file(place, name)) is None:
-            log = place / "logs" / f"{name}.log"
-            msg = f"Airflow's {name} ended before it was healthy. The end of {log}:\n{process.log_tail(log)}"
+    for part in _COMPONENTS[:-1]:
+        if process.find(_pid_file(place, part.name)) is None:
+            log = _log(place, part.name)
+            msg = f"Airflow's {part.name} ended before it was healthy. The end of {log}:\n{process.log_tail(log)}"
             raise process.ServiceError(msg)
-    return api.healthy(since)
+    return api.healthy(since) and api.serves_tasks()
 
 
 def _pid_file(place: Path, name: str) -> Path:
     return place / f"{name}.pid"
+
+
+def _log(place: Path, name: str) -> Path:
+    return place / "logs" / f"{name}.log"
 
 
 def _migrate(env: Mapping[str, str], log: Path) -> None:

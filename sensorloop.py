@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from dags import steps
+from dags import retraining, steps
 from dags.settings import external_kafka
 from dags.settings import load as load_settings
 from dags.terminal import counters, entry_line, fail, number, progress, result, say, version_line
@@ -268,7 +268,7 @@ def rescore(
 ) -> None:
     """Score the quality of every labelled window, out of fold, into the lake's quality table."""
     with progress("Scoring quality") as show:
-        done = steps.rescore(load_settings(), cohort=cohort, lake_version=lake_version, seed=seed, progress=show)
+        done = retraining.rescore(load_settings(), cohort=cohort, lake_version=lake_version, seed=seed, progress=show)
     say(f"{done['scored']} windows scored, tiers {done['tiers']}; run key {done['run_key']}.")
     result(**done)
 
@@ -281,14 +281,14 @@ def finetune(
     """Fine-tune with FilterLoss, beside what people would use instead, on one split and one budget."""
     chosen = None if arms == "all" else tuple(arms.split(","))
     with progress("Fine-tuning") as show:
-        done = steps.finetune(load_settings(), run_key=run_key, arms=chosen, progress=show)
+        done = retraining.finetune(load_settings(), run_key=run_key, arms=chosen, progress=show)
     result(**done)
 
 
 @app.command()
 def promote(run_key: RunKey, arm: Annotated[str, typer.Option(help="Which arm's model.")] = "filterloss") -> None:
     """Register the fine-tuned model and let the gate decide whether it becomes champion."""
-    done = steps.promote(load_settings(), run_key=run_key, arm=arm)
+    done = retraining.promote(load_settings(), run_key=run_key, arm=arm)
     for reason in done["reasons"]:
         say(reason)
     say(f"Version {done['version']} is {'champion' if done['passed'] else 'refused'}.")
@@ -310,7 +310,9 @@ def registry_serve() -> None:
 @registry_app.command("list")
 def registry_list() -> None:
     """Every version, with what the gate found."""
-    versions = steps.promotions(load_settings()).versions()
+    promotions = steps.promotions(load_settings())
+    promotions.reconcile()
+    versions = promotions.versions()
     for found in versions:
         say(version_line(found))
     result(versions=[dataclasses.asdict(version) for version in versions])
@@ -319,7 +321,9 @@ def registry_list() -> None:
 @registry_app.command("history")
 def registry_history() -> None:
     """The ledger: who became champion when, from which lake version, and why. Newest last."""
-    entries = steps.promotions(load_settings()).history()
+    promotions = steps.promotions(load_settings())
+    promotions.reconcile()
+    entries = promotions.history()
     for entry in entries:
         say(entry_line(entry))
     result(entries=[dataclasses.asdict(entry) for entry in entries])

@@ -49,10 +49,11 @@ class AirflowSettings:
     port: int = 28080
     """Port of its pages and its API: beside Airflow's usual 8080, which is everybody's usual."""
     parallel_tasks: int = 4
-    """Tasks at a time. A waiting worker takes 20 MB of its own; what the tasks run takes more."""
+    """Tasks at a time. A waiting worker takes 30 MB of its own; what the tasks run takes more."""
     gpu_slots: int = 1
     """Slots of the pool ``gpu``: fine-tuning runs at a time. Two share one GPU, or one set of cores, badly."""
     parse_interval: timedelta = timedelta(seconds=30)
     """Between two looks at a DAG's file; a change shows after this."""
     startup_timeout: timedelta = timedelta(minutes=4)
-    """How long it may take to be healthy. 25 s on two idle cores; minutes while a new environment's modules are compiled."""
+    """How long it may take to be healthy: 25 s of computing, so 15 s on two idle cores and 45 s on busy ones; the first start
+    in a new environment also compiles Airflow's modules."""

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dags.settings import Settings
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
+    from registry.connection import Client
     from registry.promotion import Promotions
     from registry.registered import MlflowVersions
     from training.dataset import WindowSet
@@ -104,7 +103,7 @@ def train_original(settings: Settings, *, cohort: str, seed: int, progress: Prog
 
 def register(
     settings: Settings,
-    client: MlflowClient,
+    client: Client,
     net: Any,
     *,
     run_id: str,
@@ -128,14 +127,14 @@ def register(
     return version.version
 
 
-def mlflow_client(settings: Settings) -> MlflowClient:
+def mlflow_client(settings: Settings) -> Client:
     """A client of the MLflow that the settings name."""
     from registry.connection import connect
 
     return connect(settings.registry.tracking_uri)
 
 
-def model_versions(settings: Settings, client: MlflowClient) -> MlflowVersions:
+def model_versions(settings: Settings, client: Client) -> MlflowVersions:
     """The versions of the registered model."""
     from registry.registered import MlflowVersions
 

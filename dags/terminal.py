@@ -79,7 +79,8 @@ def version_line(version: Version) -> str:
     tags = version.tags
     aliases = f" [{', '.join(version.aliases)}]" if version.aliases else ""
     status, recovery = tags.get("validation_status", "?"), tags.get("recovery_ratio", "–")
-    return f"{version.version:>3}  {tags.get('policy', '?'):<14} {status:<9} recovery {recovery:<6} {version.created:%Y-%m-%d %H:%M}{aliases}"
+    policy = tags.get("policy", "?")
+    return f"{version.version:>3}  {policy:<14} {status:<9} recovery {recovery:<6} {version.created:%Y-%m-%d %H:%M}{aliases}"
 
 
 def entry_line(entry: Entry) -> str:

@@ -13,6 +13,8 @@ from mlflow.exceptions import MlflowException
 
 from registry.errors import MlflowUnavailable, TrackingError
 
+Client = MlflowClient
+"""What :func:`connect` gives."""
 NOT_FOUND = "RESOURCE_DOES_NOT_EXIST"
 ALREADY_EXISTS = "RESOURCE_ALREADY_EXISTS"
 _TRANSIENT = frozenset({"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED"})

@@ -69,7 +69,6 @@ QUALITY_SCHEMA = pa.schema(
         pa.field("physical", pa.float32()),
         pa.field("score", pa.float32(), nullable=False),
         pa.field("tier", pa.int16(), nullable=False),
-        pa.field("weight", pa.float32(), nullable=False),
         pa.field("reasons", pa.string()),
         pa.field("model", pa.string(), nullable=False),
         pa.field("lake_version", pa.int64(), nullable=False),

@@ -225,8 +225,8 @@ def from_lake(
     frame = scan.select(*meta, *present).collect()
     if frame.is_empty():
         msg = (
-            f"The lake {uri} has at version {version} no{' labelled' if labelled_only else ''} window of cohort {cohort!r} with a coverage of at least "
-            f"{min_coverage}: ingest its recordings first, or lower [data] min_coverage."
+            f"The lake {uri} has at version {version} no{' labelled' if labelled_only else ''} window of cohort {cohort!r} "
+            f"with a coverage of at least {min_coverage}: ingest its recordings first, or lower [data] min_coverage."
         )
         raise DataError(msg)
     names = tuple(scenes) if scenes is not None else tuple(sorted(frame["scene"].drop_nulls().unique().to_list()))

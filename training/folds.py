@@ -70,7 +70,7 @@ def split_by_subject(
     groups = windows.groups()
     people = np.unique(groups[labelled])
     if len(people) < min_train_subjects + 1:
-        msg = f"Too few people: {summary}; at least {min_train_subjects + 1} with labelled windows are needed, since people are held out whole."
+        msg = f"Too few people: {summary}; at least {min_train_subjects + 1} with labels are needed: people are held out whole."
         raise TooFewSubjects(msg)
     wanted = [windows.scene_names.index(scene) for scene in required]
     if subjects:

@@ -33,7 +33,7 @@ class Head:
         return cls(weight=layer.weight.detach().cpu().double().numpy(), bias=layer.bias.detach().cpu().double().numpy())
 
     def logits(self, features: NDArray[np.floating]) -> Array:
-        """(n, scenes)"""
+        """Logits (n, scenes)."""
         return features.astype(np.float64) @ self.weight.T + self.bias
 
     def towards(self, other: Head, share: float) -> Head:

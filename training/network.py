@@ -67,6 +67,7 @@ class SceneNet(nn.Module):
         self.backbone.conv1 = stem
 
     def forward(self, signals: Tensor) -> Tensor:
+        """Logits (n, scenes) of signals (n, channels, samples)."""
         logits: Tensor = self.backbone(self.spectrogram(signals))
         return logits
 

@@ -201,7 +201,7 @@ def _train_step(net: SceneNet, signals: Tensor, labels: Tensor, optimizer: torch
     optimizer.zero_grad(set_to_none=True)
     loss = functional.cross_entropy(net(signals), labels)
     if not torch.isfinite(loss):
-        msg = f"The loss of the original model became {loss.item()}: lower [original] learning_rate, or look for infinite values in the signals"
+        msg = f"The loss of the original model became {loss.item()}: lower [original] learning_rate, or look for infinities in the data"
         raise NonFiniteLoss(msg)
     loss.backward()  # type: ignore[no-untyped-call]  # torch's own annotation is missing
     torch.nn.utils.clip_grad_norm_(net.parameters(), _CLIP)

@@ -66,3 +66,50 @@ class OriginalSettings:
     """cpu, cuda, or auto: cuda where there is one."""
     seed: int = 0
     """Of weights, order and augmentation."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QualitySettings:
+    """How far a label can be believed."""
+
+    folds: int = 4
+    """Folds of people: each window is judged by heads that were fitted without its person."""
+    repeats: int = 2
+    """Ways to share people out over folds; the judgements are averaged."""
+    neighbours: int = 15
+    """Windows of other people, nearest in the original model's features, whose labels vote."""
+    pull: float = 0.03
+    """How strongly the heads that judge are pulled to the original's."""
+    rank_share: float = 0.3
+    """Share of a score, 0 to 1, that is the rank among windows of the same scene and person: a threshold over all would throw
+    away rare scenes and unusual phones, a rank alone would distrust as many where all is right."""
+    shrink: int = 20
+    """Windows of a (scene, person) at which its own ranking counts as much as the scene's."""
+    thresholds: tuple[float, ...] = (0.4, 0.55)
+    """Scores between tiers, ascending: below the first is the least trusted tier."""
+    floor: float = 0.02
+    """Least weight: nothing is ever erased."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FineTuneSettings:
+    """Fine-tuning, the same for every arm."""
+
+    trainable: str = "auto"
+    """head, layer4, all; auto: layer4 on a CPU, where everything below it is computed once, and all on a GPU."""
+    epochs: int = 6
+    """Most passes; how many are used is chosen on people of the training part that were left out."""
+    batch: int = 64
+    """Windows a step."""
+    learning_rate: float = 2e-4
+    """AdamW's; small, for the model is to stay near the original."""
+    pull: float = 0.01
+    """L2-SP: half of this times the squared distance from the original's weights is added to the loss."""
+    validation_folds: int = 3
+    """The training part's people in so many folds; one of them chooses the epoch and how far to go from the original."""
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda where there is one."""
+    threads: int = 0
+    """Threads to compute with; 0 for one a core."""
+    seed: int = 0
+    """Of folds and order."""

@@ -50,6 +50,7 @@ class Spectrogram(nn.Module):
         self.scale: Tensor
 
     def forward(self, signals: Tensor) -> Tensor:
+        """Images of signals (n, channels, samples); a missing sensor is all zeros."""
         power, present = self._power(signals)
         images = ((power + self.floor).log() - self.mean) / self.scale
         return images * present

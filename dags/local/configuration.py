@@ -158,8 +158,8 @@ def _options(home: Path, settings: AirflowSettings, known: Secrets) -> dict[str,
             "min_heartbeat_interval": "2",
         },
         "scheduler": {
-            # A task whose worker was killed: failed, and tried again, after a minute instead of five.
-            "task_instance_heartbeat_timeout": "60",
+            # A task whose worker was killed: failed, and tried again, after two minutes instead of five.
+            "task_instance_heartbeat_timeout": "120",
         },
         "dag_processor": {
             "dag_bundle_config_list": json.dumps([bundle]),

@@ -16,7 +16,19 @@ import numpy as np
 
 from streaming.fleet.motion import Motion
 from streaming.fleet.people import Position
-from streaming.fleet.signals import GRID_HZ, Array, knocks, noise, phase, resonance, slow, smooth, softened, switched
+from streaming.fleet.signals import (
+    GRID_HZ,
+    Array,
+    knocks,
+    low_pass,
+    noise,
+    phase,
+    resonance,
+    slow,
+    smooth,
+    softened,
+    switched,
+)
 
 _GRID_MAINS_HZ = 50.0
 
@@ -186,18 +198,13 @@ def _floor(kind: Ride, place: Place, position: Position, running: Array, rng: np
     rolling = (running * patches * rough)[:, None]
 
     def rumble(frequency: Array) -> Array:
-        return softened(frequency, kind.rumble_hz) * softened(frequency, position.soft_hz) * (frequency > 2)
-
-    def wheel(frequency: Array) -> Array:
-        return resonance(kind.wheel_hz, 2.5)(frequency) * softened(frequency, position.soft_hz)
+        return softened(frequency, kind.rumble_hz) * (frequency > 2)
 
     bounce = noise(rng, size, resonance(kind.bounce_hz, 2.5), axes=3) * (0.3, 0.35, 1.0) * kind.bounce
     sway = noise(rng, size, resonance(kind.sway_hz, 4.0))
-    muffled = kind.wheel * float(softened(kind.wheel_hz, position.soft_hz))
-    buzz = noise(rng, size, wheel, axes=3) * (0.4, 0.5, 1.0) * muffled
-    # Of broad noise, a low-pass at f leaves the share √(f / width) of the root mean square.
-    left = kind.rumble * np.sqrt(min(1.0, position.soft_hz / kind.rumble_hz))
-    buzz += noise(rng, size, rumble, axes=3) * (0.6, 0.7, 1.0) * left
+    buzz = noise(rng, size, resonance(kind.wheel_hz, 2.5), axes=3) * (0.4, 0.5, 1.0) * kind.wheel
+    buzz += noise(rng, size, rumble, axes=3) * (0.6, 0.7, 1.0) * kind.rumble
+    buzz = low_pass(buzz, position.soft_hz)
     force = rolling * (bounce + position.vibration * buzz)
     force[:, 1] += kind.sway * sway[:, 0] * running * rough
     return np.asarray(force)

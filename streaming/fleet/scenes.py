@@ -18,6 +18,7 @@ from streaming.fleet.signals import (
     GRID_HZ,
     Array,
     knocks,
+    low_pass,
     noise,
     phase,
     resonance,
@@ -35,6 +36,8 @@ SCENES = ("Still", "Walk", "Run", "Bike", "Car", "Bus", "Train", "Subway")
 class Gait:
     """What walking and running differ in."""
 
+    usual_hz: float
+    """Steps per second at which the amplitudes hold; they go with its square."""
     amplitudes: tuple[tuple[float, float, float], ...]
     """m/s² of the trunk forward, left and up, at the first, second and third multiple of the stride's frequency."""
     heel_strike: float
@@ -46,12 +49,14 @@ class Gait:
 
 
 _WALK = Gait(
+    usual_hz=1.85,
     amplitudes=((0.15, 0.8, 0.25), (1.3, 0.25, 2.3), (0.2, 0.5, 0.3), (0.5, 0.15, 0.8)),
     heel_strike=2.0,
     speed=1.35,
     swing=1.0,
 )
 _RUN = Gait(
+    usual_hz=2.7,
     amplitudes=((0.5, 1.8, 0.6), (2.8, 0.6, 8.5), (0.5, 1.0, 0.8), (1.2, 0.4, 2.8)),
     heel_strike=6.0,
     speed=2.8,
@@ -73,9 +78,8 @@ def motion(
     return _ON_FOOT[scene](person, position, place, size, rng)
 
 
-def _still(person: Person, _position: Position, place: Place, size: int, rng: np.random.Generator) -> Motion:
+def _still(_person: Person, _position: Position, place: Place, size: int, rng: np.random.Generator) -> Motion:
     """Sitting, standing or lying: the body sways below 1 Hz by some hundredths of m/s²."""
-    del person
     sway = noise(rng, size, resonance(0.5, 0.7), axes=3) * rng.uniform(0.01, 0.05)
     lean = noise(rng, size, slow(0.3), axes=3) * rng.uniform(0.002, 0.02)
     return Motion(force=sway, angles=lean, field=_building(rng, size, 0.05, place), pressure=np.zeros(size))
@@ -96,7 +100,7 @@ def _steps(
     going = switched(rng, size, on_s=90, off_s=3, ramp_s=1.5)
     pace = rng.normal(1, 0.03) * (1 + 0.025 * noise(rng, size, slow(0.15))[:, 0])
     stride = phase(0.5 * step_hz * pace)
-    vigour = person.vigour * rng.normal(1, 0.06) * (step_hz / (2.7 if gait is _RUN else 1.85)) ** 2
+    vigour = person.vigour * rng.normal(1, 0.06) * (step_hz / gait.usual_hz) ** 2
     force = np.zeros((size, 3))
     for multiple, amplitude in enumerate(gait.amplitudes, start=1):
         lame = 1 + 3 * person.lameness if multiple % 2 else 1.0
@@ -137,11 +141,10 @@ def _bike(person: Person, position: Position, place: Place, size: int, rng: np.r
     speed = 4.8 * rng.normal(1, 0.12) * rolling
 
     def road(frequency: Array) -> Array:
-        return (resonance(4.5, 1.2)(frequency) + 0.8 * resonance(16.0, 1.5)(frequency)) * softened(
-            frequency, position.soft_hz
-        )
+        return resonance(4.5, 1.2)(frequency) + 0.8 * resonance(16.0, 1.5)(frequency)
 
-    rough = noise(rng, size, road, axes=3) * (0.5, 0.45, 1.1) * place.road * rng.uniform(0.8, 1.2)
+    rough = low_pass(noise(rng, size, road, axes=3), position.soft_hz)
+    rough *= np.array([0.55, 0.5, 1.2]) * place.road * rng.uniform(0.8, 1.2)
     patches = smooth(np.abs(noise(rng, size, slow(0.3))[:, 0]), 0.5)
     share = 0.4 + 0.6 * position.vibration
     force = rough * share * (rolling * (0.7 + 0.5 * patches))[:, None]

@@ -170,7 +170,7 @@ def test_a_rescoring_is_written_once(tmp_path: Path) -> None:
         {
             "run_key": ["k1", "k1"], "window_id": ["a", "b"], "label": ["Walk", "Run"], "subject_id": ["p", "q"],
             "margin": [0.1, None], "neighbours": [0.1, 0.2], "original": [0.1, 0.2], "physical": [1.0, 1.0],
-            "score": [0.1, 0.9], "tier": [0, 2], "weight": [0.05, 1.0], "reasons": ["", None], "model": ["m", "m"],
+            "score": [0.1, 0.9], "tier": [0, 2], "reasons": ["", None], "model": ["m", "m"],
             "lake_version": [3, 3],
         }
     ).to_arrow().cast(QUALITY_SCHEMA)  # fmt: skip

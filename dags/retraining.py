@@ -1,0 +1,287 @@
+"""The steps of retraining: rescore, fine-tune, promote. Each leaves its result under the run key, and finds it there again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dags import steps
+from dags.settings import Settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from registry.gate import Score
+    from training.arms import Bench
+    from training.dataset import WindowSet
+    from training.evaluation import Evaluation
+    from training.folds import Split
+    from training.original import OriginalModel
+    from training.quality import Quality
+    from training.tracking import Progress
+
+_RUN, _SCORES, _RESULTS = "run.json", "scores.npz", "results.json"
+
+
+def rescore(
+    settings: Settings, *, cohort: str, lake_version: int | None, seed: int, progress: Progress
+) -> dict[str, Any]:
+    """Score every labelled window of a cohort out of fold, into the run's folder and the lake's ``quality`` table.
+
+    Raises:
+        TrainingError: the labels do not allow it; the message says what is missing.
+        LakeError: there is no lake, or no such version.
+    """
+    import numpy as np
+
+    from streaming.lake import table_version, write_quality
+    from training.arms import features_of
+    from training.heads import Head
+    from training.original import OriginalModel
+    from training.quality import score_quality
+    from training.runkey import run_key
+    from training.weights import tiers_of
+
+    version = table_version(settings.lake.uri) if lake_version is None else lake_version
+    original = OriginalModel.load(settings.original_folder)
+    tuning = replace(settings.finetune, seed=seed)
+    key = run_key(
+        cohort=cohort, lake_version=version, original=original.digest, data=settings.data, quality=settings.quality,
+        finetune=tuning,
+    )  # fmt: skip
+    folder = settings.runs / key
+    windows, split = _target(settings, original, cohort=cohort, version=version)
+    features = features_of(original.net, windows)
+    scored = score_quality(
+        windows,
+        features,
+        Head.of(original.net),
+        train=split.train,
+        settings=settings.quality,
+        seed=seed,
+        progress=progress,
+    )
+    tiers = tiers_of(scored.score, settings.quality.thresholds)
+    folder.mkdir(parents=True, exist_ok=True)
+    looks = {name: getattr(scored, name) for name in ("margin", "neighbours", "original", "physical", "score")}
+    np.savez(folder / _SCORES, features=features, window_ids=windows.window_ids, **looks)
+    (folder / _RUN).write_text(
+        json.dumps(
+            {
+                "cohort": cohort,
+                "lake_version": version,
+                "seed": seed,
+                "original": original.digest,
+                "trust": scored.trust,
+            }
+        ),
+        encoding="utf-8",
+    )
+    write_quality(settings.lake.uri, _quality_rows(key, windows, scored, tiers, original.digest, version))
+    counts = {str(tier): int((tiers == tier).sum()) for tier in range(len(settings.quality.thresholds) + 1)}
+    return {"run_key": key, "run_dir": str(folder), "scored": len(windows), "tiers": counts}
+
+
+def finetune(settings: Settings, *, run_key: str, arms: tuple[str, ...] | None, progress: Progress) -> dict[str, Any]:
+    """Train the arms of a run key, each as an MLflow run below one parent.
+
+    Raises:
+        TrainingError: there is no such run key, or an arm failed.
+        RegistryError: MLflow does not answer, or refuses.
+    """
+    from registry.tracker import MlflowTracker, environment
+    from training.arms import ARMS, run_arms
+
+    folder, run = _run(settings, run_key)
+    bench = _bench(settings, folder, run)
+    client = steps.mlflow_client(settings)
+    tracker = MlflowTracker(client, settings.registry.retrain_experiment, tags=environment())
+    tags = {"run_key": run_key, "cohort": run["cohort"], "lake_version": str(run["lake_version"])}
+    with tracker.run("retrain", tags=tags) as parent:
+        parent.params(
+            {
+                "cohort": run["cohort"],
+                "lake_version": run["lake_version"],
+                "seed": run["seed"],
+                "original": run["original"],
+                "train_windows": int(bench.train.sum()),
+                "holdout_windows": int(bench.holdout.sum()),
+            }  # fmt: skip
+        )
+        results = run_arms(
+            bench, folder, tracker=tracker, parent=parent, arms=arms or ARMS, run_key=run_key,
+            threshold=settings.gate.recovery_threshold, progress=progress,
+        )  # fmt: skip
+        found = {
+            name: {
+                "accuracy": result.evaluation.accuracy,
+                "macro_f1": result.evaluation.macro_f1,
+                "recovery_ratio": result.recovery_ratio,
+                "seconds": result.seconds,
+                "run_id": result.run_id,
+                "details": result.details,
+            }  # fmt: skip
+            for name, result in results.items()
+        }
+        answer = {"run_key": run_key, "mlflow_run_id": parent.run_id, "arms": found}
+        (folder / _RESULTS).write_text(json.dumps(answer, indent=1), encoding="utf-8")
+        experiment = client.get_run(parent.run_id).info.experiment_id
+    url = f"{settings.registry.tracking_uri}/#/experiments/{experiment}/runs/{parent.run_id}"
+    return {"run_key": run_key, "mlflow_run_id": parent.run_id, "mlflow_url": url, "results": str(folder / _RESULTS)}
+
+
+def promote(settings: Settings, *, run_key: str, arm: str) -> dict[str, Any]:
+    """Register an arm's model and ask the gate; the champion moves if it passes.
+
+    Raises:
+        TrainingError: the run key has no such arm.
+        RegistryError: MLflow or the ledger does not answer, or refuses.
+    """
+    from registry.gate import verdict
+    from training.errors import RunError
+
+    folder, run = _run(settings, run_key)
+    bench = _bench(settings, folder, run)
+    results = (
+        json.loads((folder / _RESULTS).read_text(encoding="utf-8")) if (folder / _RESULTS).exists() else {"arms": {}}
+    )
+    if arm not in results["arms"]:
+        msg = f"Run key {run_key} has no result of arm '{arm}': 'sensorloop finetune --run-key {run_key}' trains it."
+        raise RunError(msg)
+    holdout = bench.windows.select(bench.holdout)
+    candidate, net = _arm_score(folder / arm, holdout)
+    as_it_is, _ = _arm_score(folder / "original", holdout)
+    client = steps.mlflow_client(settings)
+    ledger = steps.promotions(settings)
+    ledger.reconcile()
+    champion = ledger.champion()
+    recovery = results["arms"][arm]["recovery_ratio"]
+    version = steps.register(
+        settings, client, net, run_id=results["arms"][arm]["run_id"], example=holdout, alias="challenger",
+        metrics={"target/accuracy": candidate.accuracy, "target/macro_f1": candidate.macro_f1, "recovery_ratio": recovery},
+        tags={
+            "policy": arm, "cohort": run["cohort"], "lake_version": str(run["lake_version"]), "run_key": run_key,
+            "recovery_ratio": f"{recovery:.3f}",
+        },
+        description=(
+            f"`{arm}` for cohort `{run['cohort']}` at lake version {run['lake_version']}: accuracy {candidate.accuracy:.3f}, macro-F1 "
+            f"{candidate.macro_f1:.3f} on {candidate.windows} windows of {candidate.subjects} people held out; recovery {recovery:.3f}."
+        ),
+    )  # fmt: skip
+    # A version that is champion already was judged against the one before it: asking again gives the same entry.
+    score = None if champion in {None, version} else _version_score(settings, client, champion or "", holdout)
+    found = verdict(candidate, score, as_it_is, bench.original.accuracy, settings.gate)
+    outcome = ledger.promote(version, found, judged_against=champion) if found.passed else ledger.refuse(version, found)
+    return {
+        "passed": found.passed, "version": version, "champion": outcome.champion, "reasons": list(found.reasons),
+        "recovery_ratio": found.recovery_ratio,
+    }  # fmt: skip
+
+
+def _target(settings: Settings, original: OriginalModel, *, cohort: str, version: int) -> tuple[WindowSet, Split]:
+    """The target's labelled windows as the original model sees them, and who is held out."""
+    from training.folds import split_by_subject
+
+    windows = steps.load_windows(settings, cohort=cohort, version=version)
+    data = settings.data
+    present = [scene for scene, count in windows.counts().items() if count]
+    windows = windows.with_channels(original.net.channels).with_scenes(original.net.scenes)
+    split = split_by_subject(
+        windows, share=data.holdout_share, subjects=data.holdout_subjects, seed=data.seed, min_labelled=data.min_labelled,
+        scenes=data.scenes or [scene for scene in original.net.scenes if scene in present], min_train_subjects=2,
+    )  # fmt: skip
+    return windows, split
+
+
+def _run(settings: Settings, run_key: str) -> tuple[Path, dict[str, Any]]:
+    from training.errors import RunError
+
+    folder = settings.runs / run_key
+    if not (folder / _RUN).exists():
+        msg = f"There is no run {run_key} below {settings.runs}: 'sensorloop rescore' makes one and prints its key."
+        raise RunError(msg)
+    run: dict[str, Any] = json.loads((folder / _RUN).read_text(encoding="utf-8"))
+    return folder, run
+
+
+def _bench(settings: Settings, folder: Path, run: dict[str, Any]) -> Bench:
+    import numpy as np
+
+    from training.arms import Bench
+    from training.errors import RunError
+    from training.original import OriginalModel
+    from training.quality import Quality
+
+    original = OriginalModel.load(settings.original_folder)
+    windows, split = _target(settings, original, cohort=run["cohort"], version=run["lake_version"])
+    with np.load(folder / _SCORES, allow_pickle=False) as file:
+        scores = {name: file[name] for name in file.files}
+    if original.digest != run["original"] or scores.pop("window_ids").tolist() != windows.window_ids.tolist():
+        msg = f"Run {folder.name} was scored for another original model or other windows: rescore, and use the new run key."
+        raise RunError(msg)
+    features = scores.pop("features")
+    return Bench(
+        windows=windows, train=split.train, holdout=split.holdout, features=features,
+        quality=Quality(trust=run["trust"], **scores), original=original,
+        settings=replace(settings.finetune, seed=run["seed"]), quality_settings=settings.quality,
+    )  # fmt: skip
+
+
+def _quality_rows(
+    key: str, windows: WindowSet, scored: Quality, tiers: NDArray[np.int64], model: str, version: int
+) -> Any:
+    import numpy as np
+    import pyarrow as pa
+
+    from streaming.tables import QUALITY_SCHEMA
+
+    count = len(windows)
+    columns = {
+        "run_key": [key] * count,
+        "window_id": windows.window_ids.tolist(),
+        "label": [windows.scene_names[scene] for scene in windows.scenes],
+        "subject_id": windows.subjects.tolist(),
+        **{
+            name: getattr(scored, name).astype(np.float32)
+            for name in ("margin", "neighbours", "original", "physical", "score")
+        },
+        "tier": tiers.astype(np.int16),
+        "reasons": scored.reasons(),
+        "model": [model] * count,
+        "lake_version": np.full(count, version, np.int64),
+    }
+    return pa.table([pa.array(columns[field.name], field.type) for field in QUALITY_SCHEMA], schema=QUALITY_SCHEMA)
+
+
+def _arm_score(folder: Path, holdout: WindowSet) -> tuple[Score, Any]:
+    from training.evaluation import Evaluation
+    from training.network import SceneNet
+
+    values = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    return _score(Evaluation.from_json(values["evaluation"]), holdout), SceneNet.load(folder)
+
+
+def _version_score(settings: Settings, client: Any, version: str, holdout: WindowSet) -> Score:
+    """The champion on the candidate's holdout, whatever it was judged on at its time."""
+    from registry.models import load_model
+    from training.evaluation import evaluate
+
+    store = steps.model_versions(settings, client)
+    model = load_model(client, store.version(version), settings.home / "models")
+    predicted = model.predict(holdout.signals).argmax(1)
+    return _score(evaluate(holdout.scenes, predicted, holdout.scene_names, subjects=holdout.subjects), holdout)
+
+
+def _score(found: Evaluation, holdout: WindowSet) -> Score:
+    from registry.gate import Score
+
+    counts = holdout.counts()
+    present = {scene: value for scene, value in found.recall.items() if counts.get(scene)}
+    return Score(
+        accuracy=found.accuracy, macro_f1=found.macro_f1, recall=present, windows=found.windows,
+        subjects=len(set(holdout.subjects.tolist())), holdout=holdout.digest(), scene_windows={s: counts[s] for s in present},
+        accuracy_interval=found.interval,
+    )  # fmt: skip

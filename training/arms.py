@@ -1,0 +1,245 @@
+"""Arms: FilterLoss and what it is compared with, on one split and one budget.
+
+Every arm starts at the original model, sees the same people, and is measured once on the same holdout. The baselines are as
+people run them: the same recipe, all weights 1, and the imbalance handled in their own way.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from training.dataset import WindowSet
+from training.errors import SettingsError
+from training.evaluation import Evaluation, evaluate, recovery_ratio
+from training.figures import comparison_figure, confusion_figure, tier_figure
+from training.finetune import FineTuned, finetune, trainable
+from training.heads import Head
+from training.network import SceneNet, infer
+from training.original import OriginalModel
+from training.quality import Quality
+from training.settings import FineTuneSettings, QualitySettings
+from training.tracking import Progress, RunLog, Tracker, no_progress
+from training.weights import choose_weights, effective_size, tiers_of
+
+ORIGINAL, FILTERLOSS = "original", "filterloss"
+ARMS = (ORIGINAL, "plain", "oversampling", "undersampling", FILTERLOSS)
+"""Every arm, in the order they are run."""
+_RESULT = "result.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ArmResult:
+    """What an arm came to."""
+
+    name: str
+    evaluation: Evaluation
+    """On the target holdout."""
+    recovery_ratio: float
+    net: SceneNet
+    details: dict[str, Any]
+    """Epochs, share, weights: whatever the arm chose."""
+    seconds: float
+    run_id: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Bench:
+    """What all arms share."""
+
+    windows: WindowSet
+    """Labelled windows of the target."""
+    train: NDArray[np.bool_]
+    holdout: NDArray[np.bool_]
+    features: NDArray[np.floating]
+    """(n, d) of the original model."""
+    quality: Quality
+    original: OriginalModel
+    settings: FineTuneSettings
+    quality_settings: QualitySettings
+
+
+def features_of(net: SceneNet, windows: WindowSet) -> NDArray[np.floating]:
+    """(n, d) what the head sees."""
+    frozen, _ = net.split("head")
+    found: NDArray[np.floating] = infer(frozen.eval(), torch.from_numpy(windows.signals)).cpu().numpy()
+    return found
+
+
+def run_arms(
+    bench: Bench,
+    folder: Path,
+    *,
+    tracker: Tracker,
+    parent: RunLog,
+    arms: Sequence[str] = ARMS,
+    run_key: str = "",
+    threshold: float = 0.9,
+    progress: Progress = no_progress,
+) -> dict[str, ArmResult]:
+    """Run arms; one that has a result in ``folder`` already is not trained again.
+
+    Args:
+        bench: what they share.
+        folder: results go to ``<folder>/<arm>``.
+        tracker: gets a run for each arm.
+        parent: the run they belong to; gets the pictures of them together.
+        arms: which; the original as it is always comes along.
+        run_key: makes an arm's run one.
+        threshold: of the recovery ratio, for the picture.
+        progress: told (done, total, what).
+
+    Raises:
+        SettingsError: there is no such arm.
+        TrainingError: an arm failed.
+    """
+    unknown = sorted(set(arms) - set(ARMS))
+    if unknown:
+        msg = f"There is no arm {unknown[0]!r}; there are {', '.join(ARMS)}"
+        raise SettingsError(msg)
+    wanted = [arm for arm in ARMS if arm in {*arms, ORIGINAL}]
+    frozen, _ = bench.original.net.split(trainable(bench.settings))
+    cached = infer(frozen.eval(), torch.from_numpy(bench.windows.signals[bench.train])).cpu()
+    results: dict[str, ArmResult] = {}
+    for number, arm in enumerate(wanted):
+        told = partial(_within, progress, number, len(wanted), arm)
+        with tracker.run(arm, parent=parent, tags={"run_key": run_key, "arm": arm}) as run:
+            result = _load(folder / arm, arm, run) or _run(bench, arm, cached, run, told)
+            _save(folder / arm, result)
+            _log(run, bench, result)
+        results[arm] = result
+    numbers = {
+        name: {"accuracy": r.evaluation.accuracy, "macro_f1": r.evaluation.macro_f1, "recovery_ratio": r.recovery_ratio}
+        for name, r in results.items()
+    }
+    parent.figure(comparison_figure(numbers, threshold), "comparison.png")
+    scenes, train = bench.windows.scene_names, bench.train
+    tiers = tier_figure(
+        bench.quality.score[train], bench.windows.scenes[train], scenes, bench.quality_settings.thresholds
+    )
+    parent.figure(tiers, "tiers.png")
+    parent.metrics({f"{name}/{key}": value for name, each in numbers.items() for key, value in each.items()})
+    return results
+
+
+def _within(progress: Progress, number: int, arms: int, arm: str, done: int, total: int, text: str) -> None:
+    progress(round(100 * (number + done / max(1, total))), 100 * arms, f"{arm}: {text}")
+
+
+def _run(bench: Bench, arm: str, cached: torch.Tensor, run: RunLog, progress: Progress) -> ArmResult:
+    begin = time.perf_counter()
+    details: dict[str, Any] = {}
+    net = bench.original.net
+    if arm != ORIGINAL:
+        tuned, details = _tune(bench, arm, cached, run, progress)
+        net = tuned.net
+        details |= {
+            "epochs": tuned.epochs, "share": tuned.share, "validation": tuned.validation,
+            "validation_original": tuned.validation_original,
+        }  # fmt: skip
+    holdout = bench.windows.select(bench.holdout)
+    predicted = infer(net, torch.from_numpy(holdout.signals)).argmax(1).cpu().numpy()
+    found = evaluate(holdout.scenes, predicted, holdout.scene_names, subjects=holdout.subjects)
+    return ArmResult(
+        name=arm, evaluation=found, recovery_ratio=recovery_ratio(found.accuracy, bench.original.accuracy), net=net,
+        details=details, seconds=time.perf_counter() - begin, run_id=run.run_id,
+    )  # fmt: skip
+
+
+def _tune(
+    bench: Bench, arm: str, cached: torch.Tensor, run: RunLog, progress: Progress
+) -> tuple[FineTuned, dict[str, Any]]:
+    train = bench.train
+    labels, groups = bench.windows.scenes[train], bench.windows.groups()[train]
+    ones = np.ones(len(labels))
+    weights, believed, details = ones, ones, {}
+    if arm == FILTERLOSS:
+        score = bench.quality.score[train]
+        chosen = choose_weights(
+            bench.features[train], labels, groups, score, head=Head.of(bench.original.net),
+            settings=bench.quality_settings, seed=bench.settings.seed,
+        )  # fmt: skip
+        weights, believed = chosen.of(tiers_of(score, bench.quality_settings.thresholds)), score.astype(np.float64) ** 2
+        sizes = {
+            scene: round(effective_size(weights[labels == at]), 1) for at, scene in enumerate(bench.windows.scene_names)
+        }
+        details = {"tier_weights": list(chosen.weights), "tried": chosen.tried, "effective_size": sizes}
+    tuned = finetune(
+        bench.original.net, cached, labels, weights, groups, believed=believed, adjust=arm == FILTERLOSS,
+        shares=(0.25, 0.5, 0.75, 1.0) if arm == FILTERLOSS else (1.0,), sampler=_sampler(arm, bench.settings.seed),
+        settings=bench.settings, run=run, progress=progress,
+    )  # fmt: skip
+    return tuned, details
+
+
+def _sampler(arm: str, seed: int) -> Callable[[NDArray[np.int64]], NDArray[np.int64]] | None:
+    if arm not in {"oversampling", "undersampling"}:
+        return None
+    from imblearn.over_sampling import RandomOverSampler  # noqa: PLC0415  (not on every GPU node, and needed by two arms)
+    from imblearn.under_sampling import RandomUnderSampler  # noqa: PLC0415
+
+    kind = RandomOverSampler if arm == "oversampling" else RandomUnderSampler
+
+    def sample(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        if len(np.unique(labels)) < 2:
+            return np.arange(len(labels))
+        rows = np.arange(len(labels))[:, None]
+        resampled: NDArray[np.int64] = kind(random_state=seed).fit_resample(rows, labels)[0][:, 0]
+        return resampled
+
+    return sample
+
+
+def _log(run: RunLog, bench: Bench, result: ArmResult) -> None:
+    run.metrics(
+        {
+            **{f"target/{name}": value for name, value in result.evaluation.metrics().items()},
+            "recovery_ratio": result.recovery_ratio,
+            "seconds": result.seconds,
+        }
+    )
+    run.json(result.details, "choices.json")
+    title = f"{result.name}: accuracy {result.evaluation.accuracy:.3f}, macro-F1 {result.evaluation.macro_f1:.3f}"
+    run.figure(confusion_figure(result.evaluation.confusion, result.evaluation.scene_names, title), "confusion.png")
+    train = bench.train
+    tiers = tier_figure(
+        bench.quality.score[train],
+        bench.windows.scenes[train],
+        bench.windows.scene_names,
+        bench.quality_settings.thresholds,
+    )
+    run.figure(tiers, "tiers.png")
+
+
+def _save(folder: Path, result: ArmResult) -> None:
+    """The model first, the result last: a result is there when all of the arm is."""
+    if (folder / _RESULT).exists():
+        return
+    result.net.save(folder, {"kind": result.name})
+    values = {
+        "name": result.name, "evaluation": result.evaluation.to_json(), "recovery_ratio": result.recovery_ratio,
+        "details": result.details, "seconds": result.seconds, "run_id": result.run_id,
+    }  # fmt: skip
+    partial_file = folder / f".{_RESULT}.{os.getpid()}"
+    partial_file.write_text(json.dumps(values, indent=1), encoding="utf-8")
+    partial_file.replace(folder / _RESULT)
+
+
+def _load(folder: Path, arm: str, run: RunLog) -> ArmResult | None:
+    if not (folder / _RESULT).exists():
+        return None
+    values = json.loads((folder / _RESULT).read_text(encoding="utf-8"))
+    return ArmResult(
+        name=arm, evaluation=Evaluation.from_json(values["evaluation"]), recovery_ratio=values["recovery_ratio"],
+        net=SceneNet.load(folder), details=values["details"], seconds=values["seconds"], run_id=run.run_id,
+    )  # fmt: skip

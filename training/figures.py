@@ -1,0 +1,71 @@
+"""Pictures of a run, as figures that belong to nobody: no global state, no window."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+_GREY = "#888888"
+_TIERS = ("#c0392b", "#e6a23c", "#2e7d6b")
+
+
+def confusion_figure(confusion: NDArray[np.int64], scenes: Sequence[str], title: str) -> Figure:
+    """Windows by true and predicted scene; shares of the true scene in colour, counts in the cells."""
+    figure = Figure(figsize=(1.5 + 0.7 * len(scenes), 1.2 + 0.6 * len(scenes)), layout="constrained")
+    axes = figure.subplots()
+    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(scenes)), scenes, rotation=45, ha="right")
+    axes.set_yticks(range(len(scenes)), scenes)
+    axes.set_xlabel("recognised as")
+    axes.set_ylabel("was")
+    for row in range(len(scenes)):
+        for column in range(len(scenes)):
+            if confusion[row, column]:
+                colour = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(column, row, str(confusion[row, column]), ha="center", va="center", color=colour, fontsize=8)
+    axes.set_title(title, fontsize=10)
+    return figure
+
+
+def tier_figure(
+    score: NDArray[np.floating], labels: NDArray[np.int64], scenes: Sequence[str], thresholds: Sequence[float]
+) -> Figure:
+    """How the scores of each scene's windows are spread, and where the tiers begin."""
+    figure = Figure(figsize=(7, 0.8 + 0.7 * len(scenes)), layout="constrained")
+    rows = figure.subplots(len(scenes), 1, sharex=True, squeeze=False)[:, 0]
+    edges = np.linspace(0, 1, 41)
+    tiers = np.searchsorted(np.asarray(thresholds), (edges[:-1] + edges[1:]) / 2, side="right")
+    colours = [_TIERS[min(len(_TIERS) - 1, int(tier) * (len(_TIERS) - 1) // max(1, len(thresholds)))] for tier in tiers]
+    for scene, axes in enumerate(rows):
+        counts, _ = np.histogram(score[labels == scene], edges)
+        axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=colours)
+        for threshold in thresholds:
+            axes.axvline(threshold, color=_GREY, linewidth=0.8)
+        axes.set_ylabel(f"{scenes[scene]}\n{counts.sum()}", rotation=0, ha="right", va="center", fontsize=8)
+        axes.set_yticks([])
+    rows[-1].set_xlabel("quality score: left least, right most trusted")
+    return figure
+
+
+def comparison_figure(arms: Mapping[str, Mapping[str, float]], threshold: float) -> Figure:
+    """Every arm's accuracy, macro-F1 and recovery ratio, the best recovery on top."""
+    names = sorted(arms, key=lambda name: arms[name]["recovery_ratio"])
+    figure = Figure(figsize=(9, 1.2 + 0.45 * len(names)), layout="constrained")
+    panels = figure.subplots(1, 3, sharey=True)
+    for axes, (key, title) in zip(
+        panels, (("accuracy", "accuracy"), ("macro_f1", "macro-F1"), ("recovery_ratio", "recovery ratio")), strict=True
+    ):
+        values = [arms[name][key] for name in names]
+        colours = ["#2e7d6b" if name.startswith("filterloss") else "#9db4c0" for name in names]
+        axes.barh(range(len(names)), values, color=colours)
+        for at, value in enumerate(values):
+            axes.text(value, at, f" {value:.3f}", va="center", fontsize=8)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_xlim(0, 1.15)
+        axes.set_title(title, fontsize=10)
+    panels[2].axvline(threshold, color="#c0392b", linewidth=1, linestyle="--")
+    return figure

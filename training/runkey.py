@@ -1,0 +1,39 @@
+"""What names a piece of training: the same inputs and settings are the same key, and a key trains once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from training.settings import DataSettings, FineTuneSettings, QualitySettings
+
+
+def run_key(
+    *,
+    cohort: str,
+    lake_version: int,
+    original: str,
+    data: DataSettings,
+    quality: QualitySettings,
+    finetune: FineTuneSettings,
+) -> str:
+    """16 hex digits of everything that decides the result.
+
+    Args:
+        cohort: whose windows.
+        lake_version: at which version of the lake.
+        original: digest of the original model.
+        data: which windows, who is held out.
+        quality: how labels are scored.
+        finetune: the recipe, with its seed; where it runs (device, threads) is left out.
+    """
+    recipe = {key: value for key, value in asdict(finetune).items() if key not in {"device", "threads"}}
+    parts: Mapping[str, Any] = {
+        "cohort": cohort, "lake_version": lake_version, "original": original, "data": asdict(data),
+        "quality": asdict(quality), "finetune": recipe,
+    }  # fmt: skip
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -1,0 +1,112 @@
+"""From score to tier to weight, the weights chosen by cross-validation over people.
+
+As published: k broad tiers, a weight each, chosen on the data at hand. What is tried is fitted as a head on cached features,
+which takes a fraction of a second; the network is then trained once with what was chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.folds import grouped_folds
+from training.heads import Head, fit_head
+from training.quality import adjustment
+from training.settings import QualitySettings
+
+_CANDIDATES = (1.0, 0.5, 0.2, 0.05)
+"""Weights a tier may have, relative to the one above it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TierWeights:
+    """A weight for each tier, the least trusted first."""
+
+    weights: tuple[float, ...]
+    validation: float
+    """Balanced accuracy, windows counting by their scores, that chose them."""
+    tried: int
+
+    def of(self, tiers: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(n,) weight of each window."""
+        return np.asarray(self.weights, np.float64)[tiers]
+
+
+def tiers_of(score: NDArray[np.floating], thresholds: Sequence[float]) -> NDArray[np.int64]:
+    """(n,) tier of each score: 0 below the first threshold, up to the number of thresholds."""
+    return np.searchsorted(np.asarray(thresholds), score, side="right").astype(np.int64)
+
+
+def effective_size(weights: NDArray[np.floating]) -> float:
+    """How many equally weighted windows these are worth: (Σw)² / Σw² (Kish, 1965)."""
+    squares = float((weights**2).sum())
+    return float(weights.sum()) ** 2 / squares if squares > 0 else 0.0
+
+
+def choose_weights(
+    features: NDArray[np.floating],
+    labels: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    score: NDArray[np.floating],
+    *,
+    head: Head,
+    settings: QualitySettings,
+    seed: int = 0,
+) -> TierWeights:
+    """Try non-increasing weights from the most trusted tier down, and keep what does best on people left out.
+
+    A window counts in the validation by its score squared: labels that are not believed cannot judge.
+
+    Args:
+        features: (n, d) of the training windows.
+        labels: (n,) their labels.
+        groups: (n,) their people.
+        score: (n,) their quality.
+        head: the original's.
+        settings: thresholds, floor, folds, pull.
+        seed: of the folds.
+    """
+    tiers = tiers_of(score, settings.thresholds)
+    fold = grouped_folds(groups, labels, settings.folds, rng=np.random.default_rng(seed))
+    scenes = len(head.bias)
+    best: TierWeights | None = None
+    options = _ladders(len(settings.thresholds) + 1, settings.floor)
+    for ladder in options:
+        weights = np.asarray(ladder)[tiers]
+        predicted = np.empty(len(labels), np.int64)
+        for number in range(int(fold.max()) + 1):
+            learn = fold != number if fold.max() else fold == number
+            fitted = fit_head(
+                features[learn], labels[learn], weights[learn], start=head, pull=settings.pull,
+                adjustment=adjustment(labels[learn], weights[learn], scenes),
+            )  # fmt: skip
+            predicted[fold == number] = fitted.logits(features[fold == number]).argmax(1)
+        value = weighted_balanced_accuracy(labels, predicted, score.astype(np.float64) ** 2)
+        if best is None or value > best.validation + 1e-9:
+            best = TierWeights(weights=ladder, validation=value, tried=len(options))
+    if best is None:  # pragma: no cover  (there is always the ladder of ones)
+        raise AssertionError
+    return best
+
+
+def weighted_balanced_accuracy(
+    labels: NDArray[np.int64], predicted: NDArray[np.int64], weights: NDArray[np.floating]
+) -> float:
+    """Mean over the scenes of the weighted share of their windows that are right."""
+    shares = []
+    for scene in np.unique(labels):
+        rows = labels == scene
+        if weights[rows].sum() > 0:
+            shares.append(float((weights[rows] * (predicted[rows] == scene)).sum() / weights[rows].sum()))
+    return float(np.mean(shares)) if shares else 0.0
+
+
+def _ladders(tiers: int, floor: float) -> list[tuple[float, ...]]:
+    """Weights from the least trusted tier up to 1; the mildest first, so that a tie is settled by doing less."""
+    ladders: list[tuple[float, ...]] = [(1.0,)]
+    for _ in range(tiers - 1):
+        ladders = [(max(floor, ladder[0] * step), *ladder) for ladder in ladders for step in _CANDIDATES]
+    return sorted(set(ladders), key=lambda ladder: (-sum(ladder), ladder))

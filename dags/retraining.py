@@ -109,7 +109,7 @@ def finetune(settings: Settings, *, run_key: str, arms: tuple[str, ...] | None, 
                 "original": run["original"],
                 "train_windows": int(bench.train.sum()),
                 "holdout_windows": int(bench.holdout.sum()),
-            }  # fmt: skip
+            }
         )
         results = run_arms(
             bench, folder, tracker=tracker, parent=parent, arms=arms or ARMS, run_key=run_key,
@@ -123,7 +123,7 @@ def finetune(settings: Settings, *, run_key: str, arms: tuple[str, ...] | None, 
                 "seconds": result.seconds,
                 "run_id": result.run_id,
                 "details": result.details,
-            }  # fmt: skip
+            }
             for name, result in results.items()
         }
         answer = {"run_key": run_key, "mlflow_run_id": parent.run_id, "arms": found}

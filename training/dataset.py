@@ -146,11 +146,11 @@ class WindowSet:
     def save(self, path: Path) -> None:
         """Write an ``.npz`` without pickles; whole or not at all."""
         partial = path.with_name(f".{path.name}.{os.getpid()}")
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         fields["version"] = -1 if self.version is None else self.version
         try:
             with partial.open("wb") as file:
-                np.savez(file, **{name: np.asarray(value) for name, value in fields.items()})
+                np.savez(file, **fields)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)

@@ -159,7 +159,8 @@ def recovery_ratio(target_accuracy: float, source_accuracy: float) -> float:
 
 
 def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
-    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+    ratio: NDArray[np.float64] = np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+    return ratio
 
 
 def _mean(values: NDArray[np.float64]) -> float:

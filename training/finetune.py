@@ -157,7 +157,7 @@ class _Trainer:
             scenes = len(self._original.scenes)
             shift = logit_adjustment(self._labels[chosen].cpu(), self._weights[chosen].cpu(), scenes).to(self._where)
         order = chosen[torch.randperm(len(chosen), generator=self._generator)]
-        losses = [self._step(part, shift) for part in order.split(self._settings.batch)]
+        losses = [self._step(part, shift) for part in torch.split(order, self._settings.batch)]
         return float(torch.stack(losses).mean())
 
     def _step(self, rows: Tensor, shift: Tensor | None) -> Tensor:

@@ -29,6 +29,8 @@ from training.tracking import Progress, no_progress
 
 Array = NDArray[np.float64]
 _GRAVITY = 9.81
+_FLAT = 1e-8
+"""Variance below which a channel is a flat line: float32 has noise of its own, and every sensor far more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -97,12 +99,12 @@ def physical_quality(windows: WindowSet) -> Array:
     """(n,) share of the grid with a signal, less for flat channels and for an acceleration that is not gravity's size."""
     signals = windows.signals
     with np.errstate(invalid="ignore"):
-        present = ~np.isnan(signals)
+        present: NDArray[np.bool_] = np.asarray(~np.isnan(signals))
         count = np.maximum(present.sum(2), 1)
         mean = np.where(present, signals, 0).sum(2) / count
         spread = np.where(present, signals - mean[..., None], 0) ** 2
-    there = present.any(2)
-    flat = ((spread.sum(2) / count < 1e-12) & there).sum(1) / np.maximum(there.sum(1), 1)
+    there: NDArray[np.bool_] = np.asarray(present.any(axis=2))
+    flat = ((spread.sum(2) / count < _FLAT) & there).sum(1) / np.maximum(there.sum(1), 1)
     quality = np.clip(windows.coverage.astype(np.float64), 0, 1) * (1 - flat)
     axes = [windows.channels.index(name) for name in ("acc_x", "acc_y", "acc_z") if name in windows.channels]
     if len(axes) == 3:

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.training.made import network, windows
+from training.arms import ARMS, Bench, features_of, run_arms
+from training.errors import NonFiniteLoss, SettingsError
+from training.evaluation import evaluate
+from training.finetune import finetune
+from training.folds import split_by_subject
+from training.heads import Head
+from training.network import infer
+from training.original import OriginalModel
+from training.quality import score_quality
+from training.runkey import run_key
+from training.settings import DataSettings, FineTuneSettings, QualitySettings
+from training.tracking import NullRun, NullTracker, RunLog
+
+QUICK = FineTuneSettings(epochs=2, learning_rate=1e-3, threads=1)
+
+
+@pytest.fixture(scope="module")
+def bench() -> Bench:
+    made, net = windows(people=6, each=6), network()
+    split = split_by_subject(made, share=0.3)
+    features = features_of(net, made)
+    evaluation = evaluate(made.scenes, made.scenes, made.scene_names, subjects=made.subjects)
+    original = OriginalModel(
+        net=net, evaluation=evaluation, holdout_subjects=("p",), lake_version=1, digest=net.digest()
+    )
+    quality = score_quality(made, features, Head.of(net), train=split.train)
+    return Bench(
+        windows=made, train=split.train, holdout=split.holdout, features=features, quality=quality, original=original,
+        settings=QUICK, quality_settings=QualitySettings(),
+    )  # fmt: skip
+
+
+class Pictures(NullRun):
+    """Remembers what it was shown."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.curves: list[int] = []
+
+    def figure(self, figure: object, name: str) -> None:
+        del figure
+        self.names.append(name)
+
+    def metrics(self, values: object, *, step: int = 0) -> None:
+        del values
+        self.curves.append(step)
+
+
+class Tracking(NullTracker):
+    """Remembers its runs."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, Pictures] = {}
+
+    @contextmanager
+    def run(self, name: str, *, parent: RunLog | None = None, tags: object = None) -> Iterator[RunLog]:
+        del parent, tags
+        self.runs[name] = Pictures()
+        yield self.runs[name]
+
+
+def test_every_arm_is_measured_on_the_same_holdout_and_has_its_pictures(bench: Bench, tmp_path: Path) -> None:
+    tracking, parent = Tracking(), Pictures()
+    results = run_arms(bench, tmp_path, tracker=tracking, parent=parent)
+    assert tuple(results) == ARMS
+    assert {result.evaluation.windows for result in results.values()} == {int(bench.holdout.sum())}
+    for name, result in results.items():
+        assert {"confusion.png", "tiers.png"} <= set(tracking.runs[name].names)
+        assert result.recovery_ratio == pytest.approx(result.evaluation.accuracy)
+    assert {"comparison.png", "tiers.png"} <= set(parent.names)
+    assert max(tracking.runs["plain"].curves) == 2
+    assert results["filterloss"].details["validation"] >= results["filterloss"].details["validation_original"]
+    again = run_arms(bench, tmp_path, tracker=Tracking(), parent=Pictures())
+    for name, result in results.items():
+        assert again[name].seconds == result.seconds, "trained twice"
+        assert again[name].net.digest() == result.net.digest()
+
+
+def test_an_unknown_arm_is_named(bench: Bench, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="no arm 'magic'"):
+        run_arms(bench, tmp_path, tracker=NullTracker(), parent=NullRun(), arms=("magic",))
+
+
+def tune(bench: Bench, **changes: object) -> object:
+    labelled = bench.windows.select(bench.train)
+    frozen, _ = bench.original.net.split("layer4")
+    ones = np.ones(len(labelled))
+    arguments = {
+        "weights": ones, "believed": ones, "adjust": True, "shares": (0.5, 1.0), "settings": QUICK,
+        "cached": infer(frozen, torch.from_numpy(labelled.signals)), **changes,
+    }  # fmt: skip
+    cached, weights = arguments.pop("cached"), arguments.pop("weights")
+    return finetune(bench.original.net, cached, labelled.scenes, weights, labelled.groups(), **arguments)  # type: ignore[arg-type]
+
+
+def test_the_same_seed_gives_the_same_model_and_the_original_is_left_alone(bench: Bench) -> None:
+    before = bench.original.net.digest()
+    one, two = tune(bench), tune(bench)
+    assert one.net.digest() == two.net.digest() != before  # type: ignore[attr-defined]
+    assert bench.original.net.digest() == before
+
+
+def test_batch_norms_statistics_are_frozen(bench: Bench) -> None:
+    tuned = tune(bench)
+    for name, buffer in tuned.net.named_buffers():  # type: ignore[attr-defined]
+        if "running" in name:
+            torch.testing.assert_close(buffer, dict(bench.original.net.named_buffers())[name])
+
+
+def test_a_loss_that_is_not_finite_stops_it(bench: Bench) -> None:
+    labelled = bench.windows.select(bench.train)
+    frozen, _ = bench.original.net.split("layer4")
+    cached = infer(frozen, torch.from_numpy(labelled.signals)).clone()
+    cached[:] = torch.inf
+    with pytest.raises(NonFiniteLoss, match=r"\[finetune\] learning_rate"):
+        tune(bench, cached=cached)
+
+
+def test_a_run_key_names_what_decides_the_result() -> None:
+    def key(**changes: object) -> str:
+        known = {
+            "cohort": "t", "lake_version": 3, "original": "abc", "data": DataSettings(), "quality": QualitySettings(),
+            "finetune": FineTuneSettings(),
+        }  # fmt: skip
+        return run_key(**{**known, **changes})  # type: ignore[arg-type]
+
+    assert key() == key() == key(finetune=FineTuneSettings(device="cpu", threads=2))
+    others = [
+        key(lake_version=4), key(cohort="u"), key(original="x"), key(finetune=FineTuneSettings(seed=1)),
+        key(data=replace(DataSettings(), holdout_share=0.5)), key(quality=QualitySettings(folds=5)),
+    ]  # fmt: skip
+    assert len({key(), *others}) == 1 + len(others)

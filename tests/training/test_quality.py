@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from tests.training.made import network, windows
+from training.arms import features_of
+from training.dataset import WindowSet
+from training.heads import Head
+from training.quality import Quality, physical_quality, score_quality
+from training.settings import QualitySettings
+from training.weights import choose_weights, effective_size, tiers_of
+
+
+def flipped(share: float, seed: int = 0) -> tuple[WindowSet, np.ndarray]:
+    """Windows of which a share have another label than they should, and which ones."""
+    clean = windows(people=8, each=10, seed=seed)
+    rng = np.random.default_rng(seed)
+    wrong = rng.random(len(clean)) < share
+    scenes = np.where(wrong, (clean.scenes + rng.integers(1, 3, len(clean))) % 3, clean.scenes)
+    return replace(clean, scenes=scenes), wrong
+
+
+def scored(labelled: WindowSet, train: np.ndarray | None = None) -> Quality:
+    net = network()
+    everything = np.ones(len(labelled), bool)
+    return score_quality(
+        labelled, features_of(net, labelled), Head.of(net), train=everything if train is None else train
+    )
+
+
+def test_planted_wrong_labels_score_lower() -> None:
+    labelled, wrong = flipped(0.2)
+    quality = scored(labelled)
+    assert roc_auc_score(~wrong, quality.score) > 0.95
+    for look in (quality.margin, quality.neighbours, quality.original, quality.physical, quality.score):
+        assert look.shape == (len(labelled),)
+        assert (look >= 0).all()
+        assert (look <= 1).all()
+    reasons = quality.reasons()
+    assert sum(bool(reasons[i]) for i in np.flatnonzero(wrong)) > 0.9 * wrong.sum()
+
+
+def test_a_holdouts_labels_teach_nothing() -> None:
+    """Changing every label of the people held out leaves the scores of the others as they are, bit for bit."""
+    labelled, _ = flipped(0.2)
+    train = ~np.isin(labelled.subjects, ["p0", "p1"])
+    other = replace(labelled, scenes=np.where(train, labelled.scenes, (labelled.scenes + 1) % 3))
+    one, two = scored(labelled, train), scored(other, train)
+    np.testing.assert_array_equal(one.margin[train], two.margin[train])
+    np.testing.assert_array_equal(one.neighbours[train], two.neighbours[train])
+
+
+def test_a_flat_line_and_a_dead_accelerometer_are_poor_signals() -> None:
+    made = windows(people=2, each=2)
+    signals = made.signals.copy()
+    signals[0] = 0
+    signals[1, :, :] = signals[1, :, :1]
+    quality = physical_quality(replace(made, signals=signals))
+    assert quality[0] == 0
+    assert quality[1] < 0.1
+    assert (quality[2:] > 0.9).all()
+
+
+def test_a_missing_sensor_is_no_fault() -> None:
+    made = windows(people=2, each=2)
+    channels = (*made.channels, "mag_x")
+    signals = np.concatenate([made.signals, np.full_like(made.signals[:, :1], np.nan)], axis=1)
+    assert (physical_quality(replace(made, signals=signals, channels=channels)) > 0.9).all()
+
+
+def test_tiers() -> None:
+    assert tiers_of(np.array([0.0, 0.39, 0.4, 0.5, 0.55, 1.0]), (0.4, 0.55)).tolist() == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(("weights", "size"), [([1, 1, 1, 1], 4), ([2, 2], 2), ([1, 0, 0], 1), ([0, 0], 0)])
+def test_effective_size(weights: list[float], size: float) -> None:
+    assert effective_size(np.array(weights, float)) == pytest.approx(size)
+
+
+def test_cross_validation_distrusts_the_lowest_tier_where_labels_are_wrong() -> None:
+    labelled, wrong = flipped(0.3, seed=1)
+    net = network()
+    features = features_of(net, labelled)
+    quality = scored(labelled)
+    chosen = choose_weights(
+        features, labelled.scenes, labelled.groups(), quality.score, head=Head.of(net), settings=QualitySettings()
+    )
+    weights = chosen.of(tiers_of(quality.score, QualitySettings().thresholds))
+    assert min(chosen.weights) >= QualitySettings().floor
+    assert list(chosen.weights) == sorted(chosen.weights)
+    assert weights[wrong].mean() < weights[~wrong].mean()

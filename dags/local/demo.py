@@ -239,7 +239,7 @@ def _retrain(demo: _Demo, airflow: standalone.LocalAirflow) -> dict[str, Any]:
         DagError: a task failed; the end of its log is shown.
     """
     api = airflow.api
-    run_id = api.trigger(_DAG, {"cohort": _COHORTS[1]}, note="Triggered by the demo.")
+    run_id = api.trigger(_DAG, {"cohort": _COHORTS[1], "force": True}, note="Triggered by the demo.")
     shown: dict[str, str | None] = {}
 
     def report(states: Mapping[str, str | None]) -> None:

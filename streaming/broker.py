@@ -38,7 +38,7 @@ from kafka.errors import KafkaError
 
 from streaming import artifacts, broker_data, ports, process
 from streaming.artifacts import Progress
-from streaming.errors import BrokerError
+from streaming.errors import BrokerError, ServiceError
 from streaming.settings import BrokerSettings
 
 _LOG4J = artifacts.PINS.with_name("log4j2.properties")
@@ -162,7 +162,7 @@ def start(
         )
         try:
             process.start(service, ready=lambda: _ready(settings, cluster_id), timeout=settings.start_timeout)
-        except process.ServiceError as error:
+        except ServiceError as error:
             raise BrokerError(str(error)) from error
         started = _status(folder, probe_s=_PATIENT_PROBE_S)
     if started is None:

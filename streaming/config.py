@@ -19,7 +19,9 @@ from pydantic import TypeAdapter, ValidationError
 from streaming.errors import SettingsError
 
 PREFIX = "SENSORLOOP_"
-_NOT_SECTIONS = frozenset({"SENSORLOOP_HOME", "SENSORLOOP_CONFIG", "SENSORLOOP_REQUIRE_BROWSER"})
+_NOT_SECTIONS = frozenset(
+    {"SENSORLOOP_HOME", "SENSORLOOP_CONFIG", "SENSORLOOP_REQUIRE_BROWSER", "SENSORLOOP_TEST_LEDGER_URL"}
+)
 
 
 def load(

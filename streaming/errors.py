@@ -10,6 +10,7 @@
     ├── LakeError              a table that cannot be read or written
     │   └── LostOwnership      another consumer has committed for this partition: stop
     ├── ClientError            Kafka cannot be reached, or refuses
+    ├── ServiceError           a process of this machine ended before it was ready, or did not get ready
     └── BrokerError            the local broker cannot be set up or started
         ├── DownloadError
         ├── ChecksumError
@@ -63,6 +64,10 @@ class ClientError(StreamingError):
     """Kafka cannot be reached, or refuses what was asked."""
 
     retriable: ClassVar[bool] = True
+
+
+class ServiceError(StreamingError):
+    """A service ended before it was ready, or did not get ready in time; the message has the last lines of its log."""
 
 
 class BrokerError(StreamingError):

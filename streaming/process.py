@@ -32,7 +32,7 @@ from types import FrameType
 import psutil
 
 from streaming import guard
-from streaming.errors import StreamingError
+from streaming.errors import ServiceError
 
 _POLL_S = 0.1
 _SAME_MOMENT_S = 0.05
@@ -41,10 +41,6 @@ _GUARD_EXTRA_S = 5.0
 
 _children: dict[int, subprocess.Popen[bytes]] = {}
 """Those that this process started, by pid: only we can collect their exit code."""
-
-
-class ServiceError(StreamingError):
-    """A service ended before it was ready, or did not get ready in time; the message has the last lines of its log."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

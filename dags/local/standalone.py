@@ -31,6 +31,7 @@ from dags.local import configuration
 from dags.local.airflow_api import AirflowApi
 from dags.orchestration import AirflowSettings
 from streaming import guard, ports, process
+from streaming.errors import ServiceError
 
 POOL = "gpu"
 """The pool whose slots are the fine-tuning runs at a time."""
@@ -215,7 +216,7 @@ def _all_healthy(api: AirflowApi, place: Path, since: datetime) -> bool:
         if process.find(_pid_file(place, part.name)) is None:
             log = _log(place, part.name)
             msg = f"Airflow's {part.name} ended before it was healthy. The end of {log}:\n{process.log_tail(log)}"
-            raise process.ServiceError(msg)
+            raise ServiceError(msg)
     return api.healthy(since) and api.serves_tasks()
 
 

@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streaming import guard, process
-from streaming.process import Service, ServiceError, Stack
+from streaming.errors import ServiceError
+from streaming.process import Service, Stack
 
 SOON = timedelta(seconds=20)
 ROOT = Path(__file__).parents[2]

@@ -25,9 +25,7 @@ HELP = "Keeps phone-sensor scene recognition models fresh: Kafka → windows →
 EXIT_FINAL, EXIT_RETRIABLE, EXIT_NOTHING = 3, 4, 99
 
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
-kafka_app = typer.Typer(
-    help="A real Apache Kafka on this machine, without Java, Maven or Docker.", no_args_is_help=True
-)
+kafka_app = typer.Typer(help="A real Kafka on this machine, without Java, Maven or Docker.", no_args_is_help=True)
 lake_app = typer.Typer(help="The Parquet lake.", no_args_is_help=True)
 train_app = typer.Typer(help="Models that are trained from nothing.", no_args_is_help=True)
 registry_app = typer.Typer(help="Versions, the champion, and the account of how it came to be.", no_args_is_help=True)

@@ -10,6 +10,7 @@ import dataclasses
 import os
 import signal
 import threading
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -145,20 +146,29 @@ def import_(
 def replay(
     directory: Annotated[Path, typer.Argument(help="Folder of recordings.", exists=True, file_okay=False)],
     speed: Annotated[str, typer.Option(help="How many times faster than life, or 'max'.")] = "max",
+    longest_pause: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds of real time that are left of a silence in which no phone sends, as the nights between sessions; "
+            "10 if not said. Nothing to wait for at speed 'max'."
+        ),
+    ] = None,
     seed: Seed = 1,
 ) -> None:
     """Send recordings to Kafka as the phones would: in batches of a second, some repeated, some late, some after hours offline."""
     from streaming.delivery import DeliverySettings
-    from streaming.replay import make_producer
+    from streaming.replay import Pace, make_producer
     from streaming.replay import replay as run
     from streaming.topics import create_topics
 
-    factor = None if speed == "max" else number(speed, "--speed")
+    pace = Pace(speed=None if speed == "max" else number(speed, "--speed"))
+    if longest_pause is not None:
+        pace = dataclasses.replace(pace, longest_pause=timedelta(seconds=longest_pause))
     kafka = load_settings().kafka
     create_topics(kafka.bootstrap_servers, {kafka.batches_topic: kafka.partitions, kafka.deadletter_topic: 1})
     with progress(f"Replaying {directory.name}") as show:
         report = run(
-            directory, make_producer(kafka), kafka.batches_topic, speed=factor,
+            directory, make_producer(kafka), kafka.batches_topic, pace=pace,
             delivery=DeliverySettings(seed=seed), progress=show,
         )  # fmt: skip
     for path, reason in report.refused:

@@ -144,13 +144,17 @@ class Assembler:
             if not session.chunks:
                 self._shut(key, session)
             return
-        if batch.sequence < newest_sequence:
-            self.counters["out_of_order_batches"] += 1
         if batch.end_of_session:
             session.last_sequence = batch.sequence
-        chunk = self._chunk(session, batch, offset)
+        came_before = batch.sequence < session.expected_sequence
+        chunk = self._chunk(session, batch, offset, count_late=not came_before)
         if chunk is not None:
             session.chunks.append(chunk)
+        if came_before and (chunk is None or not chunk.sensors or chunk.last_ns < (session.next_start_ns or 0)):
+            # All of it is in the table: read again after a restart, or a repeat of what was read before it.
+            self.counters["duplicate_batches"] += 1
+        elif batch.sequence < newest_sequence:
+            self.counters["out_of_order_batches"] += 1
         if session.complete:
             yield from self._close(key, session, _END_OF_TIME)
             self._shut(key, session)
@@ -169,8 +173,8 @@ class Assembler:
             self._shut(key, session)
             self.counters["idle_sessions"] += 1
 
-    def _chunk(self, session: _Session, batch: SensorBatch, offset: int) -> _Chunk | None:
-        """The part of a batch that open windows can use; None if there is none."""
+    def _chunk(self, session: _Session, batch: SensorBatch, offset: int, *, count_late: bool) -> _Chunk | None:
+        """The part of a batch that open windows can use; None if there is none. The rest is late, or published already."""
         sensors: dict[str, tuple[Times, Values]] = {}
         for block in batch.blocks:
             times, values = block.times_ns(), block.values
@@ -178,7 +182,8 @@ class Assembler:
                 self.counters["unused_samples"] += len(times)
                 continue
             if session.next_start_ns is not None and len(times):
-                self.counters["late_samples"] += int(np.searchsorted(times, session.next_start_ns))
+                if count_late:
+                    self.counters["late_samples"] += int(np.searchsorted(times, session.next_start_ns))
                 useful = int(np.searchsorted(times, session.next_start_ns - self._settings.max_gap_ns))
                 times, values = times[useful:], values[useful:]
             if len(times):

@@ -32,6 +32,10 @@ class DeliverySettings:
     """What a phone collects before it sends."""
     repeat_rate: float = 0.02
     """Share of batches that are sent twice, as after an acknowledgement that was lost."""
+    late_repeat_rate: float = 0.5
+    """Share of the repeats that come later than at once, as from a phone that first waits for its acknowledgement."""
+    late_repeat: timedelta = timedelta(minutes=5)
+    """Longest time until then, at least 1 s: most wait for seconds, some for minutes. Time offline comes on top."""
     reorder_rate: float = 0.02
     """Share of batches that change places with the next one."""
     offline_rate: float = 0.1
@@ -42,13 +46,17 @@ class DeliverySettings:
     """The same seed gives the same batches in the same order."""
 
     def __post_init__(self) -> None:
-        rates = {"repeat_rate": self.repeat_rate, "reorder_rate": self.reorder_rate, "offline_rate": self.offline_rate}
+        rates = {"repeat_rate": self.repeat_rate, "reorder_rate": self.reorder_rate, "offline_rate": self.offline_rate,
+                 "late_repeat_rate": self.late_repeat_rate}  # fmt: skip
         for name, rate in rates.items():
             if not 0 <= rate <= 1:
                 msg = f"{name} = {rate}: a share is between 0 and 1"
                 raise SettingsError(msg)
         if not timedelta(milliseconds=1) <= self.batch <= timedelta(minutes=1) or self.offline < timedelta(0):
             msg = f"batch = {self.batch}, offline = {self.offline}: a batch is 1 ms to 1 min long, and time offline not negative"
+            raise SettingsError(msg)
+        if self.late_repeat < timedelta(seconds=1):
+            msg = f"late_repeat = {self.late_repeat}: a repeat that is late is so by 1 s at least"
             raise SettingsError(msg)
 
 
@@ -102,9 +110,10 @@ def deliver_session(recording: Recording, settings: DeliverySettings) -> Iterato
         return
     length_ns = settings.batch // timedelta(microseconds=1) * _US
     due = [recording.start_ns + (index + 1) * length_ns for index, _ in batches]
+    left = back = due[-1]
     if rng.random() < settings.offline_rate and len(batches) > 1:
         gone = int(rng.integers(1, len(batches)))
-        back = due[-1] + int(rng.random() * settings.offline.total_seconds() * 1e9)
+        left, back = due[gone], back + int(rng.random() * settings.offline.total_seconds() * 1e9)
         due[gone:] = [max(moment, back) for moment in due[gone:]]
     order = [batch for _, batch in batches]
     swaps = rng.random(len(order)) < settings.reorder_rate
@@ -114,11 +123,16 @@ def deliver_session(recording: Recording, settings: DeliverySettings) -> Iterato
             order[at], order[at + 1] = order[at + 1], order[at]
             at += 1  # a batch changes places once, so that none drifts away from its neighbours
         at += 1
-    repeats = rng.random(len(order)) < settings.repeat_rate
-    for moment, batch, again in zip(due, order, repeats, strict=True):
-        yield Delivery(moment, batch, repeat=False)
-        if again:
-            yield Delivery(moment, batch, repeat=True)
+    repeated = rng.random(len(order)) < settings.repeat_rate
+    late = rng.random(len(order)) < settings.late_repeat_rate
+    # From 1 s to the longest, evenly in the logarithm: mostly seconds.
+    waits = settings.late_repeat.total_seconds() ** rng.random(len(order))
+    sent = [(moment, at, False) for at, moment in enumerate(due)]
+    for at in np.flatnonzero(repeated).tolist():
+        moment = due[at] + (int(waits[at] * 1e9) if late[at] else 0)
+        sent.append((back if left <= moment < back else moment, at, True))
+    for moment, at, again in sorted(sent):
+        yield Delivery(moment, order[at], repeat=again)
 
 
 def _batches(recording: Recording, settings: DeliverySettings) -> Iterator[tuple[int, SensorBatch]]:

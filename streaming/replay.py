@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +17,7 @@ from kafka.errors import KafkaError
 
 from streaming.client import reaching
 from streaming.delivery import Delivery, DeliverySettings, Session, deliver, whole_us
-from streaming.errors import ClientError, RecordingError
+from streaming.errors import ClientError, RecordingError, SettingsError
 from streaming.recording import read_recording, scan
 from streaming.sensors import SENSORS
 from streaming.settings import KafkaSettings
@@ -30,6 +32,22 @@ class Producer(Protocol):
 
     def flush(self) -> Any:
         """Wait until everything queued was sent."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pace:
+    """How fast recordings are sent."""
+
+    speed: float | None = None
+    """How many times faster than life; None: as fast as Kafka takes it."""
+    longest_pause: timedelta = timedelta(seconds=10)
+    """What is left of a silence in which no phone sends, in real time. Nobody waits for the nights between sessions; 10 s
+    is still long enough to see on a dashboard that nothing comes, and has no effect on life at its own speed within a session."""
+
+    def __post_init__(self) -> None:
+        if (self.speed is not None and not 0 < self.speed < math.inf) or self.longest_pause < timedelta(0):
+            msg = f"speed = {self.speed}, longest_pause = {self.longest_pause}: a speed is above 0, and no pause is negative"
+            raise SettingsError(msg)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +87,7 @@ def replay(
     producer: Producer,
     topic: str,
     *,
-    speed: float | None,
+    pace: Pace,
     delivery: DeliverySettings,
     progress: Callable[[int, int], None] | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -81,7 +99,7 @@ def replay(
         directory: of recordings; those that are refused are reported, the rest is sent.
         producer: see :func:`make_producer`.
         topic: the batches topic.
-        speed: how many times faster than life; None for as fast as Kafka takes it.
+        pace: how fast.
         delivery: the phones' manners.
         progress: told (sessions ended, sessions in all).
         clock: seconds, monotonic.
@@ -95,13 +113,15 @@ def replay(
     if not sessions:
         msg = f"{directory}: no usable recording: {refused[0][1] if refused else 'there is no .parquet file'}"
         raise RecordingError(msg)
-    begin, first_due = clock(), None
     sent = _Sent(producer, topic)
     ended = 0
+    begin, before_ns, due = clock(), None, 0.0
     for item in deliver(sessions, delivery):
-        if speed is not None:
-            first_due = item.due_ns if first_due is None else first_due
-            wait = (item.due_ns - first_due) / 1e9 / speed - (clock() - begin)
+        if pace.speed is not None:
+            silence = 0.0 if before_ns is None else (item.due_ns - before_ns) / 1e9 / pace.speed
+            before_ns = item.due_ns
+            due += min(silence, pace.longest_pause.total_seconds())
+            wait = due - (clock() - begin)
             if wait > 0:
                 sleep(wait)
         sent.send(item)

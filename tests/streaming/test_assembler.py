@@ -77,6 +77,44 @@ def test_a_repeated_batch_counts_once() -> None:
     assert assembler.counters["duplicate_batches"] == 4
 
 
+def restarted(closed: list[ClosedWindows]) -> Assembler:
+    """The assembler of a new owner, who knows what the table has of one session."""
+    last = closed[-1]
+    known = SessionMemory(
+        next_start_ns=int(last.starts_ns[-1]) + SETTINGS.hop_ns, next_sequence=max(g.next_sequence for g in closed)
+    )
+    return Assembler(SETTINGS, {last.key: known})
+
+
+@pytest.mark.parametrize("number", [0, 3, 9])
+def test_a_repeat_after_the_end_is_a_duplicate_with_or_without_a_restart(number: int) -> None:
+    batches = session(10)
+    closed, undisturbed = run(batches)
+    for assembler in (undisturbed, restarted(closed)):
+        assert not list(assembler.add(batches[number], 10, NOW))
+        assert assembler.counters["duplicate_batches"] == 1
+        assert assembler.counters["late_samples"] == assembler.counters["out_of_order_batches"] == 0
+        assert assembler.open_sessions == 0
+        assert assembler.needed_offset() is None
+
+
+def test_what_a_restart_reads_again_is_not_late() -> None:
+    batches = session(10)
+    closed, undisturbed = run(batches[:9])
+    needed = undisturbed.needed_offset()
+    assert needed is not None
+    assembler = restarted(closed)
+    for at in range(needed, 9):
+        closed += assembler.add(batches[at], at, NOW)
+    published = assembler.counters["duplicate_batches"]
+    assert published == 1, "the batch before the first open window, for its last values"
+    closed += assembler.add(batches[1], 9, NOW)
+    assert assembler.counters["duplicate_batches"] == published + 1
+    closed += assembler.add(batches[9], 10, NOW)
+    assert flat(closed) == flat(run(batches)[0])
+    assert assembler.counters["late_samples"] == assembler.counters["out_of_order_batches"] == 0
+
+
 def test_batches_in_any_order_within_the_lateness_give_the_same_windows() -> None:
     batches = session(12)
     swapped = [batches[i ^ 1] for i in range(12)]
@@ -140,7 +178,7 @@ def test_settings_that_cannot_be(field: str) -> None:
 
 @st.composite
 def traffic(draw: st.DrawFn) -> list[SensorBatch]:
-    """Several sessions, interleaved, with repeats, short reorderings, hours offline and jumps."""
+    """Several sessions, interleaved, with repeats at once and later, short reorderings, hours offline and jumps."""
     rng = random.Random(draw(st.integers(0, 2**32)))
     queues = []
     for s in range(draw(st.integers(1, 3))):
@@ -154,7 +192,12 @@ def traffic(draw: st.DrawFn) -> list[SensorBatch]:
         for i in range(length - 1):
             if rng.random() < 0.2:
                 queue[i], queue[i + 1] = queue[i + 1], queue[i]
-        queues.append([b for b in queue for _ in range(rng.choice([1, 1, 1, 1, 2]))])
+        sent = [b for b in queue for _ in range(rng.choice([1, 1, 1, 1, 2]))]
+        for b in rng.sample(
+            queue, k=rng.choice([0, 0, 1, min(3, length)])
+        ):  # repeats that come later, or after the end
+            sent.insert(rng.randint(sent.index(b) + 1, len(sent)), b)
+        queues.append(sent)
     merged = []
     while any(queues):
         merged.append(rng.choice([q for q in queues if q]).pop(0))

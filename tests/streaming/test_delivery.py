@@ -89,6 +89,45 @@ def test_an_offline_phone_sends_the_rest_late_and_in_order() -> None:
     assert [item.batch.sequence for item in deliveries] == list(range(60))
 
 
+@settings(max_examples=40)
+@given(st.integers(0, 2**31), st.sampled_from([0.0, 1.0]), st.sampled_from([1, 20, 300]))
+def test_repeats_come_after_their_first_within_the_longest_wait(seed: int, offline: float, longest: int) -> None:
+    manners = DeliverySettings(
+        repeat_rate=0.5, late_repeat_rate=1, offline_rate=offline, seed=seed, late_repeat=timedelta(seconds=longest)
+    )
+    deliveries = list(deliver_session(recording(120), manners))
+    first = {item.batch.sequence: (at, item) for at, item in enumerate(deliveries) if not item.repeat}
+    back = max(item.due_ns for _, item in first.values())
+    repeats = [(at, item) for at, item in enumerate(deliveries) if item.repeat]
+    assert repeats
+    for at, again in repeats:
+        before, original = first[again.batch.sequence]
+        assert at > before
+        assert again.batch is original.batch
+        assert original.due_ns + NS <= again.due_ns <= max(original.due_ns + longest * NS, back)
+
+
+def test_a_repeat_waits_until_the_phone_is_back() -> None:
+    """Nothing is sent while it is offline; on coming back, first what was not acknowledged before."""
+    manners = DeliverySettings(repeat_rate=1, late_repeat_rate=1, reorder_rate=0, offline_rate=1, seed=3)
+    deliveries = list(deliver_session(recording(60), manners))
+    due = {item.batch.sequence: item.due_ns for item in deliveries if not item.repeat}
+    back = due[59]
+    gone = min(sequence for sequence, moment in due.items() if moment == back)
+    assert 0 < gone < 59
+    away = range(START + (gone + 1) * NS, back)
+    assert not any(item.due_ns in away for item in deliveries)
+    on_return = [item for item in deliveries if item.due_ns == back]
+    assert on_return[0].repeat
+    assert on_return[0].batch.sequence < gone
+
+
+def test_repeats_at_once_follow_their_first() -> None:
+    manners = DeliverySettings(repeat_rate=1, late_repeat_rate=0, reorder_rate=0, offline_rate=1)
+    sequences = [item.batch.sequence for item in deliver_session(recording(10), manners)]
+    assert sequences == [sequence for sequence in range(10) for _ in range(2)]
+
+
 def test_regular_times_are_a_period_and_others_offsets() -> None:
     blocks = next(iter(deliver_session(recording(), CALM))).batch.blocks
     kinds = {block.sensor: (block.period_ns, block.offsets_us is None) for block in blocks}
@@ -126,7 +165,10 @@ def test_the_same_seed_sends_the_same() -> None:
     assert sent(1) != sent(2)
 
 
-@pytest.mark.parametrize("wrong", [{"repeat_rate": 1.5}, {"offline_rate": -0.1}, {"batch": timedelta(0)}])
+@pytest.mark.parametrize(
+    "wrong", [{"repeat_rate": 1.5}, {"offline_rate": -0.1}, {"batch": timedelta(0)}, {"late_repeat_rate": 2},
+              {"late_repeat": timedelta(milliseconds=1)}],
+)  # fmt: skip
 def test_manners_that_cannot_be(wrong: dict[str, object]) -> None:
     with pytest.raises(SettingsError, match=next(iter(wrong))):
         DeliverySettings(**wrong)  # type: ignore[arg-type]

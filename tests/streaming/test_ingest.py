@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,15 +11,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from streaming.account import account
 from streaming.client import Record
+from streaming.delivery import DeliverySettings
 from streaming.errors import LakeError, LostOwnership
 from streaming.ingest import Ingest
 from streaming.lake import TopicPartition, WindowsTable, scan_windows
+from streaming.recording import write_recording
+from streaming.replay import Pace, expected_samples, replay
 from streaming.settings import IngestSettings, LakeSettings
 from streaming.wire import SensorBatch, encode
+from tests.fakes.producer import FakeProducer
 from tests.fakes.source import FakeDeadLetters, FakeSource
 
 from .sessions import EPOCH, NOW, SETTINGS, batch
+from .test_delivery import NS, START, recording
 
 P0 = TopicPartition(topic="sensor.batches", partition=0)
 P1 = TopicPartition(topic="sensor.batches", partition=1)
@@ -180,6 +187,8 @@ def test_crashes_at_any_step_of_the_commit_change_nothing(
     queues = {name: [b for b in batches if b.session_id == name] for name in set(order)}
     mixed = [queues[name].pop(0) for name in order]
     mixed = [b for b in mixed for _ in range(rng.choice([1, 1, 1, 2]))]
+    for b in rng.sample(mixed, k=min(3, len(mixed))):
+        mixed.insert(rng.randint(mixed.index(b) + 1, len(mixed)), b)
     undisturbed = Rig(tmp_path_factory.mktemp("calm"), {P0: log(mixed)})
     undisturbed.until_caught_up()
     rig = Rig(tmp_path_factory.mktemp("storm"), {P0: log(mixed)})
@@ -229,6 +238,35 @@ def test_a_lake_that_cannot_be_written_publishes_nothing_and_goes_on_later(tmp_p
             rig.ingest.commit()
     rig.until_caught_up()
     assert rig.rows().height == 9
+
+
+def test_repeats_that_come_late_are_neither_lost_nor_doubled(tmp_path: Path) -> None:
+    """Recordings as phones send them, half of the batches again after up to a minute, hours offline; and five restarts."""
+    for i in range(4):
+        one = recording(30 + i, session=f"s{i}", device=f"d{i % 2}", start=START + i * 10 * NS, seed=i)
+        write_recording(tmp_path / "sent" / f"{i}.parquet", one)
+    manners = DeliverySettings(repeat_rate=0.5, late_repeat_rate=1, late_repeat=timedelta(minutes=1), offline_rate=0.5)
+    producer = FakeProducer()
+    replayed = replay(tmp_path / "sent", producer, "t", pace=Pace(), delivery=manners)
+    assert replayed.repeats > 40
+    received = int(NOW.timestamp()) * NS
+    records = [
+        Record(offset=i, timestamp_ns=received, key=key, value=value)
+        for i, (_, value, key, _) in enumerate(producer.records)
+    ]
+    rig = Rig(tmp_path / "lake", {P0: records})
+    totals: Counter[str] = Counter()
+    for restart in range(6):
+        for _ in range(8 if restart < 5 else 0):
+            rig.ingest.step()
+        counted = rig.ingest.counters() if restart < 5 else rig.until_caught_up()
+        totals.update(counted)
+        if restart < 5:
+            rig.restart()
+    sums = account(expected_samples(tmp_path / "sent", hop_ns=SETTINGS.hop_ns), scan_windows(str(tmp_path / "lake")))
+    assert (sums.sent, sums.lost, sums.doubled) == (replayed.samples, 0, 0)
+    assert totals["late_samples"] == 0
+    assert totals["duplicate_batches"] >= replayed.repeats
 
 
 def _no_space(_: int) -> None:

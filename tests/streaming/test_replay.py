@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from kafka.errors import MessageSizeTooLargeError
 
 from streaming.delivery import DeliverySettings
-from streaming.errors import ClientError, RecordingError
+from streaming.errors import ClientError, RecordingError, SettingsError
 from streaming.recording import write_recording
-from streaming.replay import expected_samples, replay
+from streaming.replay import Pace, expected_samples, replay
 from streaming.wire import CONTENT_TYPE, decode
 from tests.fakes.producer import FakeProducer
 
@@ -28,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 def test_everything_is_sent_and_counted(folder: Path) -> None:
     producer, told = FakeProducer(), []
     manners = DeliverySettings(repeat_rate=0.5)
-    report = replay(folder, producer, "t", speed=None, delivery=manners, progress=lambda *a: told.append(a))
+    report = replay(folder, producer, "t", pace=Pace(), delivery=manners, progress=lambda *a: told.append(a))
     assert (report.sessions, report.batches, report.samples) == (3, 24, 3 * 8 * 70)
     assert report.repeats == len(producer.records) - 24 > 0
     assert report.bytes > report.samples * 4
@@ -41,7 +42,7 @@ def test_everything_is_sent_and_counted(folder: Path) -> None:
 
 def test_a_recording_that_is_refused_is_reported_and_the_rest_is_sent(folder: Path) -> None:
     (folder / "1.parquet").write_bytes(b"not parquet")
-    report = replay(folder, FakeProducer(), "t", speed=None, delivery=CALM)
+    report = replay(folder, FakeProducer(), "t", pace=Pace(), delivery=CALM)
     assert report.sessions == 2
     ((path, reason),) = report.refused
     assert path.name == "1.parquet"
@@ -55,19 +56,42 @@ def test_speed_is_kept_on_a_clock(folder: Path) -> None:
         nonlocal now
         now += seconds
 
-    replay(folder, FakeProducer(), "t", speed=10, delivery=CALM, clock=lambda: now, sleep=sleep)
+    replay(folder, FakeProducer(), "t", pace=Pace(speed=10), delivery=CALM, clock=lambda: now, sleep=sleep)
     assert now == pytest.approx((2 * 4 + 8 - 1) / 10)
+
+
+def test_a_night_between_sessions_is_cut_to_the_longest_pause(folder: Path) -> None:
+    """Only the silence: within the sessions, and in a shorter silence, the speed is kept."""
+    write_recording(folder / "next.parquet", recording(8, session="next", start=START + 24 * 3600 * NS))
+    write_recording(folder / "soon.parquet", recording(8, session="soon", start=START + (24 * 3600 + 38) * NS))
+    now, waits = 0.0, []
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        waits.append(seconds)
+        now += seconds
+
+    pace = Pace(speed=10, longest_pause=timedelta(seconds=5))
+    replay(folder, FakeProducer(), "t", pace=pace, delivery=CALM, clock=lambda: now, sleep=sleep)
+    assert now == pytest.approx((2 * 4 + 8 - 1) / 10 + 5 + 0.7 + 3.1 + 0.7)
+    assert max(waits) == pytest.approx(5)
+
+
+@pytest.mark.parametrize("wrong", [{"speed": 0.0}, {"speed": float("inf")}, {"longest_pause": timedelta(seconds=-1)}])
+def test_paces_that_cannot_be(wrong: dict[str, object]) -> None:
+    with pytest.raises(SettingsError, match=next(iter(wrong))):
+        Pace(**wrong)  # type: ignore[arg-type]
 
 
 def test_a_batch_that_cannot_be_sent_is_an_error(folder: Path) -> None:
     producer = FakeProducer(fail_at=5, error=MessageSizeTooLargeError("too large"))
     with pytest.raises(ClientError, match=r"could not be sent to t: .*too large"):
-        replay(folder, producer, "t", speed=None, delivery=CALM)
+        replay(folder, producer, "t", pace=Pace(), delivery=CALM)
 
 
 def test_nothing_to_send_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RecordingError, match=r"no \.parquet file"):
-        replay(tmp_path, FakeProducer(), "t", speed=None, delivery=CALM)
+        replay(tmp_path, FakeProducer(), "t", pace=Pace(), delivery=CALM)
 
 
 def test_what_is_expected_in_the_lake(folder: Path) -> None:

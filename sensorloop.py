@@ -18,9 +18,8 @@ from typing import Annotated
 import typer
 
 from dags import retraining, steps
-from dags.settings import external_kafka
 from dags.settings import load as load_settings
-from dags.terminal import counters, entry_line, fail, number, progress, result, say, version_line
+from dags.terminal import counters, entry_line, fail, number, progress, result, say, say_import, say_some, version_line
 
 HELP = "Keeps phone-sensor scene recognition models fresh: Kafka → windows → quality → FilterLoss → a gated champion."
 EXIT_FINAL, EXIT_RETRIABLE, EXIT_NOTHING = 3, 4, 99
@@ -54,41 +53,25 @@ def kafka_start() -> None:
     It keeps its data in SENSORLOOP_HOME/kafka and runs until 'sensorloop kafka stop'. KAFKA_HOME names a Kafka that is
     installed already; with KAFKA_BOOTSTRAP_SERVERS set, yours is used and none is started.
     """
-    from streaming import broker
+    from dags.local import kafka
 
-    settings = load_settings()
-    external = external_kafka(settings)
-    if external:
-        say(f"Kafka at {external} is used; none is started.")
-        return result(bootstrap_servers=external, started=False)
-    with progress("Fetching Kafka") as show:
-        status, started = broker.start(settings.broker, home=settings.home, progress=show)
-    say(f"{'Kafka runs' if started else 'Kafka was running already'} at {status.bootstrap_servers} (pid {status.pid}).")
-    return result(bootstrap_servers=status.bootstrap_servers, pid=status.pid, started=started)
+    result(**kafka.start(load_settings()))
 
 
 @kafka_app.command("stop")
 def kafka_stop() -> None:
     """Stop the local broker; its data stays."""
-    from streaming import broker
+    from dags.local import kafka
 
-    stopped = broker.stop(load_settings().home)
-    say("Kafka stopped." if stopped else "Kafka was not running.")
-    result(stopped=stopped)
+    result(**kafka.stop(load_settings()))
 
 
 @kafka_app.command("status")
 def kafka_status() -> None:
-    """Say whether the local broker runs, where, since when, and with how much memory."""
-    from streaming import broker
+    """Say whether the broker that is used runs, and of the local one where, since when, and with how much memory."""
+    from dags.local import kafka
 
-    status = broker.status(load_settings().home)
-    if status is None:
-        say("Kafka is not running. Start it with 'sensorloop kafka start'.")
-        return result(running=False)
-    say(f"Kafka {'answers' if status.answers else 'does not answer'} at {status.bootstrap_servers}: pid {status.pid}, "
-         f"up {status.uptime}, {status.memory_bytes / 2**20:.0f} MiB, cluster {status.cluster_id}.")  # fmt: skip
-    return result(running=True, **dataclasses.asdict(status))
+    result(**kafka.status(load_settings()))
 
 
 @app.command()
@@ -130,8 +113,7 @@ def import_(
     options = ImportOptions(every_subject=every_subject, limit=limit)
     with progress(f"Importing {format_name}") as show:
         report = import_dataset(format_name, source, dest, cohort=cohort, options=options, progress=show)
-    for refusal in report.refused:
-        say(f"refused: {refusal.file}{f':{refusal.row}' if refusal.row else ''}: {refusal.reason}")
+    say_import(report)
     minutes = ", ".join(f"{scene} {value:.0f} min" for scene, value in report.minutes.items())
     say(f"{report.written} recordings of {len(report.subjects)} people in {dest}: {minutes}.")
     result(
@@ -139,6 +121,7 @@ def import_(
         subjects=len(report.subjects),
         minutes=dict(report.minutes),
         refused=len(report.refused),
+        notes=dict(report.notes),
     )
 
 
@@ -147,10 +130,12 @@ def replay(
     directory: Annotated[Path, typer.Argument(help="Folder of recordings.", exists=True, file_okay=False)],
     speed: Annotated[str, typer.Option(help="How many times faster than life, or 'max'.")] = "max",
     longest_pause: Annotated[
-        float | None,
+        int | None,
         typer.Option(
+            min=0,
+            max=86_400,
             help="Seconds of real time that are left of a silence in which no phone sends, as the nights between sessions; "
-            "10 if not said. Nothing to wait for at speed 'max'."
+            "10 if not said. Nothing to wait for at speed 'max'.",
         ),
     ] = None,
     seed: Seed = 1,
@@ -171,8 +156,7 @@ def replay(
             directory, make_producer(kafka), kafka.batches_topic, pace=pace,
             delivery=DeliverySettings(seed=seed), progress=show,
         )  # fmt: skip
-    for path, reason in report.refused:
-        say(f"refused: {path}: {reason}")
+    say_some([f"refused: {reason}" for _, reason in report.refused])
     say(
         f"{report.samples:,} samples in {report.batches:,} batches of {report.sessions} sessions; {report.repeats} repeated."
     )

@@ -70,6 +70,6 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
 
 
 def external_kafka(settings: Settings) -> str | None:
-    """The Kafka that somebody named, or None if the local one is meant."""
+    """The Kafka that somebody named; None if the local one is meant, and only then is one started."""
     servers = settings.kafka.bootstrap_servers
     return None if servers == f"{settings.broker.host}:{settings.broker.port}" else servers

@@ -4,18 +4,39 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from registry.chain import Entry
     from registry.versions import Version
+    from streaming.importers import ImportReport
 
 
 def say(text: str) -> None:
     """A sentence for a person."""
     print(text, file=sys.stderr, flush=True)
+
+
+def say_some(sentences: Sequence[str], most: int = 20) -> None:
+    """As many sentences as a person may read, and how many others there are."""
+    for sentence in sentences[:most]:
+        say(sentence)
+    if len(sentences) > most:
+        say(f"… and {len(sentences) - most} more.")
+
+
+def say_import(report: ImportReport) -> None:
+    """What an import could not use, and what it left out or changed on purpose."""
+    refused = []
+    for refusal in report.refused:
+        where = f"{refusal.file}:{refusal.row}" if refusal.row else refusal.file
+        lines = f" ({refusal.rows} lines)" if refusal.rows > 1 else ""
+        refused.append(f"refused: {where}: {refusal.reason}{lines}")
+    say_some(refused)
+    for what, count in report.notes.items():
+        say(f"note: {what}: {count:,}")
 
 
 def result(**values: Any) -> None:
@@ -70,8 +91,11 @@ def counters() -> Iterator[Callable[[Mapping[str, int]], None]]:
             shown.add_row(name.replace("_", " "), f"{count:,}")
         return shown
 
-    with Live(console=Console(stderr=True), refresh_per_second=2) as live:
+    console = Console(stderr=True)
+    with Live(console=console, refresh_per_second=2) as live:
         yield lambda counters: live.update(table(counters))
+    if not console.is_terminal:  # rich ends its last line on a terminal only
+        console.line()
 
 
 def version_line(version: Version) -> str:

@@ -21,13 +21,14 @@ The protocol of :func:`start`:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import socket
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -68,37 +69,6 @@ class BrokerStatus:
     """What it writes."""
 
 
-def ensure(
-    settings: BrokerSettings,
-    *,
-    home: Path,
-    bootstrap_servers: str | None,
-    progress: Progress | None = None,
-    die_with_parent: bool = False,
-) -> str:
-    """The broker to use: the one that was named, else the local one, started if need be.
-
-    This is the one place where it is decided whether a broker is started.
-
-    Args:
-        settings: the local broker's.
-        home: where the local broker keeps its data.
-        bootstrap_servers: what ``KAFKA_BOOTSTRAP_SERVERS`` says; None or empty if it says nothing.
-        progress: see :func:`start`.
-        die_with_parent: see :func:`start`.
-
-    Returns:
-        host:port, comma-separated.
-
-    Raises:
-        BrokerError: see :func:`start`.
-    """
-    if bootstrap_servers:
-        return bootstrap_servers
-    broker, _ = start(settings, home=home, progress=progress, die_with_parent=die_with_parent)
-    return broker.bootstrap_servers
-
-
 def start(
     settings: BrokerSettings,
     *,
@@ -124,11 +94,12 @@ def start(
         ChecksumError: a jar is not the pinned one.
         PortTaken: a port is in use.
         ForeignData: the data folder belongs to another cluster.
-        BrokerError: it ended, or did not answer in time; the message has the last lines of its log.
+        BrokerError: it ended, or did not answer in time (the message has the last lines of its log); or its folder cannot
+            be written.
     """
     environ = os.environ if environ is None else environ
     folder = home / "kafka"
-    with process.exclusive(folder / "start.lock"):
+    with _writing(folder), process.exclusive(folder / "start.lock"):
         running = _status(folder, probe_s=_PATIENT_PROBE_S)
         if running is not None:
             if not running.answers:
@@ -183,6 +154,16 @@ def stop(home: Path) -> bool:
 def status(home: Path) -> BrokerStatus | None:
     """The local broker, or None if it does not run."""
     return _status(home / "kafka", probe_s=_PROBE_S)
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """A home that is read-only, full or no folder is a sentence, not a traceback."""
+    try:
+        yield
+    except OSError as error:
+        msg = f"Kafka's folder {folder} cannot be written ({error}). Choose another home with SENSORLOOP_HOME, or make room."
+        raise BrokerError(msg) from error
 
 
 def _status(folder: Path, *, probe_s: float) -> BrokerStatus | None:

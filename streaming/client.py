@@ -6,9 +6,7 @@ only notes it; :meth:`Source.poll` hands the notes over on the thread that polls
 
 from __future__ import annotations
 
-import socket
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +17,7 @@ from kafka.errors import KafkaError
 
 from streaming.errors import ClientError
 from streaming.lake import TopicPartition
+from streaming.servers import reach, unreachable
 from streaming.settings import IngestSettings, KafkaSettings
 
 
@@ -202,38 +201,16 @@ class KafkaDeadLetters:
 
 @contextmanager
 def reaching(settings: KafkaSettings) -> Iterator[None]:
-    """Kafka's own words for an unreachable broker say neither where nor what to change; within this they do.
+    """Within this a Kafka that is not there is a sentence that says where and what to change.
 
     Raises:
         ClientError: Kafka cannot be reached.
     """
-    servers = settings.bootstrap_servers
+    reach(settings.bootstrap_servers, timeout=settings.bootstrap_timeout)
     try:
-        # Asked over a bare socket first: a kafka-python client that finds nobody goes on trying on a thread of its own.
-        _connect(servers.split(","), settings.bootstrap_timeout.total_seconds())
         yield
     except (KafkaError, OSError) as error:
-        msg = (
-            f"Kafka at {servers} cannot be reached ({error}). Start one with 'sensorloop kafka start', or set "
-            "[kafka] bootstrap_servers (or KAFKA_BOOTSTRAP_SERVERS) to yours."
-        )
-        raise ClientError(msg) from error
-
-
-def _connect(servers: Sequence[str], timeout: float) -> None:
-    """Return when one of the servers takes a connection; raise the last one's error if none does in time."""
-    deadline = time.monotonic() + timeout
-    while True:
-        for server in servers:
-            host, _, port = server.strip().rpartition(":")
-            try:
-                socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-            except OSError:
-                if time.monotonic() >= deadline:
-                    raise
-            else:
-                return
-        time.sleep(0.2)
+        raise unreachable(settings.bootstrap_servers, str(error)) from error
 
 
 def _ours(partition: Any) -> TopicPartition:

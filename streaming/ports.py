@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from contextlib import ExitStack
 
@@ -20,15 +21,17 @@ def require_free(host: str, port: int, *, what: str, setting: str) -> None:
         setting: what to change to have another port, for the message: ``[broker] port``.
 
     Raises:
-        PortTaken: somebody listens there already; the message says who, where the system tells us.
+        PortTaken: somebody listens there already (the message says who, where the system tells us), or the address is not
+            ours to listen on.
     """
     try:
         _bound(host, port).close()
     except OSError as error:
-        msg = (
-            f"{what} cannot listen on {host}:{port} ({error.strerror}): {_owner(port)}. "
-            f"End that process, or choose another port with {setting}."
-        )
+        where = f"{what} cannot listen on {host}:{port} ({error.strerror})"
+        if error.errno == errno.EADDRINUSE:
+            msg = f"{where}: {_owner(port)}. End that process, or choose another port with {setting}."
+        else:
+            msg = f"{where}. Choose another port with {setting}, or another host beside it."
         raise PortTaken(msg) from error
 
 

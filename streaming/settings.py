@@ -25,6 +25,14 @@ class BrokerSettings:
     stop_grace: timedelta = timedelta(seconds=20)
     """Between SIGTERM and SIGKILL; a clean stop takes half a second and spares the next start the checking."""
 
+    def __post_init__(self) -> None:
+        if not (0 < self.port < 65_536 and 0 < self.controller_port < 65_536) or self.port == self.controller_port:
+            msg = (
+                f"[broker] port = {self.port}, controller_port = {self.controller_port}: "
+                "they must be two different numbers from 1 to 65535"
+            )
+            raise ValueError(msg)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KafkaSettings:

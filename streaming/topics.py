@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
 from collections.abc import Mapping
+from typing import Any
 
 from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from streaming.errors import ClientError
+from streaming.servers import reach, unreachable
 
 _TIMEOUT_MS = 30_000
-_CONNECT_S = 5.0
 
 
 def create_topics(bootstrap_servers: str, topics: Mapping[str, int]) -> dict[str, int]:
@@ -34,8 +33,7 @@ def create_topics(bootstrap_servers: str, topics: Mapping[str, int]) -> dict[str
     if not topics:
         return {}
     try:
-        server = _first_reachable(bootstrap_servers)
-        with KafkaAdminClient(bootstrap_servers=server, bootstrap_timeout_ms=_TIMEOUT_MS) as admin:
+        with _admin(bootstrap_servers) as admin:
             there = set(admin.list_topics())
             missing = {name: {"num_partitions": count} for name, count in topics.items() if name not in there}
             if missing:
@@ -44,9 +42,18 @@ def create_topics(bootstrap_servers: str, topics: Mapping[str, int]) -> dict[str
                     _raise_for(topic)
             admin.wait_for_topics(list(topics), timeout_ms=_TIMEOUT_MS)
             return {topic["name"]: len(topic["partitions"]) for topic in admin.describe_topics(list(topics))}
-    except (KafkaError, OSError, ValueError) as error:
-        msg = f"Topics {', '.join(topics)} at {bootstrap_servers}: {error}. Is Kafka there? 'sensorloop kafka status' tells."
+    except (KafkaError, OSError) as error:
+        msg = f"Topics {', '.join(topics)} at {bootstrap_servers}: {error}"
         raise ClientError(msg) from error
+
+
+def _admin(bootstrap_servers: str) -> Any:
+    server = reach(bootstrap_servers)
+    try:
+        return KafkaAdminClient(bootstrap_servers=server, bootstrap_timeout_ms=_TIMEOUT_MS)
+    except KafkaError as error:
+        reason = f"{server} takes connections, but does not answer as a Kafka broker: {error}"
+        raise unreachable(bootstrap_servers, reason) from error
 
 
 def _raise_for(topic: Mapping[str, object]) -> None:
@@ -55,21 +62,3 @@ def _raise_for(topic: Mapping[str, object]) -> None:
     if topic["error_code"] and error is not TopicAlreadyExistsError:
         msg = f"{topic['name']}: {topic['error_message']}"
         raise error(msg)
-
-
-def _first_reachable(bootstrap_servers: str) -> str:
-    """The first server that takes a connection; raises the last one's error if none does.
-
-    Asked over a bare socket: a connection that is refused makes the client leave its thread or its socket behind.
-    """
-    *others, last = (server.strip() for server in bootstrap_servers.split(","))
-    for server in others:
-        with contextlib.suppress(OSError, ValueError):
-            return _connected(server)
-    return _connected(last)
-
-
-def _connected(server: str) -> str:
-    host, _, port = server.rpartition(":")
-    socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
-    return server

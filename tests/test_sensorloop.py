@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from streaming.ports import free_ports
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -86,6 +88,67 @@ def test_no_broker_may_work_later(tmp_path: Path) -> None:
     assert done.returncode == 4
     assert done.stderr.splitlines()[-1].startswith("error: ")
     assert "127.0.0.1:1" in done.stderr
+
+
+@pytest.mark.parametrize("command", [("ingest", "--until-caught-up"), ("kafka", "start"), ("kafka", "status")])
+def test_a_kafka_that_was_named_and_is_not_there(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """No broker of ours is started in its stead."""
+    done = run(tmp_path, *command, KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1")
+    assert done.returncode == 4
+    assert "Kafka at 127.0.0.1:1 cannot be reached (Connection refused)" in done.stderr
+    assert "KAFKA_BOOTSTRAP_SERVERS" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "var" / "kafka").exists()
+
+
+@pytest.mark.broker
+@pytest.mark.slow
+def test_the_local_kafka_s_day(tmp_path: Path) -> None:
+    """Asked for, started, started again, in somebody's way, stopped, stopped again."""
+    port, controller_port = free_ports(2)
+    ours = {"SENSORLOOP_BROKER__PORT": str(port), "SENSORLOOP_BROKER__CONTROLLER_PORT": str(controller_port)}
+    address = f"127.0.0.1:{port}"
+    assert answer(run(tmp_path, "kafka", "status", **ours)) == {"running": False}
+    try:
+        first = answer(run(tmp_path, "kafka", "start", **ours))
+        assert (first["started"], first["bootstrap_servers"]) == (True, address)
+        again = answer(run(tmp_path, "kafka", "start", **ours))
+        assert (again["started"], again["pid"]) == (False, first["pid"])
+        status = answer(run(tmp_path, "kafka", "status", **ours))
+        assert (status["running"], status["answers"], status["pid"]) == (True, True, first["pid"])
+        named = answer(run(tmp_path, "kafka", "start", KAFKA_BOOTSTRAP_SERVERS=address))
+        assert named == {"bootstrap_servers": address, "started": False}
+        elsewhere = run(tmp_path, "kafka", "start", **ours, SENSORLOOP_HOME=str(tmp_path / "elsewhere"))
+        assert elsewhere.returncode == 3
+        assert f"cannot listen on {address}" in elsewhere.stderr
+        assert "Traceback" not in elsewhere.stderr
+    finally:
+        stopped = answer(run(tmp_path, "kafka", "stop", **ours))
+    assert stopped == {"stopped": True}
+    assert answer(run(tmp_path, "kafka", "stop", **ours)) == {"stopped": False}
+
+
+def test_an_import_says_what_it_refused_and_left_out(tmp_path: Path) -> None:
+    lines = [f"{at * 50},android.sensor.accelerometer,0.1,0.2,9.8" for at in range(200)]
+    for bad in range(10, 60, 2):
+        lines[bad] = f"{bad * 50},android.sensor.accelerometer,NaN,0.2,9.8"
+    lines += ["10000,sound,3.0", "10050,sound,3.0"]
+    source = tmp_path / "tmd" / "sensorfile_U1_Walking_1480530298390.csv"
+    source.parent.mkdir()
+    source.write_text("\n".join(lines) + "\n", encoding="ascii")
+    done = run(tmp_path, "import", "tmd", "tmd", "recordings", "--cohort", "target")
+    found = answer(done)
+    assert found["refused"] == 25
+    assert found["notes"] == {"rows of 'sound' left out": 2}
+    refused = [line for line in done.stderr.splitlines() if line.startswith("refused: ")]
+    assert len(refused) == 20
+    assert refused[0].startswith("refused: sensorfile_U1_Walking_1480530298390.csv:11: ")
+    assert "… and 5 more." in done.stderr
+    assert "note: rows of 'sound' left out: 2" in done.stderr
+
+
+def test_replay_says_what_a_silence_is_cut_to(tmp_path: Path) -> None:
+    assert "--longest-pause" in run(tmp_path, "replay", "--help").stdout
 
 
 def test_the_demo_wants_both_fleets_or_none(tmp_path: Path) -> None:

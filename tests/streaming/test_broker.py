@@ -223,11 +223,18 @@ def test_kafka_home_must_have_a_kafka(settings: BrokerSettings, home: Path, jar:
         broker.start(settings, home=home, environ={**os.environ, "KAFKA_HOME": str(home)})
 
 
-def test_with_a_broker_named_none_is_started(settings: BrokerSettings, home: Path, local_broker: LocalBroker) -> None:
-    assert broker.ensure(settings, home=home, bootstrap_servers="kafka.example:9092") == "kafka.example:9092"
-    assert not home.exists()
-    found = broker.ensure(local_broker.settings, home=local_broker.home, bootstrap_servers="")
-    assert found == local_broker.bootstrap_servers
+@pytest.mark.parametrize("what", ["home", "folder"])
+def test_a_home_that_cannot_be_written_is_named(settings: BrokerSettings, tmp_path: Path, what: str) -> None:
+    (tmp_path / ("home" if what == "home" else "kafka")).write_text("a file", encoding="utf-8")
+    home = tmp_path / "home" if what == "home" else tmp_path
+    with pytest.raises(BrokerError, match=r"folder .*kafka cannot be written .*SENSORLOOP_HOME"):
+        broker.start(settings, home=home)
+
+
+@pytest.mark.parametrize("ports_", [(0, 1), (1, 65_536), (29_092, 29_092)])
+def test_ports_that_cannot_be(ports_: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="two different numbers from 1 to 65535"):
+        BrokerSettings(port=ports_[0], controller_port=ports_[1])
 
 
 def test_two_starts_at_once_make_one_broker(local_broker: LocalBroker) -> None:

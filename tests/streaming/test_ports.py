@@ -21,7 +21,7 @@ def test_a_taken_port_is_refused_with_who_and_which_setting() -> None:
 
 
 def test_an_address_of_another_machine_is_refused() -> None:
-    with pytest.raises(PortTaken, match=r"192\.0\.2\.1:\d+ \(Cannot assign requested address\): no process is known"):
+    with pytest.raises(PortTaken, match=r"192\.0\.2\.1:\d+ \(Cannot assign requested address\)\. Choose another"):
         ports.require_free("192.0.2.1", ports.free_ports(1)[0], what="Kafka", setting="[broker] port")
 
 

@@ -133,6 +133,12 @@ class WindowSet:
         number = {node: at for at, node in enumerate(sorted(set(roots)))}
         return np.array([number[node] for node in roots], np.int64)
 
+    def session_groups(self) -> NDArray[np.int64]:
+        """(n,) a number for each session of each device."""
+        keys = list(zip(self.devices.tolist(), self.sessions.tolist(), strict=True))
+        number = {key: at for at, key in enumerate(sorted(set(keys)))}
+        return np.array([number[key] for key in keys], np.int64)
+
     def digest(self) -> str:
         """16 hex digits of everything that training sees: signals, labels, people."""
         digest = hashlib.blake2b(digest_size=8)

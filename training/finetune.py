@@ -3,12 +3,14 @@
 Reads top to bottom: who judges, train on the others, choose how many epochs and how far to go, train on all.
 
 What keeps a ResNet-34 from getting worse on a few hundred windows: batch norm's statistics are frozen, everything below the
-trained part is computed once, the weights are pulled to the original's (L2-SP: Li et al., 2018) and at the end averaged with
-them (WiSE-FT: Wortsman et al., 2022), by a share that may be 0: then the original stays as it is.
+trained part is computed once, the learning rate goes through one cycle of a bounded number of steps (Smith & Topin, 2018), the
+weights are pulled to the original's (L2-SP: Li et al., 2018) and at the end averaged with them (WiSE-FT: Wortsman et al.,
+2022), by a share that may be 0: then the original stays as it is.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -16,13 +18,13 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from training.devices import device, seeded, threads
 from training.errors import NonFiniteLoss
 from training.filterloss import filter_loss, logit_adjustment
 from training.folds import grouped_folds
-from training.network import SceneNet, Trainable, infer
+from training.network import SceneNet, Trainable
 from training.settings import FineTuneSettings
 from training.tracking import NullRun, Progress, RunLog, no_progress
 from training.weights import weighted_balanced_accuracy
@@ -50,8 +52,22 @@ class FineTuned:
 def trainable(settings: FineTuneSettings) -> Trainable:
     """Which part is trained, with ``auto`` decided."""
     if settings.trainable == "auto":
-        return "all" if device(settings.device).type == "cuda" else "layer4"
+        return "all" if device(settings.device).type == "cuda" else "block"
     return cast("Trainable", settings.trainable)
+
+
+def epochs_of(windows: int, settings: FineTuneSettings) -> int:
+    """Passes over so many windows: as many as are set, within the steps that are set."""
+    steps_per_epoch = math.ceil(windows / settings.batch)
+    return max(1, min(settings.epochs, settings.max_steps // steps_per_epoch))
+
+
+def one_cycle(done: float) -> float:
+    """Learning rate at a share (0 to 1) of the training, relative to its highest: up within a fifth, then down to nothing, by cosines."""
+    rise = 0.2
+    if done < rise:
+        return 0.04 + 0.96 * (1 - math.cos(math.pi * done / rise)) / 2
+    return (1 + math.cos(math.pi * (done - rise) / (1 - rise))) / 2
 
 
 def finetune(
@@ -91,13 +107,14 @@ def finetune(
     settings, run = settings or FineTuneSettings(), run or NullRun()
     fold = grouped_folds(groups, labels, settings.validation_folds, rng=np.random.default_rng(settings.seed))
     judges = fold == 0 if fold.max() else np.zeros(len(labels), bool)
-    total = 2 * settings.epochs
+    passes = epochs_of(len(labels), settings)
+    total = 2 * passes
     with threads(settings.threads), seeded(settings.seed):
         trainer = _Trainer(original, cached, labels, weights, adjust=adjust, sampler=sampler, settings=settings)
         start = trainer.validate(0.0, judges, believed)
         best = (start, 0, 0.0)
-        for epoch in range(1, settings.epochs + 1):
-            loss = trainer.epoch(np.flatnonzero(~judges))
+        for epoch in range(1, passes + 1):
+            loss = trainer.epoch(np.flatnonzero(~judges), begin=(epoch - 1) / passes, end=epoch / passes)
             found = {share: trainer.validate(share, judges, believed) for share in shares}
             # The least change that does as well: strictly better only.
             best = max(
@@ -109,8 +126,9 @@ def finetune(
         trainer.restart()
         everything = np.arange(len(labels))
         for epoch in range(1, epochs + 1):
-            run.metrics({"final/loss": trainer.epoch(everything)}, step=epoch)
-            progress(settings.epochs + epoch, total, f"final epoch {epoch} of {epochs}")
+            loss = trainer.epoch(everything, begin=(epoch - 1) / passes, end=epoch / passes)
+            run.metrics({"final/loss": loss}, step=epoch)
+            progress(passes + epoch, total, f"final epoch {epoch} of {epochs}")
     progress(total, total, "done")
     return FineTuned(net=trainer.result(share), epochs=epochs, share=share, validation=value, validation_original=start)
 
@@ -147,8 +165,8 @@ class _Trainer:
         )
         self._generator = torch.Generator().manual_seed(self._settings.seed)
 
-    def epoch(self, rows: NDArray[np.int64]) -> float:
-        """One pass over these rows; returns the mean loss."""
+    def epoch(self, rows: NDArray[np.int64], *, begin: float, end: float) -> float:
+        """One pass over these rows, from one share of the training to another; returns the mean loss."""
         if self._sampler is not None:
             rows = rows[self._sampler(self._label_array[rows])]
         chosen = torch.from_numpy(rows)
@@ -157,8 +175,16 @@ class _Trainer:
             scenes = len(self._original.scenes)
             shift = logit_adjustment(self._labels[chosen].cpu(), self._weights[chosen].cpu(), scenes).to(self._where)
         order = chosen[torch.randperm(len(chosen), generator=self._generator)]
-        losses = [self._step(part, shift) for part in torch.split(order, self._settings.batch)]
+        parts = torch.split(order, self._settings.batch)
+        losses = []
+        for number, part in enumerate(parts):
+            self._rate(begin + (end - begin) * number / len(parts))
+            losses.append(self._step(part, shift))
         return float(torch.stack(losses).mean())
+
+    def _rate(self, done: float) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._settings.learning_rate * one_cycle(done)
 
     def _step(self, rows: Tensor, shift: Tensor | None) -> Tensor:
         self._optimizer.zero_grad(set_to_none=True)
@@ -179,23 +205,23 @@ class _Trainer:
         """Balanced accuracy on the people left out, at this share of the way."""
         if not rows.any():
             return 0.0
-        part = self._averaged(share)
-        predicted = infer(part, self._cached[torch.from_numpy(np.flatnonzero(rows))]).argmax(1).cpu().numpy()
+        inputs = self._cached[torch.from_numpy(np.flatnonzero(rows))]
+        with torch.inference_mode():
+            logits = torch.func.functional_call(self._part, self._averaged(share), (inputs,))
+        predicted = logits.argmax(1).cpu().numpy()
         return weighted_balanced_accuracy(self._label_array[rows], predicted, believed[rows])
 
     def result(self, share: float) -> SceneNet:
         """The network at this share of the way, on the CPU."""
+        averaged = self._averaged(share)
         with torch.no_grad():
-            for parameter, start in zip(self._part.parameters(), self._start, strict=True):
-                parameter.copy_(start + share * (parameter - start))
+            for name, parameter in self._part.named_parameters():
+                parameter.copy_(averaged[name])
         return self._net.cpu().eval()
 
-    def _averaged(self, share: float) -> nn.Module:
-        if share == 1:
-            return self._part
-        net = self._net.clone()
-        _, part = net.split(trainable(self._settings))
-        with torch.no_grad():
-            for parameter, start in zip(part.parameters(), self._start, strict=True):
-                parameter.copy_(start + share * (parameter - start))
-        return part
+    def _averaged(self, share: float) -> dict[str, Tensor]:
+        """The trained part's parameters at this share of the way from the original's."""
+        return {
+            name: start + share * (parameter.detach() - start)
+            for (name, parameter), start in zip(self._part.named_parameters(), self._start, strict=True)
+        }

@@ -23,8 +23,8 @@ from training.errors import ModelError
 from training.settings import SpectrogramSettings
 from training.spectrogram import Spectrogram
 
-Trainable = Literal["head", "layer4", "all"]
-"""What a fine-tuning changes: the last linear layer, also the last block, or everything after the spectrogram."""
+Trainable = Literal["head", "block", "layer4", "all"]
+"""What a fine-tuning changes: the last linear layer, also the last residual block, the last stage, or all after the spectrogram."""
 
 STATE = "state.pt"
 CONFIG = "model.json"
@@ -78,8 +78,8 @@ class SceneNet(nn.Module):
         """
         net = self.backbone
         stem = [net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2, net.layer3]
-        blocks = [*stem, net.layer4, nn.Sequential(net.avgpool, nn.Flatten()), net.fc]
-        cut = {"head": len(blocks) - 1, "layer4": len(stem), "all": 0}[trainable]
+        blocks = [*stem, *net.layer4, nn.Sequential(net.avgpool, nn.Flatten()), net.fc]
+        cut = {"head": len(blocks) - 1, "block": len(blocks) - 3, "layer4": len(stem), "all": 0}[trainable]
         return nn.Sequential(self.spectrogram, *blocks[:cut]), nn.Sequential(*blocks[cut:])
 
     def clone(self) -> SceneNet:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,13 +135,14 @@ class WindowSet:
         return np.array([number[node] for node in roots], np.int64)
 
     def digest(self) -> str:
-        """16 hex digits of everything that training sees: signals, labels, people."""
+        """16 hex digits of everything that training sees: signals and how complete they are, labels, people."""
         digest = hashlib.blake2b(digest_size=8)
         digest.update(repr((self.channels, self.scene_names, self.rate_hz, self.signals.shape)).encode())
-        digest.update(np.ascontiguousarray(self.signals).data)
-        digest.update(np.ascontiguousarray(self.scenes).data)
+        for array in (self.signals, self.scenes, self.coverage):
+            digest.update(np.ascontiguousarray(array).data)
         for name in _TEXTS:
-            digest.update("\0".join(getattr(self, name).tolist()).encode())
+            # Each text ends with a mark, the last of a column too: or its letters could belong to the next column.
+            digest.update("".join(f"{text}\0" for text in getattr(self, name).tolist()).encode())
         return digest.hexdigest()
 
     def save(self, path: Path) -> None:
@@ -163,9 +165,10 @@ class WindowSet:
             DataError: it is no such file; the message says what is missing.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
-                fields: dict[str, Any] = {field.name: file[field.name] for field in dataclasses.fields(cls)}
-        except (OSError, ValueError, KeyError) as error:
+            # Opened here: NumPy leaves a file open that turns out to be no archive.
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                fields: dict[str, Any] = {field.name: archive[field.name] for field in dataclasses.fields(cls)}
+        except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             msg = f"{path} holds no windows: {error}"
             raise DataError(msg) from error
         for name in ("channels", "scene_names"):

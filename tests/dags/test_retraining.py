@@ -13,7 +13,7 @@ from dags.settings import Settings
 from registry.versions import Alias
 from streaming.lake import read_quality, table_version
 from tests.dags.places import Place
-from tests.dags.test_steps import others
+from tests.training.lakes import of_people
 from tests.training.made import windows
 from training.errors import MissingScene, RunError, SettingsError, TooFewLabels, TooFewSubjects
 from training.original import OriginalModel
@@ -84,7 +84,7 @@ def test_rescoring_again_changes_nothing(place: Place, scored: dict[str, Any]) -
 
 
 def test_another_version_seed_or_recipe_is_another_key(place: Place, scored: dict[str, Any]) -> None:
-    version = place.publish(others("late", windows(people=2, each=2, seed=3)))
+    version = place.publish(of_people("late", windows(people=2, each=2, seed=3)))
     newest = rescore(place.settings(), version=None)
     assert newest["scored"] >= 108 + 12
     keys = [
@@ -217,9 +217,9 @@ def test_another_original_model_is_noticed(place: Place, scored: dict[str, Any])
 
 
 def test_labels_that_do_not_allow_it_are_refused_with_what_is_missing(place: Place) -> None:
-    place.publish(others("few", windows(people=3, each=2)), cohort="few")
-    place.publish(others("two", windows(people=2, each=9)), cohort="two")
-    place.publish(others("no-run", windows(people=4, counts=(0, 6, 6))), cohort="no-run")
+    place.publish(of_people("few", windows(people=3, each=2)), cohort="few")
+    place.publish(of_people("two", windows(people=2, each=9)), cohort="two")
+    place.publish(of_people("no-run", windows(people=4, counts=(0, 6, 6))), cohort="no-run")
     every = place.settings('[data]\nscenes = ["Run", "Still", "Walk"]')
     with pytest.raises(TooFewLabels, match=r"18 labelled windows .* at least 20 labelled windows are needed"):
         rescore(place.settings(), cohort="few", version=None)

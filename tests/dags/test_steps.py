@@ -13,8 +13,9 @@ from dags import retraining, steps
 from streaming.errors import LakeError
 from tests.dags.places import Place, make
 from tests.fixtures.tracking import own_tracking_uri
+from tests.training.lakes import of_people
 from tests.training.made import CHANNELS, SCENES, windows
-from training.dataset import UNLABELLED, WindowSet
+from training.dataset import UNLABELLED
 from training.errors import DataError
 from training.original import OriginalModel
 from training.tracking import no_progress
@@ -26,14 +27,8 @@ def place(tmp_path: Path, empty_database: Path) -> Any:
         yield make(tmp_path / "home", empty_database)
 
 
-def others(name: str, made: WindowSet) -> WindowSet:
-    """The same windows of other people."""
-    people = np.array([f"{name}-{subject}" for subject in made.subjects])
-    return replace(made, subjects=people, devices=people)
-
-
 def test_a_pin_names_the_newest_version_and_counts_a_cohort(place: Place) -> None:
-    made = others("new", windows(people=1, each=2))
+    made = of_people("new", windows(people=1, each=2))
     version = place.publish(replace(made, scenes=np.array([UNLABELLED, 0, 1, 2, 2, UNLABELLED])))
     pin = steps.pin(place.settings(), "target")
     assert pin == steps.Pin(cohort="target", lake_version=version, windows=108 + 6, labelled=108 + 4, fresh=108 + 4)
@@ -50,7 +45,7 @@ def test_what_was_rescored_is_not_fresh_and_neither_is_what_never_will_be(
     retraining.rescore(settings, cohort="target", lake_version=None, seed=0, progress=no_progress)
     before = steps.pin(settings, "target")
     assert before.fresh == 0
-    made = others("sparse", windows(people=1, each=2))
+    made = of_people("sparse", windows(people=1, each=2))
     sparse = replace(made, coverage=np.array([0.1, 0.1, 0.1, 0.9, 0.9, 0.9], np.float32))
     place.publish(sparse)
     after = steps.pin(settings, "target")
@@ -88,7 +83,7 @@ def test_the_original_model_is_kept_tracked_and_registered(trained: tuple[Place,
 
 
 def test_an_original_model_that_fails_is_a_failed_run_and_no_version(place: Place) -> None:
-    place.publish(others("one", windows(people=1, each=9)), cohort="alone")
+    place.publish(of_people("one", windows(people=1, each=9)), cohort="alone")
     with pytest.raises(DataError, match="Too few people"):
         steps.train_original(place.settings(), cohort="alone", seed=0, progress=no_progress)
     client = place.client()

@@ -135,7 +135,7 @@ def test_a_bad_row_of_a_published_file_is_named_and_the_rest_is_imported(tmp_pat
     (folder / "sub_3.csv").write_text("time,colour\n1,red\n", encoding="ascii")
     done = run(tmp_path, "import", "motionsense", "A_DeviceMotion_data", "recordings", "--cohort", "source")
     assert answer(done) == {
-        "recordings": 2, "subjects": 2, "minutes": {"Walk": pytest.approx(39 / 50 / 60, rel=0.1)}, "refused": 2,
+        "recordings": 2, "subjects": 2, "notes": {}, "minutes": {"Walk": pytest.approx(39 / 50 / 60, rel=0.1)}, "refused": 2,
     }  # fmt: skip
     assert [line.split(": ")[1] for line in sorted(refusals(done))] == ["wlk_7/sub_1.csv:8", "wlk_7/sub_3.csv"]
     assert len(list((tmp_path / "recordings").rglob("*.parquet"))) == 2

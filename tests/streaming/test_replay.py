@@ -69,7 +69,7 @@ def test_a_bad_recording_is_named_with_its_row_and_is_neither_sent_nor_expected(
     table = pq.read_table(folder / "1.parquet")
     pq.write_table(change(table.filter(pc.equal(table["sensor"], "accelerometer"))), folder / "1.parquet")
     producer = FakeProducer()
-    report = replay(folder, producer, "t", speed=None, delivery=CALM)
+    report = replay(folder, producer, "t", pace=Pace(), delivery=CALM)
     ((path, why),) = report.refused
     assert path == folder / "1.parquet"
     assert f"{path}" in why

@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import unquote
 
 import polars as pl
 import pyarrow as pa
@@ -35,6 +37,8 @@ from streaming.assembler import SessionKey, SessionMemory
 from streaming.errors import LakeError, LostOwnership
 from streaming.settings import LakeSettings
 from streaming.tables import PARTITION_COLUMN, QUALITY, QUALITY_SCHEMA, WINDOWS, windows_schema
+
+_UNREADABLE = re.compile(r"[*?\[\]]|%[0-9A-Fa-f]{2}")
 
 _STATISTICS = (
     "cohort", "device_id", "session_id", "subject_id", "start_ns", "end_ns", "kafka_partition", "first_offset", "last_offset",
@@ -53,6 +57,20 @@ class TopicPartition:
     def application(self) -> str:
         """Its Delta application id."""
         return f"sensorloop/{self.topic}/{self.partition}"
+
+
+class _Table(DeltaTable):  # type: ignore[misc]  # deltalake's types are not followed
+    """A table whose addresses are paths.
+
+    delta-rs percent-encodes them (``my%20lake``), and polars opens what it is told: https://github.com/pola-rs/polars/issues/20944.
+    """
+
+    @property
+    def table_uri(self) -> str:
+        return unquote(super().table_uri)
+
+    def file_uris(self, *arguments: Any, **options: Any) -> list[str]:
+        return [unquote(uri) for uri in super().file_uris(*arguments, **options)]
 
 
 class WindowsTable:
@@ -237,10 +255,11 @@ def scored_windows(uri: str) -> pl.DataFrame:
         return pl.DataFrame(schema={"window_id": pl.String})
 
 
-def _existing(uri: str, name: str, version: int | None = None) -> DeltaTable:
+def _existing(uri: str, name: str, version: int | None = None) -> _Table:
     root = Path(uri) / name
+    _check_name(root)
     try:
-        return DeltaTable(str(root), version=version)
+        return _Table(str(root), version=version)
     except TableNotFoundError as error:
         msg = f"There is no table {name} in the lake {uri}: ingest something first, or set [lake] uri."
         raise LakeError(msg) from error
@@ -249,12 +268,24 @@ def _existing(uri: str, name: str, version: int | None = None) -> DeltaTable:
         raise LakeError(msg) from error
 
 
-def _open_or_create(root: Path, schema: pa.Schema, *, partition_by: list[str]) -> DeltaTable:
+def _open_or_create(root: Path, schema: pa.Schema, *, partition_by: list[str]) -> _Table:
+    _check_name(root)
     # "ignore": two processes that both find no table must end with one.
-    return DeltaTable.create(str(root), schema=schema, mode="ignore", partition_by=partition_by)
+    table: _Table = _Table.create(str(root), schema=schema, mode="ignore", partition_by=partition_by)
+    return table
 
 
-def _scan(table: DeltaTable) -> pl.LazyFrame:
+def _check_name(root: Path) -> None:
+    """Before anything is written that could not be read again."""
+    if _UNREADABLE.search(str(root)):
+        msg = (
+            f"The lake cannot be in {root.parent}: its path has one of * ? [ ] or a % with two hexadecimal digits, which readers of "
+            "Parquet take for patterns and codes. Set [lake] uri (or SENSORLOOP_HOME) to another folder."
+        )
+        raise LakeError(msg)
+
+
+def _scan(table: _Table) -> pl.LazyFrame:
     return pl.scan_delta(table)
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import pickle
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -143,8 +144,10 @@ class SceneNet(nn.Module):
                 }
             )
             net.load_state_dict(torch.load(folder / STATE, weights_only=True, map_location="cpu"))
-        except (OSError, KeyError, TypeError, RuntimeError) as error:
-            msg = f"The model in {folder} cannot be read: {error}"
+        except (OSError, EOFError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
+            # torch's messages run over many lines.
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            msg = f"The model in {folder} cannot be read: {reason}"
             raise ModelError(msg) from error
         return net.eval()
 

@@ -53,6 +53,26 @@ def test_what_is_published_is_read_back(tmp_path: Path) -> None:
     assert sent.schema.field("acc_x").type == SIGNAL
 
 
+@pytest.mark.parametrize("name", ["with a blank", "Köln", "100%", "x#y", "it's {here}", "a+b&c"])
+def test_a_lake_may_be_anywhere(tmp_path: Path, name: str) -> None:
+    lake = table(tmp_path / name)
+    first = lake.publish(rows(), {P0: (None, 104)})
+    lake.publish(rows("s2"), {P0: (104, 108)})
+    uri = str(tmp_path / name)
+    assert scan_windows(uri).collect().height == 8
+    assert scan_windows(uri, first).filter(session_id="s1").collect().height == 4
+    assert len(table(tmp_path / name).sessions(P0, SETTINGS.hop_ns)) == 2
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["a*b", "what?", "a[b]", "a%20b"])
+def test_a_folder_that_could_not_be_read_again_is_refused_before_anything_is_written(tmp_path: Path, name: str) -> None:
+    for use in (table, lambda folder: scan_windows(str(folder))):
+        with pytest.raises(LakeError, match=r"The lake cannot be in .*Set \[lake\] uri"):
+            use(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_version_stays_what_it_was(tmp_path: Path) -> None:
     lake = table(tmp_path)
     first = lake.publish(rows(), {P0: (None, 104)})
@@ -174,7 +194,8 @@ def test_a_rescoring_is_written_once(tmp_path: Path) -> None:
             "lake_version": [3, 3],
         }
     ).to_arrow().cast(QUALITY_SCHEMA)  # fmt: skip
-    version = write_quality(str(tmp_path), scores)
-    assert write_quality(str(tmp_path), scores) == version
-    assert read_quality(str(tmp_path), "k1")["window_id"].to_list() == ["a", "b"]
-    assert read_quality(str(tmp_path), "k2").height == 0
+    uri = str(tmp_path / "with a blank")
+    version = write_quality(uri, scores)
+    assert write_quality(uri, scores) == version
+    assert read_quality(uri, "k1")["window_id"].to_list() == ["a", "b"]
+    assert read_quality(uri, "k2").height == 0

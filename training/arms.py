@@ -144,7 +144,7 @@ def _run(bench: Bench, arm: str, cached: torch.Tensor, run: RunLog, progress: Pr
         tuned, details = _tune(bench, arm, cached, run, progress)
         net = tuned.net
         details |= {
-            "epochs": tuned.epochs, "share": tuned.share, "validation": tuned.validation,
+            "epochs": tuned.epochs, "head_pull": tuned.head_pull, "share": tuned.share, "validation": tuned.validation,
             "validation_original": tuned.validation_original,
         }  # fmt: skip
     holdout = bench.windows.select(bench.holdout)

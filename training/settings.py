@@ -105,10 +105,12 @@ class FineTuneSettings:
     """Most steps; with many windows there are fewer passes."""
     batch: int = 64
     """Windows a step."""
-    learning_rate: float = 2e-3
-    """AdamW's, at the top of its cycle. With a tenth of it a model of 1500 windows is nowhere near its new phones after as many passes."""
+    head_pulls: tuple[float, ...] = (1e-2, 1e-3, 1e-4, 1e-5)
+    """How strongly the head may be pulled to the original's; people who were left out choose."""
+    learning_rate: float = 5e-4
+    """AdamW's, at the top of its cycle."""
     pull: float = 1e-4
-    """L2-SP: half of this times the squared distance from the original's weights is added to the loss."""
+    """L2-SP: half of this times the squared distance from the weights at the start is added to the loss."""
     validation_folds: int = 3
     """The training part's people in so many folds; one of them chooses the epoch and how far to go from the original."""
     device: str = "auto"

@@ -63,7 +63,9 @@ def comparison_figure(arms: Mapping[str, Mapping[str, float]], threshold: float)
         colours = ["#2e7d6b" if name.startswith("filterloss") else "#9db4c0" for name in names]
         axes.barh(range(len(names)), values, color=colours)
         for at, value in enumerate(values):
-            axes.text(value, at, f" {value:.3f}", va="center", fontsize=8)
+            # On white, so that the threshold's line does not cross it out.
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+            axes.text(value + 0.015, at, f"{value:.3f}", va="center", fontsize=8, bbox=box, zorder=3)
         axes.set_yticks(range(len(names)), names)
         axes.set_xlim(0, 1.15)
         axes.set_title(title, fontsize=10)

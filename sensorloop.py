@@ -21,6 +21,9 @@ from dags import retraining, steps
 from dags.settings import load as load_settings
 from dags.terminal import counters, entry_line, fail, number, progress, result, say, say_import, say_some, version_line
 
+# Before torch is loaded: its threads would spin while they wait, and two programs that do so slow each other down tenfold.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 HELP = "Keeps phone-sensor scene recognition models fresh: Kafka → windows → quality → FilterLoss → a gated champion."
 EXIT_FINAL, EXIT_RETRIABLE, EXIT_NOTHING = 3, 4, 99
 

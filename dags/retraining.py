@@ -87,13 +87,15 @@ def finetune(settings: Settings, *, run_key: str, arms: tuple[str, ...] | None, 
         TrainingError: there is no such run key, or an arm failed.
         RegistryError: MLflow does not answer, or refuses.
     """
-    from registry.tracker import MlflowTracker, environment
+    from registry import pages
     from training.arms import ARMS, run_arms
+    from training.tracking import log_data
 
     folder, run = _run(settings, run_key)
     bench = _bench(settings, folder, run)
     client = steps.mlflow_client(settings)
-    tracker = MlflowTracker(client, settings.registry.retrain_experiment, tags=environment())
+    note = "A run `retrain` for each run key, and below it a run for each arm. Open `retrain` for the comparison of its arms."
+    tracker = steps.mlflow_tracker(client, settings.registry.retrain_experiment, note=note)
     tags = {"run_key": run_key, "cohort": run["cohort"], "lake_version": str(run["lake_version"])}
     with tracker.run("retrain", tags=tags) as parent:
         parent.params(
@@ -106,6 +108,7 @@ def finetune(settings: Settings, *, run_key: str, arms: tuple[str, ...] | None, 
                 "holdout_windows": int(bench.holdout.sum()),
             }
         )
+        log_data(parent, training=bench.windows.select(bench.train), holdout=bench.windows.select(bench.holdout))
         results = run_arms(
             bench, folder, tracker=tracker, parent=parent, arms=arms or ARMS, run_key=run_key,
             threshold=settings.gate.recovery_threshold, progress=progress,
@@ -124,8 +127,12 @@ def finetune(settings: Settings, *, run_key: str, arms: tuple[str, ...] | None, 
         # Arms that an earlier call has trained stay: promote asks for them here.
         answer = {"run_key": run_key, "mlflow_run_id": parent.run_id, "arms": {**_results(folder), **found}}
         (folder / _RESULTS).write_text(json.dumps(answer, indent=1), encoding="utf-8")
-        experiment = client.get_run(parent.run_id).info.experiment_id
-    url = f"{settings.registry.tracking_uri}/#/experiments/{experiment}/runs/{parent.run_id}"
+        about = (
+            f"Cohort {run['cohort']} at lake version {run['lake_version']}; the gate asks for a recovery ratio of "
+            f"{settings.gate.recovery_threshold:.2f}."
+        )
+        parent.describe(pages.comparison_text(tracker.experiment_id, parent.run_id, found, about=about))
+    url = f"{settings.registry.tracking_uri}/{pages.run_page(tracker.experiment_id, parent.run_id)}"
     return {"run_key": run_key, "mlflow_run_id": parent.run_id, "mlflow_url": url, "results": str(folder / _RESULTS)}
 
 
@@ -161,8 +168,8 @@ def promote(settings: Settings, *, run_key: str, arm: str) -> dict[str, Any]:
             "recovery_ratio": f"{recovery:.3f}",
         },
         description=(
-            f"`{arm}` for cohort `{run['cohort']}` at lake version {run['lake_version']}: accuracy {candidate.accuracy:.3f}, macro-F1 "
-            f"{candidate.macro_f1:.3f} on {candidate.windows} windows of {candidate.subjects} people held out; recovery {recovery:.3f}."
+            f"{arm}: recovery {recovery:.3f}, accuracy {candidate.accuracy:.3f}, macro-F1 {candidate.macro_f1:.3f} on {candidate.windows} "
+            f"windows of {candidate.subjects} people held out; cohort {run['cohort']} at lake version {run['lake_version']}."
         ),
     )  # fmt: skip
     # A version that is champion already was judged against the one before it: asking again gives the same entry.

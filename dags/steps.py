@@ -9,6 +9,7 @@ import getpass
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dags.settings import Settings
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
     from registry.connection import Client
     from registry.promotion import Promotions
     from registry.registered import MlflowVersions
+    from registry.tracker import MlflowTracker
     from training.dataset import WindowSet
     from training.tracking import Progress
+
+_CODE = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,12 +82,12 @@ def train_original(settings: Settings, *, cohort: str, seed: int, progress: Prog
         TrainingError: the source's windows do not allow it.
         RegistryError: MLflow does not answer, or refuses.
     """
-    from registry.tracker import MlflowTracker, environment
     from training.original import train_original as train
 
     client = mlflow_client(settings)
     windows = load_windows(settings, cohort=cohort, version=None)
-    tracker = MlflowTracker(client, settings.registry.original_experiment, tags=environment())
+    note = "A run for each training of the original model on the source: what recovery is measured from."
+    tracker = mlflow_tracker(client, settings.registry.original_experiment, note=note)
     tags = {"cohort": cohort, "lake_version": str(windows.version)}
     with tracker.run("original", tags=tags) as run:
         original = train(
@@ -97,8 +101,8 @@ def train_original(settings: Settings, *, cohort: str, seed: int, progress: Prog
             metrics={"source/accuracy": original.accuracy, "source/macro_f1": original.macro_f1},
             tags={**tags, "policy": "original"},
             description=(
-                f"Original model: trained on cohort `{cohort}` at lake version {windows.version}; accuracy {original.accuracy:.3f} "
-                f"({low:.3f} to {high:.3f}) on {original.evaluation.windows} windows of people it has not seen."
+                f"original: accuracy {original.accuracy:.3f} ({low:.3f} to {high:.3f}) on {original.evaluation.windows} windows of "
+                f"people it has not seen; trained on cohort {cohort} at lake version {windows.version}."
             ),
         )  # fmt: skip
     return {
@@ -149,6 +153,13 @@ def mlflow_client(settings: Settings) -> Client:
     from registry.connection import connect
 
     return connect(settings.registry.tracking_uri)
+
+
+def mlflow_tracker(client: Client, experiment: str, *, note: str) -> MlflowTracker:
+    """A tracker whose runs say which code, packages and machine they are of; ``note`` is shown on the experiment's page."""
+    from registry.tracker import MlflowTracker, environment
+
+    return MlflowTracker(client, experiment, tags=environment(_CODE), note=note)
 
 
 def model_versions(settings: Settings, client: Client) -> MlflowVersions:

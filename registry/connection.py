@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ def connect(tracking_uri: str) -> MlflowClient:
     Raises:
         MlflowUnavailable: nobody listens at this address.
     """
+    # MLflow greets the end of every run with two lines on stdout, which is for results.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     is_server = tracking_uri.startswith(("http://", "https://"))
     if is_server:
         try:

@@ -8,12 +8,15 @@ Nothing here uses MLflow's "active run": which run is meant is always said.
 
 from __future__ import annotations
 
+import contextlib
+import getpass
 import json
 import logging
 import math
 import platform
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,6 +40,7 @@ RUN_KEY = "run_key"
 
 _PARENT = "mlflow.parentRunId"
 _COMMIT = "mlflow.source.git.commit"
+_NOTE = "mlflow.note.content"
 _BATCH = 100  # parameters and tags in a request; MLflow refuses more
 _METRICS = 1000
 _DIGEST = 36  # characters that MLflow's database has room for
@@ -61,15 +65,23 @@ class MlflowTracker:
         client: of the server to log to.
         experiment: name of the experiment; it is made if there is none.
         tags: set on every run, such as :func:`environment`.
+        note: text on the experiment's page, Markdown; set when the experiment is made, so that what people write stays.
 
     Raises:
         TrackingError: MLflow refused (an experiment of this name is in the trash, say).
     """
 
-    def __init__(self, client: MlflowClient, experiment: str, *, tags: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, client: MlflowClient, experiment: str, *, tags: Mapping[str, str] | None = None, note: str = ""
+    ) -> None:
         self._client = client
         self._tags = dict(tags or {})
-        self._experiment_id = _experiment(client, experiment)
+        self._experiment_id = _experiment(client, experiment, note)
+
+    @property
+    def experiment_id(self) -> str:
+        """MLflow's id of the experiment."""
+        return self._experiment_id
 
     @contextmanager
     def run(
@@ -82,7 +94,7 @@ class MlflowTracker:
 
         Args:
             name: shown in MLflow; short, and the same for the same thing in every run.
-            parent: the run that this one is a part of: an arm, a cohort.
+            parent: the run that this one is a part of: an arm, a cohort. The data sets that it has named are this run's, too.
             tags: for searching. With ``run_key``, the run of that key, name and parent is continued if there is one.
 
         Raises:
@@ -96,6 +108,9 @@ class MlflowTracker:
                 run_id = self._client.create_run(self._experiment_id, tags=tags, run_name=name).info.run_id
             else:
                 self._client.update_run(run_id, status="RUNNING")
+            if parent and (inputs := self._client.get_run(parent.run_id).inputs) and inputs.dataset_inputs:
+                # Those that the run has already are left out by MLflow.
+                self._client.log_inputs(run_id, inputs.dataset_inputs)
         log = MlflowRunLog(self._client, run_id, resumed=resumed)
         if resumed:
             log.tags(tags)
@@ -186,8 +201,8 @@ class MlflowRunLog:
                 self._client.log_batch(self.run_id, tags=some)
 
     def describe(self, markdown: str) -> None:
-        """The text on the run's page."""
-        self.tags({"mlflow.note.content": markdown})
+        """The text on the run's page. An artifact's picture is ``![](get-artifact?path=…&run_uuid=…)`` there."""
+        self.tags({_NOTE: markdown})
 
     def figure(self, figure: Figure, name: str) -> None:
         """Keep a picture; without an ending, ``name`` is a PNG. The figure is not closed."""
@@ -217,18 +232,26 @@ class MlflowRunLog:
             else:
                 self._client.log_artifact(self.run_id, str(path), folder or None)
 
-    def dataset(self, *, name: str, uri: str, version: int | str, digest: str, context: str = "training") -> None:
-        """Say which data the run saw, as MLflow's own kind of input.
+    def dataset(self, name: str, *, version: int | None, digest: str, windows: int, context: str) -> None:
+        """Say which data the run saw, as MLflow's own kind of input; it is shown as ``name@version``.
+
+        Where the lake is stays out of it: the same data has the same name and digest from every machine.
 
         Args:
-            name: shown in MLflow.
-            uri: of the lake's table.
-            version: of that table; it was pinned.
+            name: of the lake's table.
+            version: of that table; None if the data is from elsewhere.
             digest: of the windows chosen from it; MLflow keeps 36 characters.
+            windows: how many those are.
             context: ``training``, ``holdout`` …
         """
-        source = json.dumps({"path": uri, "delta_table_version": version})
-        entity = Dataset(name=name, digest=digest[:_DIGEST], source_type="delta_table", source=source)
+        # MLflow keeps the first source and profile it hears of a name and digest, so the name has the version in it.
+        entity = Dataset(
+            name=name if version is None else f"{name}@{version}",
+            digest=digest[:_DIGEST],
+            source_type="delta_table",
+            source=json.dumps({"delta_table_name": name, "delta_table_version": version}),
+            profile=json.dumps({"num_rows": windows}),
+        )
         with mlflow_errors(f"log data set {name} of run {self.run_id}"):
             self._client.log_inputs(self.run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
 
@@ -243,10 +266,11 @@ class MlflowRunLog:
 
 
 def environment(repository: Path | None = None) -> dict[str, str]:
-    """Tags that say where a run took place: commit, machine, Python and the packages that decide its numbers.
+    """Tags that say where a run took place: commit, person, machine, Python and the packages that decide its numbers.
 
     Args:
-        repository: folder of the code's git repository; None, or a folder that is in none, leaves the commit out.
+        repository: top folder of the code's git repository. None, or a folder that is not the top of one, leaves the commit
+            out: an installed package may well lie inside of somebody else's repository.
     """
     tags = {"python": platform.python_version(), "machine": f"{socket.gethostname()} ({platform.machine()})"}
     for package in _PACKAGES:
@@ -254,11 +278,20 @@ def environment(repository: Path | None = None) -> dict[str, str]:
             tags[f"package.{package}"] = installed(package)
         except PackageNotFoundError:
             continue
-    if repository is not None and (commit := _git(repository, "rev-parse", "HEAD")):
+    # What MLflow's pages call "Created by" and "Source"; the latter is also where they show the commit.
+    tags |= {"mlflow.source.name": Path(sys.argv[0]).name or "python", "mlflow.source.type": "LOCAL"}
+    with contextlib.suppress(KeyError, OSError):  # a container's user may have no name
+        tags["mlflow.user"] = getpass.getuser()
+    if repository is not None and _is_top(repository) and (commit := _git(repository, "rev-parse", "HEAD")):
         tags[_COMMIT] = commit
         if _git(repository, "status", "--porcelain", "--untracked-files=no"):
             tags["git.uncommitted_changes"] = "true"
     return tags
+
+
+def _is_top(folder: Path) -> bool:
+    top = _git(folder, "rev-parse", "--show-toplevel")
+    return bool(top) and Path(top).resolve() == folder.resolve()
 
 
 def _git(repository: Path, *arguments: str) -> str:
@@ -271,7 +304,7 @@ def _git(repository: Path, *arguments: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def _experiment(client: MlflowClient, name: str) -> str:
+def _experiment(client: MlflowClient, name: str, note: str) -> str:
     with mlflow_errors(f"look up experiment '{name}'"):
         found = client.get_experiment_by_name(name)
     if found is not None and found.lifecycle_stage == "deleted":
@@ -283,11 +316,11 @@ def _experiment(client: MlflowClient, name: str) -> str:
     if found is not None:
         return str(found.experiment_id)
     try:
-        return client.create_experiment(name)
+        return client.create_experiment(name, tags={_NOTE: note} if note else {})
     except MlflowException as error:
         if error.error_code != ALREADY_EXISTS:
             raise as_ours(error, f"make experiment '{name}'") from error
-        return _experiment(client, name)  # somebody else was faster
+        return _experiment(client, name, note)  # somebody else was faster
 
 
 def _flat(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

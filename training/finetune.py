@@ -1,20 +1,19 @@
 """Fine-tuning: from the original model towards the new phones, and no further than their labels can carry.
 
-Reads top to bottom: who judges; a head fitted to the features as they are, then the layers below it (Kumar et al., 2022,
-"Fine-tuning can distort pretrained features": first the head, so that a bad one does not bend what is below it); choose how many
-epochs and how far to go; then the same with everybody.
+Reads top to bottom: who judges; fit a head to the features as they are, pulled to the original's (L2-SP: Li et al., 2018) and
+averaged with it (WiSE-FT: Wortsman et al., 2022), how much of both being chosen on people left out: that may be "not at all", and
+then the original stays as it is; train the layers below it as well, if that is worth it (first the head, so that a bad one does
+not bend what is below it: Kumar et al., 2022, "Fine-tuning can distort pretrained features"); then the same with everybody.
 
-What keeps a ResNet-34 from getting worse on a few hundred windows: batch norm's statistics are frozen, everything below the
-trained part is computed once, the learning rate goes through one cycle of a bounded number of steps (Smith & Topin, 2018), the
-weights are pulled to where they started (L2-SP: Li et al., 2018) and at the end averaged with the original's (WiSE-FT: Wortsman
-et al., 2022), by a share that may be 0: then the original stays as it is.
+What else keeps a ResNet-34 from getting worse on a few hundred windows: batch norm's statistics are frozen, everything below the
+trained part is computed once, and the learning rate goes through one cycle of a bounded number of steps (Smith & Topin, 2018).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -50,7 +49,7 @@ class FineTuned:
     share: float
     """How far from the original's weights (0: it stays as it is) to the trained ones (1)."""
     validation: float
-    """Balanced accuracy on the people who chose both."""
+    """Balanced accuracy among people left out, of the head that was chosen."""
     validation_original: float
     """The original's, on the same."""
 
@@ -117,31 +116,38 @@ def finetune(
     total = 2 * passes
     with threads(settings.threads), seeded(settings.seed):
         trainer = _Trainer(original, cached, labels, weights, adjust=adjust, sampler=sampler, settings=settings)
-        start = trainer.validate(0.0, judges, believed)
-        pull = trainer.choose_pull(fold, believed)
-        trainer.restart(np.flatnonzero(~judges), pull)
-        best = (start, 0, 0.0)
-        for epoch in range(passes + 1):
-            loss = trainer.epoch(np.flatnonzero(~judges), epoch, passes) if epoch else None
-            found = {share: trainer.validate(share, judges, believed) for share in shares}
-            # The least change that does as well: strictly better only.
-            best = max(
-                best, *((value, epoch, share) for share, value in found.items()), key=lambda each: round(each[0], 9)
-            )
-            curves = {"validation/balanced_accuracy": max(found.values())}
-            run.metrics(curves if loss is None else {"loss": loss, **curves}, step=epoch)
-            progress(epoch, total, f"epoch {epoch} of {passes}" if epoch else "head")
-        value, epochs, share = best
+        head = trainer.choose_head(fold, believed, shares)
+        trainer.restart(np.flatnonzero(~judges), head.pull)
+        reached, best = trainer.validate(head.share, judges, believed), 0
+        run.metrics({"validation/balanced_accuracy": reached}, step=0)
+        needed = reached + settings.worth
+        for epoch in range(1, passes + 1):
+            loss = trainer.epoch(np.flatnonzero(~judges), epoch, passes)
+            found = trainer.validate(head.share, judges, believed)
+            if found > max(needed, reached):
+                reached, best = found, epoch
+            run.metrics({"train/loss": loss, "validation/balanced_accuracy": found}, step=epoch)
+            progress(epoch, total, f"epoch {epoch} of {passes}")
         everything = np.arange(len(labels))
-        trainer.restart(everything, pull)
-        for epoch in range(1, epochs + 1):
-            run.metrics({"final/loss": trainer.epoch(everything, epoch, passes)}, step=epoch)
-            progress(passes + epoch, total, f"final epoch {epoch} of {epochs}")
+        trainer.restart(everything, head.pull)
+        for epoch in range(1, best + 1):
+            run.metrics({"train/final_loss": trainer.epoch(everything, epoch, passes)}, step=epoch)
+            progress(passes + epoch, total, f"final epoch {epoch} of {best}")
     progress(total, total, "done")
     return FineTuned(
-        net=trainer.result(share), epochs=epochs, head_pull=pull, share=share, validation=value,
-        validation_original=start,
+        net=trainer.result(head.share), epochs=best, head_pull=head.pull, share=head.share, validation=head.value,
+        validation_original=head.original,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _ChosenHead:
+    """How far the head goes, and what it reaches among people left out."""
+
+    pull: float
+    share: float
+    value: float
+    original: float
 
 
 class _Trainer:
@@ -171,19 +177,27 @@ class _Trainer:
         self._features = infer(self._part[:-1], self._cached).cpu().numpy() if len(self._part) > 1 else cached.numpy()
         self._head = Head.of(original)
 
-    def choose_pull(self, fold: NDArray[np.int64], believed: NDArray[np.floating]) -> float:
-        """The pull of the head that does best on people left out, each fold in turn; the strongest of equals."""
+    def choose_head(
+        self, fold: NDArray[np.int64], believed: NDArray[np.floating], shares: Sequence[float]
+    ) -> _ChosenHead:
+        """The pull and the share of the way that do best on people left out, each fold in turn; the least change of equals."""
+        labels, origin = self._label_array, self._head.logits(self._features)
+        original = weighted_balanced_accuracy(labels, origin.argmax(1), believed)
         pulls = sorted(self._settings.head_pulls, reverse=True)
-        if len(pulls) == 1 or not fold.max():
-            return pulls[0]
-        values = {}
+        best = _ChosenHead(pull=pulls[0], share=0.0, value=original, original=original)
+        if not fold.max():  # one person only: nobody is left to judge, so the middle of what is sensible
+            return replace(best, share=sorted(shares)[len(shares) // 2])
         for pull in pulls:
-            predicted = np.empty(len(fold), np.int64)
+            fitted = np.empty_like(origin)
             for number in range(int(fold.max()) + 1):
                 head = self._fitted(np.flatnonzero(fold != number), pull)
-                predicted[fold == number] = head.logits(self._features[fold == number]).argmax(1)
-            values[pull] = weighted_balanced_accuracy(self._label_array, predicted, believed)
-        return max(pulls, key=lambda pull: round(values[pull], 9))
+                fitted[fold == number] = head.logits(self._features[fold == number])
+            for share in sorted(shares):
+                predicted = ((1 - share) * origin + share * fitted).argmax(1)
+                value = weighted_balanced_accuracy(labels, predicted, believed)
+                if value > best.value + 1e-9:
+                    best = replace(best, pull=pull, share=share, value=value)
+        return best
 
     def restart(self, rows: NDArray[np.int64], pull: float) -> None:
         """Back to the original's weights, with a head fitted on these rows."""

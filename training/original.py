@@ -19,7 +19,7 @@ from training.evaluation import Evaluation, evaluate
 from training.folds import split_by_subject
 from training.network import SceneNet, infer, read_config
 from training.settings import DataSettings, OriginalSettings, SpectrogramSettings
-from training.tracking import NullRun, Progress, RunLog, no_progress
+from training.tracking import NullRun, Progress, RunLog, log_data, no_progress
 
 _FIT_WINDOWS = 2000
 """Enough to measure the channels' means and scales by."""
@@ -128,6 +128,7 @@ def train_original(
     # The people of [data] holdout_subjects are the target's: here it is always a share.
     split = split_by_subject(windows, share=data.holdout_share, seed=data.seed, min_labelled=data.min_labelled)
     train, holdout = windows.select(split.train), windows.select(split.holdout)
+    log_data(run, training=train, holdout=holdout)
     run.params(
         {
             "train_windows": len(train),

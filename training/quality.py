@@ -96,7 +96,7 @@ def score_quality(
         progress: told after each fold.
     """
     settings = settings or QualitySettings()
-    labels, groups, scenes = windows.scenes, windows.groups(), len(windows.scene_names)
+    labels, groups = windows.scenes, windows.groups()
     judges = _judges(windows, features, head, train=train, settings=settings, seed=seed, progress=progress)
     shares = trust_shares(np.stack(list(judges.values())), labels, train=train)
     seen = np.einsum("j,jns->ns", shares, np.stack(list(judges.values())))
@@ -125,7 +125,7 @@ def _judges(
 ) -> dict[str, Array]:
     """Judge → (n, scenes) probabilities."""
     labels, people, scenes = windows.scenes, windows.groups(), len(windows.scene_names)
-    judges = {}
+    judges: dict[str, Array] = {}
     for number, (name, groups) in enumerate((("person", people), ("session", windows.session_groups()))):
         told = partial(_within, progress, number, 2)
         found = _out_of_fold(labels, groups, features, head, train, scenes, settings, seed, told)

@@ -100,9 +100,11 @@ class FineTuneSettings:
     """head, block (the last residual block, too), layer4, all; auto: block on a CPU, where everything below it is computed once and
     the rest takes a minute, and all on a GPU."""
     epochs: int = 20
-    """Most passes; how many are used is chosen on people of the training part that were left out."""
+    """Most passes over the data below the head; how many are used is chosen on people of the training part that were left out."""
     max_steps: int = 600
     """Most steps; with many windows there are fewer passes."""
+    worth: float = 0.01
+    """What training below the head must gain in balanced accuracy, 0 to 1, among people left out; less is chance as often as not."""
     batch: int = 64
     """Windows a step."""
     head_pulls: tuple[float, ...] = (1e-2, 1e-3, 1e-4, 1e-5)
@@ -111,8 +113,8 @@ class FineTuneSettings:
     """AdamW's, at the top of its cycle."""
     pull: float = 1e-4
     """L2-SP: half of this times the squared distance from the weights at the start is added to the loss."""
-    validation_folds: int = 3
-    """The training part's people in so many folds; one of them chooses the epoch and how far to go from the original."""
+    validation_folds: int = 4
+    """The training part's people in so many folds: all of them choose the head, and the first the epoch."""
     device: str = "auto"
     """cpu, cuda, or auto: cuda where there is one."""
     threads: int = 0

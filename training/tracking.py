@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from training.dataset import WindowSet
+
 Progress = Callable[[int, int, str], None]
 """Told how far a piece of work is: steps done, steps in all, and what is being done."""
 
@@ -50,6 +52,10 @@ class RunLog(Protocol):
         """A copy of a file, in a folder of the run's."""
         ...
 
+    def dataset(self, name: str, *, version: int | None, digest: str, windows: int, context: str) -> None:
+        """Windows of the lake's table ``name`` that the run saw, and what for: ``training``, ``holdout``."""
+        ...
+
 
 class Tracker(Protocol):
     """Starts runs."""
@@ -87,6 +93,9 @@ class NullRun:
     def file(self, path: Path, folder: str = "") -> None:
         """Nothing."""
 
+    def dataset(self, name: str, *, version: int | None, digest: str, windows: int, context: str) -> None:
+        """Nothing."""
+
 
 class NullTracker:
     """A tracker that nobody looks at."""
@@ -98,6 +107,12 @@ class NullTracker:
         """A :class:`NullRun`."""
         del name, parent, tags
         yield NullRun()
+
+
+def log_data(run: RunLog, *, training: WindowSet, holdout: WindowSet) -> None:
+    """Say which windows a run learned from, and which it was measured on."""
+    for context, windows in (("training", training), ("holdout", holdout)):
+        run.dataset("windows", version=windows.version, digest=windows.digest(), windows=len(windows), context=context)
 
 
 def no_progress(done: int, total: int, text: str) -> None:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import numpy as np
-import psutil
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -32,12 +29,7 @@ from registry.settings import GateSettings, RegistrySettings
 from registry.tracker import MlflowTracker
 from registry.versions import Tag
 from tests.registry.networks import TinyNetwork
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.registry.servers import free_port, local_server
 
 
 def test_the_command_line(tmp_path: Path) -> None:
@@ -75,39 +67,8 @@ def test_nobody_is_not_ready() -> None:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ServerCommand]:
-    """A real server, ended with everything it started."""
-    command = server_command(tmp_path, RegistrySettings(port=free_port()), os.environ)
-    with (tmp_path / "server.log").open("wb") as log:
-        process = subprocess.Popen(
-            command.argv, env=command.env, cwd=command.home, stdout=log, stderr=log, start_new_session=True
-        )
-        try:
-            deadline = time.monotonic() + 120
-            while not ready(command.url):
-                assert process.poll() is None, (tmp_path / "server.log").read_text(encoding="utf-8")
-                assert time.monotonic() < deadline, "not ready after two minutes"
-                _wait_for_output(process, 0.2)
-            yield command
-        finally:
-            family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-            _, alive = psutil.wait_procs(family, timeout=5)
-            for left in alive:
-                left.kill()
-            assert not alive, "SIGTERM did not end the whole server"
-
-
-def _wait_for_output(process: subprocess.Popen[bytes], seconds: float) -> None:
-    """Until the process ends, at most so long."""
-    try:
-        process.wait(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return
+    with local_server(tmp_path) as command:
+        yield command
 
 
 _STRANGER = """
@@ -140,7 +101,7 @@ def test_from_a_run_to_a_champion_that_a_stranger_can_load(server: ServerCommand
     with MlflowTracker(client, settings.retrain_experiment).run("filterloss", tags={"run_key": "k"}) as log:
         log.metrics({"target/accuracy": 0.8})
         log.figure(Figure(), "confusion")
-        log.dataset(name="windows", uri="lake", version=3, digest="abc")
+        log.dataset("windows", version=3, digest="abc", windows=5, context="training")
         logged = log_model(client, network, run_id=log.run_id, example=signals, metrics={"target/accuracy": 0.8})
     for key in ("k", "k2"):
         versions.register(

@@ -45,7 +45,7 @@ def test_everything_a_run_says_is_there(client: MlflowClient, tracker: MlflowTra
         log.text("Ehrlich – 0.93", "notes")
         log.json({"scores": [1.0, math.nan], "path": Path("a")}, "evaluation")
         log.file(tmp_path / "weights.bin", "checkpoint")
-        log.dataset(name="windows", uri="lake/windows", version=17, digest="d" * 64)
+        log.dataset("windows", version=17, digest="d" * 64, windows=212, context="training")
         log.describe("**Fine-tuned** on 212 windows.")
     (run,) = runs(client)
     assert run.info.status == "FINISHED"
@@ -63,8 +63,9 @@ def test_everything_a_run_says_is_there(client: MlflowClient, tracker: MlflowTra
     there = Path(client.download_artifacts(run.info.run_id, "evaluation.json"))
     assert json.loads(there.read_text(encoding="utf-8")) == {"scores": [1.0, None], "path": "a"}
     (seen,) = run.inputs.dataset_inputs
-    assert (seen.dataset.name, seen.dataset.digest) == ("windows", "d" * 36)
-    assert json.loads(seen.dataset.source) == {"path": "lake/windows", "delta_table_version": 17}
+    assert (seen.dataset.name, seen.dataset.digest) == ("windows@17", "d" * 36)
+    assert json.loads(seen.dataset.source) == {"delta_table_name": "windows", "delta_table_version": 17}
+    assert json.loads(seen.dataset.profile) == {"num_rows": 212}
     assert [(tag.key, tag.value) for tag in seen.tags] == [("mlflow.data.context", "training")]
 
 
@@ -100,6 +101,35 @@ def test_a_failing_arm_is_below_its_parent(client: MlflowClient, tracker: Mlflow
     above, failed, fine = runs(client)
     assert [run.info.status for run in (above, failed, fine)] == ["FINISHED", "FAILED", "FINISHED"]
     assert {run.data.tags["mlflow.parentRunId"] for run in (failed, fine)} == {above.info.run_id}
+
+
+def test_an_arm_saw_the_data_of_its_parent(client: MlflowClient, tracker: MlflowTracker) -> None:
+    with tracker.run("retrain") as parent:
+        parent.dataset("windows", version=17, digest="a", windows=200, context="training")
+        parent.dataset("windows", version=17, digest="b", windows=90, context="holdout")
+        for _ in range(2):  # resumed, it is still the same two
+            with tracker.run("filterloss", parent=parent, tags={"run_key": "k"}):
+                pass
+    _, arm = runs(client)
+    seen = {(each.dataset.name, each.dataset.digest, each.tags[0].value) for each in arm.inputs.dataset_inputs}
+    assert seen == {("windows@17", "a", "training"), ("windows@17", "b", "holdout")}
+    assert len(arm.inputs.dataset_inputs) == 2
+
+
+def test_the_same_windows_at_another_version_of_the_lake(client: MlflowClient, tracker: MlflowTracker) -> None:
+    for version in (17, 18):
+        with tracker.run("retrain") as log:
+            log.dataset("windows", version=version, digest="a", windows=200, context="training")
+    versions = [json.loads(run.inputs.dataset_inputs[0].dataset.source)["delta_table_version"] for run in runs(client)]
+    assert versions == [17, 18]
+
+
+def test_what_people_write_about_an_experiment_stays(client: MlflowClient) -> None:
+    made = MlflowTracker(client, "noted", note="Ours.").experiment_id
+    assert client.get_experiment(made).tags["mlflow.note.content"] == "Ours."
+    client.set_experiment_tag(made, "mlflow.note.content", "Theirs.")
+    MlflowTracker(client, "noted", note="Ours.")
+    assert client.get_experiment(made).tags["mlflow.note.content"] == "Theirs."
 
 
 def test_a_resumed_training_goes_on_in_its_own_run(client: MlflowClient, tracker: MlflowTracker) -> None:
@@ -213,6 +243,22 @@ def test_the_environment_names_the_commit(tmp_path: Path) -> None:
     assert "git.uncommitted_changes" not in clean
     (tmp_path / "file").write_text("2", encoding="utf-8")
     assert environment(tmp_path)["git.uncommitted_changes"] == "true"
+    inside = tmp_path / "venv"  # an installed package in somebody's repository: that commit is not ours
+    inside.mkdir()
+    assert "mlflow.source.git.commit" not in environment(inside)
+
+
+def test_the_environment_names_person_and_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/opt/bin/sensorloop", "finetune"])
+    tags = environment()
+    assert tags["mlflow.source.name"] == "sensorloop"
+    assert tags["mlflow.user"]
+    monkeypatch.setattr("getpass.getuser", _nobody)
+    assert "mlflow.user" not in environment()
+
+
+def _nobody() -> str:
+    raise KeyError(1000)
 
 
 def test_nobody_at_the_address() -> None:

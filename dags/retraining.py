@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,20 +64,15 @@ def rescore(
     )
     tiers = tiers_of(scored.score, settings.quality.thresholds)
     folder.mkdir(parents=True, exist_ok=True)
-    looks = {name: getattr(scored, name) for name in ("margin", "neighbours", "original", "physical", "score")}
-    np.savez(folder / _SCORES, features=features, window_ids=windows.window_ids, **looks)
-    (folder / _RUN).write_text(
-        json.dumps(
-            {
-                "cohort": cohort,
-                "lake_version": version,
-                "seed": seed,
-                "original": original.digest,
-                "trust": scored.trust,
-            }
-        ),
-        encoding="utf-8",
-    )
+    found = {
+        "cohort": cohort, "lake_version": version, "seed": seed, "original": original.digest, "trust": scored.trust,
+        "wrong": scored.wrong,
+    }  # fmt: skip
+    # Each whole or not at all, and what makes it a run last.
+    with _whole(folder / _SCORES) as partial, partial.open("wb") as file:
+        np.savez(file, features=features, window_ids=windows.window_ids, **scored.looks())
+    with _whole(folder / _RUN) as partial:
+        partial.write_text(json.dumps(found), encoding="utf-8")
     write_quality(settings.lake.uri, _quality_rows(key, windows, scored, tiers, original.digest, version))
     counts = {str(tier): int((tiers == tier).sum()) for tier in range(len(settings.quality.thresholds) + 1)}
     return {"run_key": key, "run_dir": str(folder), "scored": len(windows), "tiers": counts}
@@ -208,6 +206,17 @@ def _run(settings: Settings, run_key: str) -> tuple[Path, dict[str, Any]]:
     return folder, run
 
 
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """Another name to write under; it gets this one when all is written."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def _key(settings: Settings, *, cohort: str, version: int, seed: int, original: str) -> str:
     from training.runkey import run_key
 
@@ -250,7 +259,7 @@ def _bench(settings: Settings, folder: Path, run: dict[str, Any]) -> Bench:
     features = scores.pop("features")
     return Bench(
         windows=windows, train=split.train, holdout=split.holdout, features=features,
-        quality=Quality(trust=run["trust"], **scores), original=original,
+        quality=Quality(trust=run["trust"], wrong=run["wrong"], **scores), original=original,
         settings=replace(settings.finetune, seed=run["seed"]), quality_settings=settings.quality,
     )  # fmt: skip
 
@@ -269,10 +278,7 @@ def _quality_rows(
         "window_id": windows.window_ids.tolist(),
         "label": [windows.scene_names[scene] for scene in windows.scenes],
         "subject_id": windows.subjects.tolist(),
-        **{
-            name: getattr(scored, name).astype(np.float32)
-            for name in ("margin", "neighbours", "original", "physical", "score")
-        },
+        **{name: look.astype(np.float32) for name, look in scored.looks().items()},
         "tier": tiers.astype(np.int16),
         "reasons": scored.reasons(),
         "model": [model] * count,

@@ -67,6 +67,7 @@ QUALITY_SCHEMA = pa.schema(
         pa.field("neighbours", pa.float32()),
         pa.field("original", pa.float32()),
         pa.field("physical", pa.float32()),
+        pa.field("belief", pa.float32()),
         pa.field("score", pa.float32(), nullable=False),
         pa.field("tier", pa.int16(), nullable=False),
         pa.field("reasons", pa.string()),

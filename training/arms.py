@@ -201,6 +201,9 @@ def _sampler(arm: str, seed: int) -> Callable[[NDArray[np.int64]], NDArray[np.in
 
 
 def _log(run: RunLog, bench: Bench, result: ArmResult) -> None:
+    run.params(
+        {name: str(value) if isinstance(value, (list, dict)) else value for name, value in result.details.items()}
+    )
     run.metrics(
         {
             **{f"target/{name}": value for name, value in result.evaluation.metrics().items()},

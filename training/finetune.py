@@ -176,6 +176,7 @@ class _Trainer:
         # Below the head nothing has moved yet: its inputs are those of the original model.
         self._features = infer(self._part[:-1], self._cached).cpu().numpy() if len(self._part) > 1 else cached.numpy()
         self._head = Head.of(original)
+        _require_finite(float(self._features.sum()))
 
     def choose_head(
         self, fold: NDArray[np.int64], believed: NDArray[np.floating], shares: Sequence[float]
@@ -248,9 +249,7 @@ class _Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         # Always in evaluation mode: a batch of 64 windows of few people says nothing about a channel's mean.
         loss = filter_loss(self._part(self._cached[rows]), self._labels[rows], self._weights[rows], adjustment=shift)
-        if not torch.isfinite(loss):
-            msg = f"The loss became {loss.item()}: lower [finetune] learning_rate, or look for infinite values in the signals"
-            raise NonFiniteLoss(msg)
+        _require_finite(loss.item())
         loss.backward()  # type: ignore[no-untyped-call]  # torch's own annotation is missing
         # The gradient of pull / 2 · ‖p − p₀‖², added by hand: building a graph for it costs as much as the network's own.
         for parameter, start in zip(self._part.parameters(), self._start, strict=True):
@@ -283,3 +282,9 @@ class _Trainer:
             name: origin + share * (parameter.detach() - origin)
             for (name, parameter), origin in zip(self._part.named_parameters(), self._origin, strict=True)
         }
+
+
+def _require_finite(value: float) -> None:
+    if not math.isfinite(value):
+        msg = f"The loss became {value}: lower [finetune] learning_rate, or look for infinite values in the signals"
+        raise NonFiniteLoss(msg)

@@ -63,12 +63,18 @@ class Quality:
     wrong: dict[str, float]
     """Scene → share of its labels that are wrong, as estimated."""
 
+    def looks(self) -> dict[str, Array]:
+        """Every score by its name."""
+        names = ("margin", "neighbours", "original", "physical", "belief", "score")
+        return {name: getattr(self, name) for name in names}
+
     def reasons(self) -> list[str]:
         """For each window, what speaks against its label; empty where nothing does."""
         looks = {
             "other people's models see another scene": self.margin,
             "its neighbours carry other labels": self.neighbours,
             "the original model sees another scene": self.original,
+            "its session's evidence is against it": self.belief,
             "the signal is poor": self.physical,
         }
         return ["; ".join(text for text, look in looks.items() if look[at] < 0.5) for at in range(len(self.score))]

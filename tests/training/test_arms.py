@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.training.made import network, windows
 from training.arms import ARMS, Bench, features_of, run_arms
 from training.errors import NonFiniteLoss, SettingsError
 from training.evaluation import evaluate
-from training.finetune import finetune
+from training.finetune import epochs_of, finetune, one_cycle, trainable
 from training.folds import split_by_subject
 from training.heads import Head
 from training.network import infer
@@ -48,6 +48,10 @@ class Pictures(NullRun):
     def __init__(self) -> None:
         self.names: list[str] = []
         self.curves: list[int] = []
+        self.set: dict[str, object] = {}
+
+    def params(self, values: Mapping[str, str | float | bool]) -> None:
+        self.set.update(values)
 
     def figure(self, figure: object, name: str) -> None:
         del figure
@@ -81,6 +85,7 @@ def test_every_arm_is_measured_on_the_same_holdout_and_has_its_pictures(bench: B
         assert result.recovery_ratio == pytest.approx(result.evaluation.accuracy)
     assert {"comparison.png", "tiers.png"} <= set(parent.names)
     assert max(tracking.runs["plain"].curves) == 2
+    assert {"epochs", "head_pull", "share"} <= set(tracking.runs["plain"].set)
     assert results["filterloss"].details["validation"] >= results["filterloss"].details["validation_original"]
     again = run_arms(bench, tmp_path, tracker=Tracking(), parent=Pictures())
     for name, result in results.items():
@@ -95,7 +100,7 @@ def test_an_unknown_arm_is_named(bench: Bench, tmp_path: Path) -> None:
 
 def tune(bench: Bench, **changes: object) -> object:
     labelled = bench.windows.select(bench.train)
-    frozen, _ = bench.original.net.split("layer4")
+    frozen, _ = bench.original.net.split(trainable(QUICK))
     ones = np.ones(len(labelled))
     arguments = {
         "weights": ones, "believed": ones, "adjust": True, "shares": (0.5, 1.0), "settings": QUICK,
@@ -112,6 +117,47 @@ def test_the_same_seed_gives_the_same_model_and_the_original_is_left_alone(bench
     assert bench.original.net.digest() == before
 
 
+def test_people_left_out_choose_how_far_to_go(bench: Bench) -> None:
+    """Labels that nobody can learn anything from leave the original as it is, however many epochs there are."""
+    labelled = bench.windows.select(bench.train)
+    mixed = np.random.default_rng(0).permutation(labelled.scenes)
+    net = bench.original.net
+    frozen, _ = net.split("block")
+    cached = infer(frozen, torch.from_numpy(labelled.signals))
+    right = infer(net, torch.from_numpy(labelled.signals)).argmax(1).numpy()
+    ones = np.ones(len(labelled))
+    # The original is right by definition here, so nothing can be better than it.
+    tuned = finetune(
+        net, cached, right, ones, labelled.groups(), believed=ones, adjust=False, shares=(1.0,), settings=QUICK
+    )
+    assert (tuned.share, tuned.validation, tuned.validation_original) == (0.0, 1.0, 1.0)
+    assert tuned.net.digest() == net.digest()
+    noisy = finetune(
+        net, cached, mixed, ones, labelled.groups(), believed=ones, adjust=True, shares=(1.0,), settings=QUICK
+    )
+    assert noisy.validation >= noisy.validation_original
+
+
+def test_training_below_the_head_must_be_worth_it(bench: Bench) -> None:
+    below = [n for n, _ in bench.original.net.named_parameters() if n.startswith("backbone.layer4")]
+    dear, free = tune(bench, settings=replace(QUICK, worth=1.0)), tune(bench, settings=replace(QUICK, worth=-1.0))
+    assert dear.epochs == 0  # type: ignore[attr-defined]
+    assert free.epochs > 0  # type: ignore[attr-defined]
+    for name in below:
+        torch.testing.assert_close(dear.net.get_parameter(name), bench.original.net.get_parameter(name))  # type: ignore[attr-defined]
+    assert any(not torch.equal(free.net.get_parameter(n), bench.original.net.get_parameter(n)) for n in below)  # type: ignore[attr-defined]
+
+
+def test_passes_are_bounded_by_steps_and_the_rate_goes_up_and_down() -> None:
+    settings = FineTuneSettings(epochs=20, max_steps=100, batch=64)
+    assert [epochs_of(n, settings) for n in (1, 64 * 5, 64 * 10, 64 * 60, 10**6)] == [20, 20, 10, 1, 1]
+    rates = [one_cycle(at / 100) for at in range(101)]
+    assert max(rates) == pytest.approx(1)
+    assert 0 < rates[0] < 0.1
+    assert rates[-1] == pytest.approx(0)
+    assert np.argmax(rates) == 20
+
+
 def test_batch_norms_statistics_are_frozen(bench: Bench) -> None:
     tuned = tune(bench)
     for name, buffer in tuned.net.named_buffers():  # type: ignore[attr-defined]
@@ -121,7 +167,7 @@ def test_batch_norms_statistics_are_frozen(bench: Bench) -> None:
 
 def test_a_loss_that_is_not_finite_stops_it(bench: Bench) -> None:
     labelled = bench.windows.select(bench.train)
-    frozen, _ = bench.original.net.split("layer4")
+    frozen, _ = bench.original.net.split(trainable(QUICK))
     cached = infer(frozen, torch.from_numpy(labelled.signals)).clone()
     cached[:] = torch.inf
     with pytest.raises(NonFiniteLoss, match=r"\[finetune\] learning_rate"):

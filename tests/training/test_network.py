@@ -32,7 +32,7 @@ def test_a_phone_with_nothing_but_gaps_still_gets_a_finite_answer(net: SceneNet)
     assert torch.isfinite(infer(net, signals)).all()
 
 
-@pytest.mark.parametrize("trainable", ["head", "layer4", "all"])
+@pytest.mark.parametrize("trainable", ["head", "block", "layer4", "all"])
 def test_the_two_parts_are_the_whole_and_share_its_parameters(net: SceneNet, trainable: str) -> None:
     frozen, part = net.split(trainable)  # type: ignore[arg-type]
     torch.testing.assert_close(infer(part, infer(frozen, SIGNALS)), infer(net, SIGNALS), rtol=1e-4, atol=1e-5)
@@ -40,7 +40,7 @@ def test_the_two_parts_are_the_whole_and_share_its_parameters(net: SceneNet, tra
     halves = [id(parameter) for half in (frozen, part) for parameter in half.parameters()]
     assert len(halves) == len(set(halves))
     assert set(halves) == ours
-    trained = {"head": 2, "layer4": 17, "all": len(ours)}[trainable]
+    trained = {"head": 2, "block": 8, "layer4": 17, "all": len(ours)}[trainable]
     assert len(list(part.parameters())) == trained
 
 

@@ -70,7 +70,8 @@ def rescore(
     }  # fmt: skip
     # Each whole or not at all, and what makes it a run last.
     with _whole(folder / _SCORES) as partial, partial.open("wb") as file:
-        np.savez(file, features=features, window_ids=windows.window_ids, **scored.looks())
+        arrays: dict[str, Any] = {"features": features, "window_ids": windows.window_ids, **scored.looks()}
+        np.savez(file, **arrays)
     with _whole(folder / _RUN) as partial:
         partial.write_text(json.dumps(found), encoding="utf-8")
     write_quality(settings.lake.uri, _quality_rows(key, windows, scored, tiers, original.digest, version))

@@ -120,12 +120,12 @@ def finetune(
         trainer.restart(np.flatnonzero(~judges), head.pull)
         reached, best = trainer.validate(head.share, judges, believed), 0
         run.metrics({"validation/balanced_accuracy": reached}, step=0)
-        needed = reached + settings.worth
+        beat = reached + settings.worth
         for epoch in range(1, passes + 1):
             loss = trainer.epoch(np.flatnonzero(~judges), epoch, passes)
             found = trainer.validate(head.share, judges, believed)
-            if found > max(needed, reached):
-                reached, best = found, epoch
+            if found > beat:
+                beat, best = found, epoch
             run.metrics({"train/loss": loss, "validation/balanced_accuracy": found}, step=epoch)
             progress(epoch, total, f"epoch {epoch} of {passes}")
         everything = np.arange(len(labels))

@@ -62,7 +62,7 @@ def test_a_sessions_windows_are_believed_together() -> None:
     labels, scenes = np.zeros(20, np.int64), 4
     seen = np.full((20, scenes), 0.1)
     seen[:, 0] = 0.7
-    seen[0] = [0.1, 0.7, 0.1, 0.1]
+    seen[0] = [0.01, 0.97, 0.01, 0.01]
     train = np.ones(20, bool)
     alone, _ = label_belief(seen, labels, np.arange(20), train=train, novelty=0.1)
     together, _ = label_belief(seen, labels, np.zeros(20, np.int64), train=train, novelty=0.1)

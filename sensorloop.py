@@ -178,8 +178,8 @@ def ingest(
     """Cut what comes in into windows in the lake, exactly once, until Ctrl-C (or SIGTERM): what has closed is then published."""
     from streaming.client import KafkaDeadLetters, KafkaSource
     from streaming.ingest import Ingest
-    from streaming.lake import WindowsTable
     from streaming.topics import create_topics
+    from streaming.windows import WindowsTable
 
     settings = load_settings()
     kafka = settings.kafka
@@ -215,7 +215,7 @@ def lake_account(
 
     settings = load_settings()
     sent = pl.concat(expected_samples(directory, hop_ns=settings.windows.hop_ns) for directory in directories)
-    sums = account(sent, scan_windows(settings.lake.uri))
+    sums = account(sent, scan_windows(settings.lake))
     say(f"{sums.sent:,} samples sent: {sums.lost} lost, {sums.doubled} doubled, in {sums.windows} windows.")
     result(**dataclasses.asdict(sums))
     if sums.lost or sums.doubled:

@@ -45,7 +45,7 @@ def rescore(
     from training.runkey import run_key
     from training.weights import tiers_of
 
-    version = table_version(settings.lake.uri) if lake_version is None else lake_version
+    version = table_version(settings.lake) if lake_version is None else lake_version
     original = OriginalModel.load(settings.original_folder)
     tuning = replace(settings.finetune, seed=seed)
     key = run_key(
@@ -80,7 +80,7 @@ def rescore(
         ),
         encoding="utf-8",
     )
-    write_quality(settings.lake.uri, _quality_rows(key, windows, scored, tiers, original.digest, version))
+    write_quality(settings.lake, _quality_rows(key, windows, scored, tiers, original.digest, version))
     counts = {str(tier): int((tiers == tier).sum()) for tier in range(len(settings.quality.thresholds) + 1)}
     return {"run_key": key, "run_dir": str(folder), "scored": len(windows), "tiers": counts}
 

@@ -43,11 +43,11 @@ def pin(settings: Settings, cohort: str) -> Pin:
 
     from streaming.lake import scan_windows, scored_windows, table_version
 
-    uri = settings.lake.uri
-    version = table_version(uri)
-    windows = scan_windows(uri, version).filter(pl.col("cohort") == cohort).select("window_id", "scene").collect()
+    lake = settings.lake
+    version = table_version(lake)
+    windows = scan_windows(lake, version).filter(pl.col("cohort") == cohort).select("window_id", "scene").collect()
     labelled = windows.filter(pl.col("scene").is_not_null())
-    fresh = labelled.join(scored_windows(uri), on="window_id", how="anti")
+    fresh = labelled.join(scored_windows(lake), on="window_id", how="anti")
     return Pin(
         cohort=cohort, lake_version=version, windows=windows.height, labelled=labelled.height, fresh=fresh.height
     )
@@ -59,7 +59,7 @@ def load_windows(settings: Settings, *, cohort: str, version: int | None) -> Win
 
     data = settings.data
     return from_lake(
-        settings.lake.uri, version, cohort=cohort, channels=data.channels, scenes=data.scenes or None,
+        settings.lake, version, cohort=cohort, channels=data.channels, scenes=data.scenes or None,
         min_coverage=data.min_coverage, labelled_only=True,
     )  # fmt: skip
 

@@ -22,6 +22,8 @@ from training.errors import DataError, MissingScene
 if TYPE_CHECKING:
     import polars as pl
 
+    from streaming.lake import Lake
+
 UNLABELLED = -1
 """Index of the scene of a window that nobody has labelled."""
 
@@ -175,7 +177,7 @@ class WindowSet:
 
 
 def from_lake(
-    uri: str,
+    lake: Lake,
     version: int | None = None,
     *,
     cohort: str,
@@ -187,7 +189,7 @@ def from_lake(
     """Read the windows of a cohort.
 
     Args:
-        uri: the lake's root folder.
+        lake: the lake's settings, or its root folder.
         version: version of its ``windows`` table; None for the newest.
         cohort: which fleet, say ``source`` or ``target``.
         channels: what to read; one that the lake lacks is NaN.
@@ -207,12 +209,12 @@ def from_lake(
     from streaming.lake import scan_windows, table_version  # noqa: PLC0415
 
     if version is None:
-        version = table_version(uri)
-    scan = scan_windows(uri, version).filter(pl.col("cohort") == cohort)
+        version = table_version(lake)
+    scan = scan_windows(lake, version).filter(pl.col("cohort") == cohort)
     columns = scan.collect_schema().names()
     present = [channel for channel in channels if channel in columns]
     if not present:
-        msg = f"None of the channels {', '.join(channels)} is in the lake {uri}: set [data] channels"
+        msg = f"None of the channels {', '.join(channels)} is in the lake {lake}: set [data] channels"
         raise DataError(msg)
     if scenes is not None:
         scan = scan.filter(pl.col("scene").is_null() | pl.col("scene").is_in(list(scenes)))
@@ -225,7 +227,7 @@ def from_lake(
     frame = scan.select(*meta, *present).collect()
     if frame.is_empty():
         msg = (
-            f"The lake {uri} has at version {version} no{' labelled' if labelled_only else ''} window of cohort {cohort!r} "
+            f"The lake {lake} has at version {version} no{' labelled' if labelled_only else ''} window of cohort {cohort!r} "
             f"with a coverage of at least {min_coverage}: ingest its recordings first, or lower [data] min_coverage."
         )
         raise DataError(msg)

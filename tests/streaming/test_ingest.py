@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,11 +15,14 @@ from streaming.account import account
 from streaming.client import Record
 from streaming.delivery import DeliverySettings
 from streaming.errors import LakeError, LostOwnership
+from streaming.faults import hooked
 from streaming.ingest import Ingest
-from streaming.lake import TopicPartition, WindowsTable, scan_windows
+from streaming.lake import scan_windows
+from streaming.offsets import TopicPartition
 from streaming.recording import write_recording
 from streaming.replay import Pace, expected_samples, replay
 from streaming.settings import IngestSettings, LakeSettings
+from streaming.windows import WindowsTable
 from streaming.wire import SensorBatch, encode
 from tests.fakes.producer import FakeProducer
 from tests.fakes.source import FakeDeadLetters, FakeSource
@@ -192,11 +195,9 @@ def test_crashes_at_any_step_of_the_commit_change_nothing(
     undisturbed = Rig(tmp_path_factory.mktemp("calm"), {P0: log(mixed)})
     undisturbed.until_caught_up()
     rig = Rig(tmp_path_factory.mktemp("storm"), {P0: log(mixed)})
-    steps = ["files", "commit", "hint"]
+    points = ["publish.files", "publish.checked", "publish.committed"]
     for crash in crashes:
-        point, count = steps[crash % 3], crash // 3
-        with pytest.MonkeyPatch.context() as patch:
-            _crash_at(patch, rig, point, count)
+        with hooked(_crash_at(points[crash % 3], crash // 3)):
             try:
                 rig.until_caught_up()
             except CrashError:
@@ -208,24 +209,14 @@ def test_crashes_at_any_step_of_the_commit_change_nothing(
     assert rig.rows().equals(undisturbed.rows())
 
 
-def _crash_at(patch: pytest.MonkeyPatch, rig: Rig, point: str, count: int) -> None:
-    owner: object
-    owner, name = {
-        "files": (WindowsTable, "_write"),
-        "commit": (WindowsTable, "publish"),
-        "hint": (rig.source, "hint"),
-    }[point]  # fmt: skip
-    real = getattr(owner, name)
+def _crash_at(point: str, count: int) -> Callable[[str], None]:
     calls = iter(range(1_000))
 
-    def crashing(*args: object) -> object:
-        if next(calls) == count:
-            if point == "commit":
-                real(*args)  # it took effect, and nobody heard of it
+    def crash(reached: str) -> None:
+        if reached == point and next(calls) == count:
             raise CrashError
-        return real(*args)
 
-    patch.setattr(owner, name, crashing)
+    return crash
 
 
 def test_a_lake_that_cannot_be_written_publishes_nothing_and_goes_on_later(tmp_path: Path) -> None:
@@ -233,7 +224,7 @@ def test_a_lake_that_cannot_be_written_publishes_nothing_and_goes_on_later(tmp_p
     for _ in range(4):
         rig.ingest.step()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("streaming.lake.os.fsync", _no_space)
+        patch.setattr("streaming.storage.os.fsync", _no_space)
         with pytest.raises(LakeError):
             rig.ingest.commit()
     rig.until_caught_up()

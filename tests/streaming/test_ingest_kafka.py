@@ -20,6 +20,7 @@ from streaming.ingest import Ingest
 from streaming.lake import scan_windows
 from streaming.settings import IngestSettings, KafkaSettings, LakeSettings
 from streaming.topics import create_topics
+from streaming.verify import verify
 from streaming.windows import WindowsTable
 from streaming.wire import SensorBatch, encode
 
@@ -139,6 +140,7 @@ def test_killed_before_and_after_commits_the_rows_are_those_of_an_undisturbed_ru
     )  # fmt: skip
     drain(calm, tmp_path / "calm")
     assert rows(tmp_path / "storm").equals(rows(tmp_path / "calm"))
+    assert verify(str(tmp_path / "storm")).problems == ()
 
 
 def test_two_consumers_share_the_partitions(topic: KafkaSettings, tmp_path: Path) -> None:

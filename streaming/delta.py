@@ -134,12 +134,16 @@ class Table:
             app_transactions=[Transaction(application, version) for application, version in transactions.items()],
             custom_metadata=dict(metadata),
         )
+        before = self.version
         with _ours(self.storage):
             self._delta.create_write_transaction(
                 actions, mode="append", schema=schema, partition_by=self._delta.metadata().partition_columns,
                 commit_properties=properties,
             )  # fmt: skip
             self._delta.update_incremental()
+        # delta-rs does not flush its log, and Kafka must not hear of a commit that a power cut could undo.
+        for version in range(before + 1, self.version + 1):
+            self.storage.flush(f"_delta_log/{version:020d}.json")
 
     def append(self, rows: pa.Table, transactions: Mapping[str, int]) -> None:
         """Append rows in delta-rs' own layout: for small tables."""

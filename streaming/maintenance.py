@@ -8,6 +8,7 @@
    moves lets only one of two pass (delta-rs alone would let both, and each window were there twice). Whoever publishes
    meanwhile is not disturbed. For the same reason nothing else may compact the table: not delta-rs' or Spark's own OPTIMIZE.
 
+delta-rs' own compaction is not used: it neither sorts nor keeps BYTE_STREAM_SPLIT for list columns (tried with 1.6.6).
 A crash before 3 leaves a file that no version names. The old files stay where they are, for older versions and their readers.
 
 **Vacuum** deletes what no version within the retention names:
@@ -48,8 +49,8 @@ _SMALL = 0.5
 """Share of the wanted size below which a file is worth merging."""
 _ENOUGH = 1.25
 """Share of the wanted size at which a group of files is full; with the above a full group gives no small file."""
-_MEMORY_BYTES = 1 << 30
-"""Most that a group takes uncompressed; sorting holds it twice."""
+_MEMORY_BYTES = 512 << 20
+"""Most that a group takes uncompressed; sorting holds it twice. 128 MiB of signals are about 220 MiB."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -79,6 +79,20 @@ class Storage:
             )
             raise LakeError(msg) from error
 
+    def flush(self, path: str) -> None:
+        """Return when a file that another library wrote would survive a power cut. A store's objects do.
+
+        Raises:
+            LakeError: the disk says no.
+        """
+        if self.local:
+            file = Path(self._root, path)
+            try:
+                _sync([file, file.parent])
+            except OSError as error:
+                msg = f"{file} cannot be flushed to disk: {error}. It may be gone after a power cut; start again."
+                raise LakeError(msg) from error
+
     @contextmanager
     def open(self, path: str) -> Iterator[Any]:
         """A file to read at any place of it."""
@@ -127,7 +141,7 @@ class Storage:
             fill(file)
             file.flush()
             os.fsync(file.fileno())
-        _sync_folders([path.parent, Path(self._root)])
+        _sync([path.parent, Path(self._root)])
 
 
 def plain(error: BaseException) -> str:
@@ -137,9 +151,9 @@ def plain(error: BaseException) -> str:
     return kept[0] if len(kept) == 1 else " … ".join(dict.fromkeys([kept[0], kept[-1]])) if kept else repr(error)
 
 
-def _sync_folders(folders: Iterable[Path]) -> None:
-    for folder in folders:
-        descriptor = os.open(folder, os.O_RDONLY)
+def _sync(paths: Iterable[Path]) -> None:
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:

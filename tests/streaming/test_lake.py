@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -11,6 +13,7 @@ import pytest
 from deltalake import DeltaTable
 
 from streaming.assembler import Assembler, ClosedWindows
+from streaming.delta import Table
 from streaming.errors import LakeError, LostOwnership
 from streaming.faults import hooked
 from streaming.lake import read_quality, scan_windows, table_version, write_quality
@@ -146,6 +149,44 @@ def test_a_full_disk_publishes_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert (table(tmp_path).offset(P0), scan_windows(str(tmp_path)).collect().height) == (104, 4)
     lake.publish(rows("s2"), {P0: to(108, after=104, commit=2)})
     assert scan_windows(str(tmp_path)).collect().height == 8
+
+
+def test_files_folders_and_log_are_on_disk_before_anybody_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[str] = []
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        flushed.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()).removeprefix(f"{tmp_path}/windows"))
+        fsync(descriptor)
+
+    lake = table(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("streaming.storage.os.fsync", note)
+        lake.publish(rows(), {P0: to(104)})
+    (file,) = (tmp_path / "windows").glob("*/*.parquet")
+    day = f"/{file.parent.name}"
+    assert flushed == [f"{day}/{file.name}", day, "", f"/_delta_log/{1:020d}.json", "/_delta_log"]
+
+
+def test_a_commit_whose_answer_is_lost_is_not_published_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It took effect, and the writer was told that it failed: the writer is not the owner of what it left any more."""
+    lake = table(tmp_path)
+    commit = Table.commit
+
+    def lost(self: Table, **arguments: Any) -> None:
+        commit(self, **arguments)
+        msg = "the connection broke"
+        raise LakeError(msg)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Table, "commit", lost)
+        with pytest.raises(LakeError, match="connection"):
+            lake.publish(rows(), {P0: to(104)})
+    with pytest.raises(LostOwnership):
+        lake.publish(rows(), {P0: to(104)})
+    assert scan_windows(str(tmp_path)).collect().height == 4
 
 
 def test_what_the_table_remembers_of_sessions(tmp_path: Path) -> None:

@@ -42,16 +42,11 @@ def rescore(
     from training.heads import Head
     from training.original import OriginalModel
     from training.quality import score_quality
-    from training.runkey import run_key
     from training.weights import tiers_of
 
     version = table_version(settings.lake) if lake_version is None else lake_version
     original = OriginalModel.load(settings.original_folder)
-    tuning = replace(settings.finetune, seed=seed)
-    key = run_key(
-        cohort=cohort, lake_version=version, original=original.digest, data=settings.data, quality=settings.quality,
-        finetune=tuning,
-    )  # fmt: skip
+    key = _key(settings, cohort=cohort, version=version, seed=seed, original=original.digest)
     folder = settings.runs / key
     windows, split = _target(settings, original, cohort=cohort, version=version)
     features = features_of(original.net, windows)
@@ -126,7 +121,8 @@ def finetune(settings: Settings, *, run_key: str, arms: tuple[str, ...] | None, 
             }
             for name, result in results.items()
         }
-        answer = {"run_key": run_key, "mlflow_run_id": parent.run_id, "arms": found}
+        # Arms that an earlier call has trained stay: promote asks for them here.
+        answer = {"run_key": run_key, "mlflow_run_id": parent.run_id, "arms": {**_results(folder), **found}}
         (folder / _RESULTS).write_text(json.dumps(answer, indent=1), encoding="utf-8")
         experiment = client.get_run(parent.run_id).info.experiment_id
     url = f"{settings.registry.tracking_uri}/#/experiments/{experiment}/runs/{parent.run_id}"
@@ -145,10 +141,8 @@ def promote(settings: Settings, *, run_key: str, arm: str) -> dict[str, Any]:
 
     folder, run = _run(settings, run_key)
     bench = _bench(settings, folder, run)
-    results = (
-        json.loads((folder / _RESULTS).read_text(encoding="utf-8")) if (folder / _RESULTS).exists() else {"arms": {}}
-    )
-    if arm not in results["arms"]:
+    results = _results(folder)
+    if arm not in results:
         msg = f"Run key {run_key} has no result of arm '{arm}': 'sensorloop finetune --run-key {run_key}' trains it."
         raise RunError(msg)
     holdout = bench.windows.select(bench.holdout)
@@ -158,9 +152,9 @@ def promote(settings: Settings, *, run_key: str, arm: str) -> dict[str, Any]:
     ledger = steps.promotions(settings)
     ledger.reconcile()
     champion = ledger.champion()
-    recovery = results["arms"][arm]["recovery_ratio"]
+    recovery = results[arm]["recovery_ratio"]
     version = steps.register(
-        settings, client, net, run_id=results["arms"][arm]["run_id"], example=holdout, alias="challenger",
+        settings, client, net, run_id=results[arm]["run_id"], example=holdout, alias="challenger",
         metrics={"target/accuracy": candidate.accuracy, "target/macro_f1": candidate.macro_f1, "recovery_ratio": recovery},
         tags={
             "policy": arm, "cohort": run["cohort"], "lake_version": str(run["lake_version"]), "run_key": run_key,
@@ -207,6 +201,21 @@ def _run(settings: Settings, run_key: str) -> tuple[Path, dict[str, Any]]:
     return folder, run
 
 
+def _key(settings: Settings, *, cohort: str, version: int, seed: int, original: str) -> str:
+    from training.runkey import run_key
+
+    return run_key(
+        cohort=cohort, lake_version=version, original=original, data=settings.data, quality=settings.quality,
+        finetune=replace(settings.finetune, seed=seed),
+    )  # fmt: skip
+
+
+def _results(folder: Path) -> dict[str, Any]:
+    """What each arm came to; empty before any was trained."""
+    file = folder / _RESULTS
+    return json.loads(file.read_text(encoding="utf-8"))["arms"] if file.exists() else {}
+
+
 def _bench(settings: Settings, folder: Path, run: dict[str, Any]) -> Bench:
     import numpy as np
 
@@ -221,6 +230,15 @@ def _bench(settings: Settings, folder: Path, run: dict[str, Any]) -> Bench:
         scores = {name: file[name] for name in file.files}
     if original.digest != run["original"] or scores.pop("window_ids").tolist() != windows.window_ids.tolist():
         msg = f"Run {folder.name} was scored for another original model or other windows: rescore, and use the new run key."
+        raise RunError(msg)
+    # Another split would try the models on people whose labels judged them; another recipe would go by this one's name.
+    if folder.name != _key(
+        settings, cohort=run["cohort"], version=run["lake_version"], seed=run["seed"], original=original.digest
+    ):
+        msg = (
+            f"Run {folder.name} was scored with other settings: [data], [quality] or [finetune] has been changed since. "
+            "Change it back, or rescore, and use the new run key."
+        )
         raise RunError(msg)
     features = scores.pop("features")
     return Bench(

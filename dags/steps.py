@@ -30,7 +30,8 @@ class Pin:
     windows: int
     labelled: int
     fresh: int
-    """Labelled windows that no rescoring has seen."""
+    """Labelled windows that no rescoring has seen, and the next one will: those that are too sparse for it, or of scenes that
+    [data] leaves out, would be new for ever."""
 
 
 def pin(settings: Settings, cohort: str) -> Pin:
@@ -38,16 +39,22 @@ def pin(settings: Settings, cohort: str) -> Pin:
 
     Raises:
         LakeError: there is no lake.
+        DataError: it has none of the channels of the settings.
     """
     import polars as pl
 
     from streaming.lake import scan_windows, scored_windows, table_version
+    from training.dataset import usable_windows
 
-    lake = settings.lake
+    lake, data = settings.lake, settings.data
     version = table_version(lake)
     windows = scan_windows(lake, version).filter(pl.col("cohort") == cohort).select("window_id", "scene").collect()
     labelled = windows.filter(pl.col("scene").is_not_null())
-    fresh = labelled.join(scored_windows(lake), on="window_id", how="anti")
+    usable = usable_windows(
+        lake, version, cohort=cohort, channels=data.channels, scenes=data.scenes or None, min_coverage=data.min_coverage,
+        labelled_only=True,
+    )  # fmt: skip
+    fresh = usable.select("window_id").collect().join(scored_windows(lake), on="window_id", how="anti")
     return Pin(
         cohort=cohort, lake_version=version, windows=windows.height, labelled=labelled.height, fresh=fresh.height
     )
@@ -113,15 +120,25 @@ def register(
     description: str,
     alias: str,
 ) -> str:
-    """Log a network with the run that trained it, checked against itself, and make it a version."""
-    from registry.models import log_model
+    """Log a network with the run that trained it, checked against itself, and make it a version.
 
+    Repeatable: what the same run key and policy have made a version of is not logged again, and keeps the alias that it has come to.
+    """
+    from registry.models import log_model
+    from registry.versions import Status, Tag
+
+    store = model_versions(settings, client)
+    known = store.find(run_key=tags[Tag.RUN_KEY], policy=tags[Tag.POLICY]) if Tag.RUN_KEY in tags else None
+    if known is not None:
+        if known.tags.get(Tag.STATUS) == Status.PENDING:
+            store.point(alias, known.version)
+        return known.version
     logged = log_model(
         client, net, run_id=run_id, example=example.signals[:4], metrics=metrics,
         metadata={"scenes": list(example.scene_names), "channels": list(example.channels), "rate_hz": example.rate_hz},
         tolerance=settings.registry.logits_tolerance,
     )  # fmt: skip
-    version = model_versions(settings, client).register(
+    version = store.register(
         source=logged.uri, model_id=logged.model_id, run_id=run_id, description=description, tags=tags, alias=alias
     )
     return version.version

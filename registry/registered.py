@@ -87,6 +87,11 @@ class MlflowVersions:
             aliases = self._aliases() if found else {}
         return tuple(_version(version, aliases) for version in sorted(found, key=lambda version: int(version.version)))
 
+    def find(self, *, run_key: str, policy: str | None) -> Version | None:
+        """The version of a run key with a policy, the newest if there are several; None if there is none."""
+        same = [version for version in self.versions() if _trained_as(version, run_key, policy)]
+        return same[-1] if same else None
+
     def version(self, version: str) -> Version:
         """One version.
 
@@ -147,12 +152,9 @@ class MlflowVersions:
 
     def _registered(self, source: str, tags: Mapping[str, str]) -> str | None:
         """The version that an earlier call, perhaps killed before it could answer, has made of the same model."""
-        key = tags.get(Tag.RUN_KEY)
-        for version in reversed(self.versions()):
-            same_key = key is not None and version.tags.get(Tag.RUN_KEY) == key
-            if version.source == source or (same_key and version.tags.get(Tag.POLICY) == tags.get(Tag.POLICY)):
-                return version.version
-        return None
+        key, policy = tags.get(Tag.RUN_KEY), tags.get(Tag.POLICY)
+        same = [version for version in self.versions() if version.source == source or _trained_as(version, key, policy)]
+        return same[-1].version if same else None
 
     @contextmanager
     def _missing(self, doing: str, version: str) -> Iterator[None]:
@@ -163,6 +165,11 @@ class MlflowVersions:
                 msg = f"{self._name} has no version {version}, or it has been deleted in MLflow"
                 raise ModelNotFound(msg) from error
             raise as_ours(error, f"{doing} of {self._name}") from error
+
+
+def _trained_as(version: Version, run_key: str | None, policy: str | None) -> bool:
+    tags = version.tags
+    return run_key is not None and tags.get(Tag.RUN_KEY) == run_key and tags.get(Tag.POLICY) == policy
 
 
 def _version(found: ModelVersion, aliases: Mapping[str, str]) -> Version:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 import polars as pl
 import pyarrow as pa
@@ -39,6 +40,20 @@ class TableFile:
     partition: Mapping[str, str | None]
     statistics: str = ""
     """Delta's, as JSON; empty where it was only read."""
+
+
+class _DeltaTable(DeltaTable):  # type: ignore[misc]  # deltalake's types are not followed
+    """A table whose addresses are paths.
+
+    delta-rs percent-encodes them (``my%20lake``), and polars opens what it is told: https://github.com/pola-rs/polars/issues/20944.
+    """
+
+    @property
+    def table_uri(self) -> str:
+        return unquote(super().table_uri)
+
+    def file_uris(self, *arguments: Any, **options: Any) -> list[str]:
+        return [unquote(uri) for uri in super().file_uris(*arguments, **options)]
 
 
 class Table:
@@ -181,7 +196,7 @@ def open_table(storage: Storage, version: int | None = None) -> Table:
     """
     try:
         with _ours(storage, f"The table {storage.uri} cannot be read at version {version}"):
-            return Table(DeltaTable(storage.uri, version=version, storage_options=storage.options), storage)
+            return Table(_DeltaTable(storage.uri, version=version, storage_options=storage.options), storage)
     except TableNotFoundError as error:
         lake, _, name = storage.uri.rpartition("/")
         msg = f"There is no table {name} in the lake {lake}: ingest something first, or set [lake] uri."
@@ -196,7 +211,7 @@ def create_table(storage: Storage, schema: pa.Schema, *, partition_by: Sequence[
     """
     with _ours(storage, f"The table {storage.uri} cannot be made"):
         # "ignore": two processes that both find no table must end with one.
-        made = DeltaTable.create(
+        made = _DeltaTable.create(
             storage.uri, schema=schema, mode="ignore", partition_by=list(partition_by), storage_options=storage.options
         )
     return Table(made, storage)

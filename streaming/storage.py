@@ -8,6 +8,7 @@ once its upload is complete.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ import pyarrow.fs as pafs
 from streaming.errors import LakeError, SettingsError
 from streaming.secret import reveal
 from streaming.settings import LakeSettings
+
+_UNREADABLE = re.compile(r"[*?\[\]]|%[0-9A-Fa-f]{2}")
 
 Lake = LakeSettings | str
 """A lake: its settings, or just the URI where there is nothing else to say."""
@@ -44,6 +47,7 @@ class Storage:
         table: the table's name.
 
     Raises:
+        LakeError: the folder is one that could not be read again.
         SettingsError: the URI is of no known kind, or a secret is not where the settings say.
     """
 
@@ -55,6 +59,12 @@ class Storage:
             msg = f"[lake] uri = {settings.uri}: a folder or s3://bucket/prefix"
             raise SettingsError(msg)
         self.local = not scheme
+        if self.local and _UNREADABLE.search(settings.uri):  # before anything is written that could not be read again
+            msg = (
+                f"The lake cannot be in {settings.uri}: its path has one of * ? [ ] or a % with two hexadecimal digits, which readers of "
+                "Parquet take for patterns and codes. Set [lake] uri (or SENSORLOOP_HOME) to another folder."
+            )
+            raise LakeError(msg)
         self.options = {} if self.local else _delta_options(settings)
         self._files = pafs.LocalFileSystem() if self.local else _s3(settings)
         self._root = self.uri.removeprefix("s3://") if not self.local else str(Path(self.uri).absolute())

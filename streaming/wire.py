@@ -270,7 +270,7 @@ def _times(block: _Block, name: str, samples: int, latest_ns: int) -> tuple[int 
     if last_ns > latest_ns:
         raise BatchError(
             Reason.FAR_FUTURE,
-            f"{name} ends {last_ns - latest_ns} ns beyond what is believed; [window] max_ahead sets it",
+            f"{name} ends {last_ns - latest_ns} ns beyond what is believed; [windows] max_ahead sets it",
         )
     return period_ns, offsets_us
 

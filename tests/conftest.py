@@ -13,4 +13,4 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("sensorloop", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("sensorloop")
 
-pytest_plugins = ["tests.fixtures.kafka", "tests.fixtures.s3"]
+pytest_plugins = ["tests.fixtures.kafka", "tests.fixtures.s3", "tests.fixtures.tracking"]

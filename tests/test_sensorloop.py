@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from streaming.ports import free_ports
@@ -82,6 +85,64 @@ def test_what_cannot_be_done_is_a_sentence_and_exit_code_3(
     assert done.returncode == 3
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_labels_that_do_not_allow_a_retraining_are_a_sentence_that_says_what_is_missing(tmp_path: Path) -> None:
+    from tests.training.lakes import SETTINGS, publish_what_cannot_be_learned_from  # noqa: PLC0415  (torch takes seconds)
+
+    (tmp_path / "sensorloop.toml").write_text(SETTINGS, encoding="utf-8")
+    for cohort, missing in publish_what_cannot_be_learned_from(tmp_path / "var").items():
+        done = run(tmp_path, "rescore", "--cohort", cohort)
+        assert done.returncode == 3, done.stderr
+        assert re.fullmatch(f"error: {missing}.*", done.stderr.splitlines()[-1])
+        assert "Traceback" not in done.stderr
+        assert not done.stdout.strip(), "there is no answer"
+    assert not (tmp_path / "var" / "runs").exists()
+    assert not (tmp_path / "var" / "lake" / "quality").exists()
+
+
+def refusals(done: subprocess.CompletedProcess[str]) -> list[str]:
+    return [line for line in done.stderr.splitlines() if line.startswith("refused: ")]
+
+
+@pytest.mark.broker
+def test_a_bad_recording_is_named_with_its_row_and_the_rest_is_replayed(tmp_path: Path, bootstrap_servers: str) -> None:
+    answer(run(tmp_path, "simulate", "fleet", "--fleet", "source", "--size", "0.02"))
+    bad, *rest = sorted((tmp_path / "fleet").rglob("*.parquet"))
+    table = pq.read_table(bad)
+    times = table["time_ns"].to_pylist()
+    times[5] = times[0] - 1
+    pq.write_table(table.set_column(0, table.schema.field(0), pa.array(times)), bad)
+    topic = {"SENSORLOOP_KAFKA__BATCHES_TOPIC": "refused.b", "SENSORLOOP_KAFKA__DEADLETTER_TOPIC": "refused.x"}
+    done = run(tmp_path, "replay", "fleet", KAFKA_BOOTSTRAP_SERVERS=bootstrap_servers, **topic)
+    found = answer(done)
+    assert (found["refused"], found["sessions"]) == (1, len(rest))
+    (line,) = refusals(done)
+    assert (
+        line
+        == f"refused: {bad.relative_to(tmp_path)}, row 5: time_ns is before the row above; sort the file by time_ns"
+    )
+
+
+def test_a_bad_row_of_a_published_file_is_named_and_the_rest_is_imported(tmp_path: Path) -> None:
+    axes = [f"{group}.{axis}" for group in ("gravity", "rotationRate", "userAcceleration") for axis in "xyz"]
+    header = ",".join(["", *axes])
+    row = "0,0,0,-1,1,2,3,0,0,0"
+    folder = tmp_path / "A_DeviceMotion_data" / "wlk_7"
+    folder.mkdir(parents=True)
+    for subject in (1, 2):
+        lines = [header, *[row] * 20]
+        if subject == 1:
+            lines[7] = row.replace("-1", "nan")
+        (folder / f"sub_{subject}.csv").write_text("\n".join(lines) + "\n", encoding="ascii")
+    (folder / "sub_3.csv").write_text("time,colour\n1,red\n", encoding="ascii")
+    done = run(tmp_path, "import", "motionsense", "A_DeviceMotion_data", "recordings", "--cohort", "source")
+    assert answer(done) == {
+        "recordings": 2, "subjects": 2, "notes": {}, "minutes": {"Walk": pytest.approx(39 / 50 / 60, rel=0.1)}, "refused": 2,
+    }  # fmt: skip
+    assert [line.split(": ")[1] for line in sorted(refusals(done))] == ["wlk_7/sub_1.csv:8", "wlk_7/sub_3.csv"]
+    assert len(list((tmp_path / "recordings").rglob("*.parquet"))) == 2
 
 
 def test_no_broker_may_work_later(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def _run(bench: Bench, arm: str, cached: torch.Tensor, run: RunLog, progress: Pr
         tuned, details = _tune(bench, arm, cached, run, progress)
         net = tuned.net
         details |= {
-            "epochs": tuned.epochs, "share": tuned.share, "validation": tuned.validation,
+            "epochs": tuned.epochs, "head_pull": tuned.head_pull, "share": tuned.share, "validation": tuned.validation,
             "validation_original": tuned.validation_original,
         }  # fmt: skip
     holdout = bench.windows.select(bench.holdout)
@@ -164,12 +164,12 @@ def _tune(
     ones = np.ones(len(labels))
     weights, believed, details = ones, ones, {}
     if arm == FILTERLOSS:
-        score = bench.quality.score[train]
+        score, believed = bench.quality.score[train], bench.quality.belief[train]
         chosen = choose_weights(
-            bench.features[train], labels, groups, score, head=Head.of(bench.original.net),
+            bench.features[train], labels, groups, score, believed, head=Head.of(bench.original.net),
             settings=bench.quality_settings, seed=bench.settings.seed,
         )  # fmt: skip
-        weights, believed = chosen.of(tiers_of(score, bench.quality_settings.thresholds)), score.astype(np.float64) ** 2
+        weights = chosen.of(tiers_of(score, bench.quality_settings.thresholds))
         sizes = {
             scene: round(effective_size(weights[labels == at]), 1) for at, scene in enumerate(bench.windows.scene_names)
         }

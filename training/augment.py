@@ -26,7 +26,7 @@ def augment(
         channels: names of their channels.
         rotate: turn the phone: one random rotation a window, the same for all its sensors.
         gain: standard deviation of the logarithm of a factor, one for each window and sensor.
-        sensor_dropout: probability that a sensor of a window is missing; never all of them.
+        sensor_dropout: probability that a sensor of a window is missing; never all that the phone has.
         generator: where randomness comes from.
     """
     signals = signals.clone()
@@ -39,7 +39,9 @@ def augment(
     owner = torch.tensor([prefixes.index(channel.split("_")[0]) for channel in channels])
     factor = torch.exp(gain * torch.randn(n, len(prefixes), generator=generator))
     missing = torch.rand(n, len(prefixes), generator=generator) < sensor_dropout
-    missing[missing.all(1)] = False
+    absent = signals.isnan().all(-1).cpu()
+    there = torch.stack([~absent[:, owner == at].all(1) for at in range(len(prefixes))], 1)
+    missing[(missing | ~there).all(1)] = False
     factor = factor.masked_fill(missing, torch.nan)
     return signals * factor[:, owner, None].to(signals)
 

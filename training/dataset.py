@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,14 +136,21 @@ class WindowSet:
         number = {node: at for at, node in enumerate(sorted(set(roots)))}
         return np.array([number[node] for node in roots], np.int64)
 
+    def session_groups(self) -> NDArray[np.int64]:
+        """(n,) a number for each session of each device."""
+        keys = list(zip(self.devices.tolist(), self.sessions.tolist(), strict=True))
+        number = {key: at for at, key in enumerate(sorted(set(keys)))}
+        return np.array([number[key] for key in keys], np.int64)
+
     def digest(self) -> str:
-        """16 hex digits of everything that training sees: signals, labels, people."""
+        """16 hex digits of everything that training sees: signals and how complete they are, labels, people."""
         digest = hashlib.blake2b(digest_size=8)
         digest.update(repr((self.channels, self.scene_names, self.rate_hz, self.signals.shape)).encode())
-        digest.update(np.ascontiguousarray(self.signals).data)
-        digest.update(np.ascontiguousarray(self.scenes).data)
+        for array in (self.signals, self.scenes, self.coverage):
+            digest.update(np.ascontiguousarray(array).data)
         for name in _TEXTS:
-            digest.update("\0".join(getattr(self, name).tolist()).encode())
+            # Each text ends with a mark, the last of a column too: or its letters could belong to the next column.
+            digest.update("".join(f"{text}\0" for text in getattr(self, name).tolist()).encode())
         return digest.hexdigest()
 
     def save(self, path: Path) -> None:
@@ -165,9 +173,10 @@ class WindowSet:
             DataError: it is no such file; the message says what is missing.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
-                fields: dict[str, Any] = {field.name: file[field.name] for field in dataclasses.fields(cls)}
-        except (OSError, ValueError, KeyError) as error:
+            # Opened here: NumPy leaves a file open that turns out to be no archive.
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                fields: dict[str, Any] = {field.name: archive[field.name] for field in dataclasses.fields(cls)}
+        except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             msg = f"{path} holds no windows: {error}"
             raise DataError(msg) from error
         for name in ("channels", "scene_names"):
@@ -204,27 +213,17 @@ def from_lake(
         DataError: no such window, or no sensor of ``channels`` is in the lake.
         streaming.errors.LakeError: no such table or version.
     """
-    import polars as pl  # noqa: PLC0415  (the lake's libraries are needed here only: everything else runs from an .npz)
-
-    from streaming.lake import scan_windows, table_version  # noqa: PLC0415
+    from streaming.lake import table_version  # noqa: PLC0415  (the lake's libraries are needed here only: the rest runs from .npz)
 
     if version is None:
         version = table_version(lake)
-    scan = scan_windows(lake, version).filter(pl.col("cohort") == cohort)
+    scan = usable_windows(
+        lake, version, cohort=cohort, channels=channels, scenes=scenes, min_coverage=min_coverage, labelled_only=labelled_only
+    )  # fmt: skip
     columns = scan.collect_schema().names()
-    present = [channel for channel in channels if channel in columns]
-    if not present:
-        msg = f"None of the channels {', '.join(channels)} is in the lake {lake}: set [data] channels"
-        raise DataError(msg)
-    if scenes is not None:
-        scan = scan.filter(pl.col("scene").is_null() | pl.col("scene").is_in(list(scenes)))
-    if labelled_only:
-        scan = scan.filter(pl.col("scene").is_not_null())
-    coverages = [pl.col(name) for name in dict.fromkeys(f"{channel.split('_')[0]}_coverage" for channel in present)]
-    scan = scan.with_columns(coverage=pl.min_horizontal(pl.when(column > 0).then(column) for column in coverages))
-    scan = scan.filter(pl.col("coverage") >= min_coverage).sort("device_id", "session_id", "start_ns")
     meta = ["window_id", "subject_id", "device_id", "session_id", "scene", "start_ns", "end_ns", "coverage"]
-    frame = scan.select(*meta, *present).collect()
+    present = [channel for channel in channels if channel in columns]
+    frame = scan.sort("device_id", "session_id", "start_ns").select(*meta, *present).collect()
     if frame.is_empty():
         msg = (
             f"The lake {lake} has at version {version} no{' labelled' if labelled_only else ''} window of cohort {cohort!r} "
@@ -249,6 +248,36 @@ def from_lake(
         coverage=frame["coverage"].to_numpy().astype(np.float32),
         version=version,
     )
+
+
+def usable_windows(
+    lake: Lake,
+    version: int,
+    *,
+    cohort: str,
+    channels: Sequence[str],
+    scenes: Sequence[str] | None = None,
+    min_coverage: float = 0.0,
+    labelled_only: bool = False,
+) -> pl.LazyFrame:
+    """The rows of the ``windows`` table that :func:`from_lake` reads, with their ``coverage``; arguments and errors are the same."""
+    import polars as pl  # noqa: PLC0415
+
+    from streaming.lake import scan_windows  # noqa: PLC0415
+
+    scan = scan_windows(lake, version).filter(pl.col("cohort") == cohort)
+    columns = scan.collect_schema().names()
+    present = [channel for channel in channels if channel in columns]
+    if not present:
+        msg = f"None of the channels {', '.join(channels)} is in the lake {lake}: set [data] channels"
+        raise DataError(msg)
+    if scenes is not None:
+        scan = scan.filter(pl.col("scene").is_null() | pl.col("scene").is_in(list(scenes)))
+    if labelled_only:
+        scan = scan.filter(pl.col("scene").is_not_null())
+    coverages = [pl.col(name) for name in dict.fromkeys(f"{channel.split('_')[0]}_coverage" for channel in present)]
+    scan = scan.with_columns(coverage=pl.min_horizontal(pl.when(column > 0).then(column) for column in coverages))
+    return scan.filter(pl.col("coverage") >= min_coverage)
 
 
 def _signals(frame: pl.DataFrame, channels: Sequence[str]) -> NDArray[np.float32]:

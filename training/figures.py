@@ -52,8 +52,8 @@ def tier_figure(
 
 
 def comparison_figure(arms: Mapping[str, Mapping[str, float]], threshold: float) -> Figure:
-    """Every arm's accuracy, macro-F1 and recovery ratio, the best recovery on top."""
-    names = sorted(arms, key=lambda name: arms[name]["recovery_ratio"])
+    """Every arm's accuracy, macro-F1 and recovery ratio, the best recovery on top; one that is undefined (NaN) has no bar."""
+    names = sorted(arms, key=lambda name: float(np.nan_to_num(arms[name]["recovery_ratio"], nan=-np.inf)))
     figure = Figure(figsize=(9, 1.2 + 0.45 * len(names)), layout="constrained")
     panels = figure.subplots(1, 3, sharey=True)
     for axes, (key, title) in zip(
@@ -63,6 +63,8 @@ def comparison_figure(arms: Mapping[str, Mapping[str, float]], threshold: float)
         colours = ["#2e7d6b" if name.startswith("filterloss") else "#9db4c0" for name in names]
         axes.barh(range(len(names)), values, color=colours)
         for at, value in enumerate(values):
+            if np.isnan(value):
+                continue
             axes.text(value, at, f" {value:.3f}", va="center", fontsize=8)
         axes.set_yticks(range(len(names)), names)
         axes.set_xlim(0, 1.15)

@@ -1,14 +1,18 @@
 """Fine-tuning: from the original model towards the new phones, and no further than their labels can carry.
 
-Reads top to bottom: who judges, train on the others, choose how many epochs and how far to go, train on all.
+Reads top to bottom: who judges; a head fitted to the features as they are, then the layers below it (Kumar et al., 2022,
+"Fine-tuning can distort pretrained features": first the head, so that a bad one does not bend what is below it); choose how many
+epochs and how far to go; then the same with everybody.
 
 What keeps a ResNet-34 from getting worse on a few hundred windows: batch norm's statistics are frozen, everything below the
-trained part is computed once, the weights are pulled to the original's (L2-SP: Li et al., 2018) and at the end averaged with
-them (WiSE-FT: Wortsman et al., 2022), by a share that may be 0: then the original stays as it is.
+trained part is computed once, the learning rate goes through one cycle of a bounded number of steps (Smith & Topin, 2018), the
+weights are pulled to where they started (L2-SP: Li et al., 2018) and at the end averaged with the original's (WiSE-FT: Wortsman
+et al., 2022), by a share that may be 0: then the original stays as it is.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -16,13 +20,15 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from training.devices import device, seeded, threads
 from training.errors import NonFiniteLoss
 from training.filterloss import filter_loss, logit_adjustment
 from training.folds import grouped_folds
+from training.heads import Head, fit_head
 from training.network import SceneNet, Trainable, infer
+from training.quality import adjustment
 from training.settings import FineTuneSettings
 from training.tracking import NullRun, Progress, RunLog, no_progress
 from training.weights import weighted_balanced_accuracy
@@ -38,9 +44,11 @@ class FineTuned:
     net: SceneNet
     """On the CPU, in evaluation mode."""
     epochs: int
-    """Passes over the data; 0: the original as it is."""
+    """Passes over the data; 0: the head alone was fitted."""
+    head_pull: float
+    """How strongly the head was pulled to the original's."""
     share: float
-    """How far from the original's weights (0) to the trained ones (1)."""
+    """How far from the original's weights (0: it stays as it is) to the trained ones (1)."""
     validation: float
     """Balanced accuracy on the people who chose both."""
     validation_original: float
@@ -50,8 +58,22 @@ class FineTuned:
 def trainable(settings: FineTuneSettings) -> Trainable:
     """Which part is trained, with ``auto`` decided."""
     if settings.trainable == "auto":
-        return "all" if device(settings.device).type == "cuda" else "layer4"
+        return "all" if device(settings.device).type == "cuda" else "block"
     return cast("Trainable", settings.trainable)
+
+
+def epochs_of(windows: int, settings: FineTuneSettings) -> int:
+    """Passes over so many windows: as many as are set, within the steps that are set."""
+    steps_per_epoch = math.ceil(windows / settings.batch)
+    return max(1, min(settings.epochs, settings.max_steps // steps_per_epoch))
+
+
+def one_cycle(done: float) -> float:
+    """Learning rate at a share (0 to 1) of the training, relative to its highest: up within a fifth, then down to nothing, by cosines."""
+    rise = 0.2
+    if done < rise:
+        return 0.04 + 0.96 * (1 - math.cos(math.pi * done / rise)) / 2
+    return (1 + math.cos(math.pi * (done - rise) / (1 - rise))) / 2
 
 
 def finetune(
@@ -91,28 +113,35 @@ def finetune(
     settings, run = settings or FineTuneSettings(), run or NullRun()
     fold = grouped_folds(groups, labels, settings.validation_folds, rng=np.random.default_rng(settings.seed))
     judges = fold == 0 if fold.max() else np.zeros(len(labels), bool)
-    total = 2 * settings.epochs
+    passes = epochs_of(len(labels), settings)
+    total = 2 * passes
     with threads(settings.threads), seeded(settings.seed):
         trainer = _Trainer(original, cached, labels, weights, adjust=adjust, sampler=sampler, settings=settings)
         start = trainer.validate(0.0, judges, believed)
+        pull = trainer.choose_pull(fold, believed)
+        trainer.restart(np.flatnonzero(~judges), pull)
         best = (start, 0, 0.0)
-        for epoch in range(1, settings.epochs + 1):
-            loss = trainer.epoch(np.flatnonzero(~judges))
+        for epoch in range(passes + 1):
+            loss = trainer.epoch(np.flatnonzero(~judges), epoch, passes) if epoch else None
             found = {share: trainer.validate(share, judges, believed) for share in shares}
             # The least change that does as well: strictly better only.
             best = max(
                 best, *((value, epoch, share) for share, value in found.items()), key=lambda each: round(each[0], 9)
             )
-            run.metrics({"loss": loss, "validation/balanced_accuracy": max(found.values())}, step=epoch)
-            progress(epoch, total, f"epoch {epoch}")
+            curves = {"validation/balanced_accuracy": max(found.values())}
+            run.metrics(curves if loss is None else {"loss": loss, **curves}, step=epoch)
+            progress(epoch, total, f"epoch {epoch} of {passes}" if epoch else "head")
         value, epochs, share = best
-        trainer.restart()
         everything = np.arange(len(labels))
+        trainer.restart(everything, pull)
         for epoch in range(1, epochs + 1):
-            run.metrics({"final/loss": trainer.epoch(everything)}, step=epoch)
-            progress(settings.epochs + epoch, total, f"final epoch {epoch} of {epochs}")
+            run.metrics({"final/loss": trainer.epoch(everything, epoch, passes)}, step=epoch)
+            progress(passes + epoch, total, f"final epoch {epoch} of {epochs}")
     progress(total, total, "done")
-    return FineTuned(net=trainer.result(share), epochs=epochs, share=share, validation=value, validation_original=start)
+    return FineTuned(
+        net=trainer.result(share), epochs=epochs, head_pull=pull, share=share, validation=value,
+        validation_original=start,
+    )  # fmt: skip
 
 
 class _Trainer:
@@ -134,31 +163,72 @@ class _Trainer:
         self._cached = cached.clone().to(self._where)  # what inference made, autograd refuses: a copy is ours
         self._labels = torch.from_numpy(labels).to(self._where)
         self._weights = torch.from_numpy(np.asarray(weights, np.float32)).to(self._where)
-        self._label_array = labels
-        self.restart()
+        self._label_array, self._weight_array = labels, np.asarray(weights, np.float64)
+        self._net = original.clone().to(self._where).eval()
+        _, self._part = self._net.split(trainable(settings))
+        self._origin = [parameter.detach().clone() for parameter in self._part.parameters()]
+        # Below the head nothing has moved yet: its inputs are those of the original model.
+        self._features = infer(self._part[:-1], self._cached).cpu().numpy() if len(self._part) > 1 else cached.numpy()
+        self._head = Head.of(original)
 
-    def restart(self) -> None:
-        """Back to the original's weights."""
-        self._net = self._original.clone().to(self._where).eval()
-        _, self._part = self._net.split(trainable(self._settings))
+    def choose_pull(self, fold: NDArray[np.int64], believed: NDArray[np.floating]) -> float:
+        """The pull of the head that does best on people left out, each fold in turn; the strongest of equals."""
+        pulls = sorted(self._settings.head_pulls, reverse=True)
+        if len(pulls) == 1 or not fold.max():
+            return pulls[0]
+        values = {}
+        for pull in pulls:
+            predicted = np.empty(len(fold), np.int64)
+            for number in range(int(fold.max()) + 1):
+                head = self._fitted(np.flatnonzero(fold != number), pull)
+                predicted[fold == number] = head.logits(self._features[fold == number]).argmax(1)
+            values[pull] = weighted_balanced_accuracy(self._label_array, predicted, believed)
+        return max(pulls, key=lambda pull: round(values[pull], 9))
+
+    def restart(self, rows: NDArray[np.int64], pull: float) -> None:
+        """Back to the original's weights, with a head fitted on these rows."""
+        head = self._fitted(rows, pull)
+        layer = self._net.backbone.fc
+        with torch.no_grad():
+            for parameter, start in zip(self._part.parameters(), self._origin, strict=True):
+                parameter.copy_(start)
+            layer.weight.copy_(torch.from_numpy(head.weight))
+            layer.bias.copy_(torch.from_numpy(head.bias))
         self._start = [parameter.detach().clone() for parameter in self._part.parameters()]
         self._optimizer = torch.optim.AdamW(
             self._part.parameters(), self._settings.learning_rate, weight_decay=0.0, fused=True
         )
         self._generator = torch.Generator().manual_seed(self._settings.seed)
 
-    def epoch(self, rows: NDArray[np.int64]) -> float:
-        """One pass over these rows; returns the mean loss."""
-        if self._sampler is not None:
-            rows = rows[self._sampler(self._label_array[rows])]
+    def _fitted(self, rows: NDArray[np.int64], pull: float) -> Head:
+        """A head, fitted to its optimum; the original's where there is only one scene to learn."""
+        rows = self._sampled(rows)
+        labels, weights = self._label_array[rows], self._weight_array[rows]
+        shift = adjustment(labels, weights, len(self._original.scenes)) if self._adjust else None
+        return fit_head(self._features[rows], labels, weights, start=self._head, pull=pull, adjustment=shift)
+
+    def _sampled(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        return rows if self._sampler is None else rows[self._sampler(self._label_array[rows])]
+
+    def epoch(self, rows: NDArray[np.int64], number: int, passes: int) -> float:
+        """The pass of this number (from 1) over these rows; returns the mean loss."""
+        rows = self._sampled(rows)
         chosen = torch.from_numpy(rows)
         shift = None
         if self._adjust:
             scenes = len(self._original.scenes)
             shift = logit_adjustment(self._labels[chosen].cpu(), self._weights[chosen].cpu(), scenes).to(self._where)
         order = chosen[torch.randperm(len(chosen), generator=self._generator)]
-        losses = [self._step(part, shift) for part in torch.split(order, self._settings.batch)]
+        parts = torch.split(order, self._settings.batch)
+        losses = []
+        for at, part in enumerate(parts):
+            self._rate((number - 1 + at / len(parts)) / passes)
+            losses.append(self._step(part, shift))
         return float(torch.stack(losses).mean())
+
+    def _rate(self, done: float) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._settings.learning_rate * one_cycle(done)
 
     def _step(self, rows: Tensor, shift: Tensor | None) -> Tensor:
         self._optimizer.zero_grad(set_to_none=True)
@@ -179,23 +249,23 @@ class _Trainer:
         """Balanced accuracy on the people left out, at this share of the way."""
         if not rows.any():
             return 0.0
-        part = self._averaged(share)
-        predicted = infer(part, self._cached[torch.from_numpy(np.flatnonzero(rows))]).argmax(1).cpu().numpy()
+        inputs = self._cached[torch.from_numpy(np.flatnonzero(rows))]
+        with torch.inference_mode():
+            logits = torch.func.functional_call(self._part, self._averaged(share), (inputs,))
+        predicted = logits.argmax(1).cpu().numpy()
         return weighted_balanced_accuracy(self._label_array[rows], predicted, believed[rows])
 
     def result(self, share: float) -> SceneNet:
         """The network at this share of the way, on the CPU."""
+        averaged = self._averaged(share)
         with torch.no_grad():
-            for parameter, start in zip(self._part.parameters(), self._start, strict=True):
-                parameter.copy_(start + share * (parameter - start))
+            for name, parameter in self._part.named_parameters():
+                parameter.copy_(averaged[name])
         return self._net.cpu().eval()
 
-    def _averaged(self, share: float) -> nn.Module:
-        if share == 1:
-            return self._part
-        net = self._net.clone()
-        _, part = net.split(trainable(self._settings))
-        with torch.no_grad():
-            for parameter, start in zip(part.parameters(), self._start, strict=True):
-                parameter.copy_(start + share * (parameter - start))
-        return part
+    def _averaged(self, share: float) -> dict[str, Tensor]:
+        """The trained part's parameters at this share of the way from the original's."""
+        return {
+            name: origin + share * (parameter.detach() - origin)
+            for (name, parameter), origin in zip(self._part.named_parameters(), self._origin, strict=True)
+        }

@@ -44,7 +44,8 @@ def split_by_subject(
 
     Args:
         windows: labelled and unlabelled windows.
-        share: part of the people to hold out, at least one. Among many draws, the one whose scenes are shared out most evenly is taken.
+        share: part of the people to hold out, at least one. Among many draws, the one whose scenes are shared out most evenly is taken;
+            where so many people cannot leave every scene on both sides, the nearest number that can.
         subjects: hold out just these instead.
         seed: which draw.
         scenes: the scenes that must be on both sides; those of ``windows`` if None.
@@ -166,17 +167,22 @@ def _drawn(
     counts = np.zeros((len(people), len(windows.scene_names)))
     np.add.at(counts, (np.searchsorted(people, groups[labelled]), windows.scenes[labelled]), 1)
     counts = counts[:, list(wanted)]
-    size = min(max(1, round(share * len(people))), len(people) - min_train)
+    most = len(people) - min_train
+    size = min(max(1, round(share * len(people))), most)
     rng = np.random.default_rng(seed)
     best: tuple[tuple[int, float], NDArray[np.int64]] | None = None
-    for _ in range(_DRAWS):
-        draw = np.sort(rng.permutation(len(people))[:size])
-        held = counts[draw].sum(0)
-        rest = counts.sum(0) - held
-        uneven = float(np.abs(held / counts.sum(0) - share).mean())
-        key = (int((held == 0).sum() + (rest == 0).sum()), uneven)
-        if best is None or key < best[0]:
-            best = (key, draw)
+    # Other sizes, the nearest first, only where no draw of this one has every scene on both sides.
+    for number in sorted(range(1, most + 1), key=lambda number: abs(number - size)):
+        for _ in range(_DRAWS):
+            draw = np.sort(rng.permutation(len(people))[:number])
+            held = counts[draw].sum(0)
+            rest = counts.sum(0) - held
+            uneven = float(np.abs(held / counts.sum(0) - share).mean())
+            key = (int((held == 0).sum() + (rest == 0).sum()), uneven)
+            if best is None or key < best[0]:
+                best = (key, draw)
+        if best is not None and best[0][0] == 0:
+            break
     if best is None:  # pragma: no cover
         raise AssertionError
     return people[best[1]]

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import pickle
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -23,8 +24,8 @@ from training.errors import ModelError
 from training.settings import SpectrogramSettings
 from training.spectrogram import Spectrogram
 
-Trainable = Literal["head", "layer4", "all"]
-"""What a fine-tuning changes: the last linear layer, also the last block, or everything after the spectrogram."""
+Trainable = Literal["head", "block", "layer4", "all"]
+"""What a fine-tuning changes: the last linear layer, also the last residual block, the last stage, or all after the spectrogram."""
 
 STATE = "state.pt"
 CONFIG = "model.json"
@@ -78,8 +79,8 @@ class SceneNet(nn.Module):
         """
         net = self.backbone
         stem = [net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2, net.layer3]
-        blocks = [*stem, net.layer4, nn.Sequential(net.avgpool, nn.Flatten()), net.fc]
-        cut = {"head": len(blocks) - 1, "layer4": len(stem), "all": 0}[trainable]
+        blocks = [*stem, *net.layer4, nn.Sequential(net.avgpool, nn.Flatten()), net.fc]
+        cut = {"head": len(blocks) - 1, "block": len(blocks) - 3, "layer4": len(stem), "all": 0}[trainable]
         return nn.Sequential(self.spectrogram, *blocks[:cut]), nn.Sequential(*blocks[cut:])
 
     def clone(self) -> SceneNet:
@@ -143,8 +144,10 @@ class SceneNet(nn.Module):
                 }
             )
             net.load_state_dict(torch.load(folder / STATE, weights_only=True, map_location="cpu"))
-        except (OSError, KeyError, TypeError, RuntimeError) as error:
-            msg = f"The model in {folder} cannot be read: {error}"
+        except (OSError, EOFError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
+            # torch's messages run over many lines.
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            msg = f"The model in {folder} cannot be read: {reason}"
             raise ModelError(msg) from error
         return net.eval()
 

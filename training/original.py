@@ -82,8 +82,11 @@ class OriginalModel:
                 lake_version=config["lake_version"],
                 digest=config["digest"],
             )
-        except (KeyError, TypeError) as error:
+        except KeyError as error:
             msg = f"The model in {folder} is no original model: model.json lacks {error}"
+            raise ModelError(msg) from error
+        except (TypeError, ValueError) as error:
+            msg = f"The model in {folder} is no original model: its model.json cannot be understood: {error}"
             raise ModelError(msg) from error
         if net.digest() != original.digest:
             msg = f"The model in {folder} is not the one that was measured: state.pt and model.json do not belong together"
@@ -169,8 +172,9 @@ def _train(
     optimizer = torch.optim.AdamW(
         net.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
-    # One cycle: Smith & Topin, 2018, "Super-convergence".
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=steps, pct_start=0.25)
+    # One cycle: Smith & Topin, 2018, "Super-convergence". Of four steps a quarter is one, and torch divides by one less than that.
+    rise = 0.25 if steps != 4 else 0.3
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=steps, pct_start=rise)
     for epoch in range(settings.epochs):
         net.train()
         losses = []

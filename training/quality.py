@@ -1,24 +1,29 @@
 """How far each label can be believed: a score in [0, 1], higher is cleaner, with its reasons.
 
-Four looks at a window, none by a model that has seen its person:
+Several judges say which scene a window shows, none of them from its own label:
 
-- *margin*: of the given label over the best other one, by heads fitted without this person (confident learning's self-confidence
-  and margin: Northcutt et al., 2021, "Confident learning");
-- *neighbours*: the class-balanced vote of the nearest windows of other people in the original model's features;
-- *original*: the same margin by the original model as it is, trusted scene by scene as far as it agrees with the heads;
-- *physical*: is there a signal at all (coverage, flat lines, gravity's size).
+- heads fitted without this person, and heads fitted without this session. The former are not taken in by a person who is
+  labelled wrongly throughout, the latter know the person's own manner: what is unusual is not wrong;
+- the class-balanced vote of the nearest windows of other people in the original model's features;
+- the original model as it is.
 
-Part of the score is the rank within (scene, person), shrunk to the scene where a person has few windows.
+How much each is trusted is found from the labels themselves: the mixture of judges that makes them likeliest (expectation-
+maximisation: Dempster, Laird & Rubin, 1977). A person labels a stretch of time, not a window: windows of one session with the
+same label are right or wrong together, so their evidence is added, as far as a further window tells anything new. With the
+share of wrong labels of each scene, found likewise (Dawid & Skene, 1979), that is the probability that a label is right: the
+*belief*. The score is the belief, with a part of the rank within (scene, person), shrunk to the scene where a person has few
+windows; times the *physical* quality: is there a signal at all (coverage, flat lines, gravity's size).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import softmax
+from scipy.special import expit, softmax
 
 from training.dataset import WindowSet
 from training.filterloss import logit_adjustment
@@ -31,6 +36,10 @@ Array = NDArray[np.float64]
 _GRAVITY = 9.81
 _FLAT = 1e-8
 """Variance below which a channel is a flat line: float32 has noise of its own, and every sensor far more."""
+_SURE = 0.99
+"""No look at a window is ever surer than this."""
+_EM_STEPS = 50
+_NEIGHBOURS, _ORIGINAL = "neighbours", "original"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -38,12 +47,21 @@ class Quality:
     """Scores of n windows, each (n,) in [0, 1], higher is cleaner."""
 
     margin: Array
+    """Of the label over the best other scene, in the eyes of the heads (confident learning's: Northcutt et al., 2021)."""
     neighbours: Array
+    """Of the label over the best other scene, among the neighbours' votes."""
     original: Array
+    """Of the label over the best other scene, in the eyes of the original model."""
     physical: Array
+    """Whether there is a signal at all."""
+    belief: Array
+    """Probability that the label is right."""
     score: Array
+    """All of it together."""
     trust: dict[str, float]
-    """Scene → how far the original model was believed about it."""
+    """Judge → its share in the judgement."""
+    wrong: dict[str, float]
+    """Scene → share of its labels that are wrong, as estimated."""
 
     def reasons(self) -> list[str]:
         """For each window, what speaks against its label; empty where nothing does."""
@@ -79,20 +97,107 @@ def score_quality(
     """
     settings = settings or QualitySettings()
     labels, groups, scenes = windows.scenes, windows.groups(), len(windows.scene_names)
-    judged = _out_of_fold(labels, groups, features, head, train, scenes, settings, seed, progress)
-    as_it_is = softmax(head.logits(features), axis=1)
-    voted = _votes(labels, groups, features, train, scenes, settings.neighbours)
-    margin, original, neighbours = (_margin(p, labels) for p in (judged, as_it_is, voted))
+    judges = _judges(windows, features, head, train=train, settings=settings, seed=seed, progress=progress)
+    shares = trust_shares(np.stack(list(judges.values())), labels, train=train)
+    seen = np.einsum("j,jns->ns", shares, np.stack(list(judges.values())))
+    belief, wrong = label_belief(seen, labels, label_runs(windows), train=train, novelty=settings.novelty)
+    heads = np.mean([judges[name] for name in judges if name not in {_NEIGHBOURS, _ORIGINAL}], axis=0)
+    margin, original, neighbours = (_margin(p, labels) for p in (heads, judges[_ORIGINAL], judges[_NEIGHBOURS]))
     physical = physical_quality(windows)
-    trust = _trust(judged, as_it_is, labels, train, scenes)
-    believed = trust[labels]
-    raw = (margin + neighbours + believed * original) / (2 + believed) * physical
-    ranked = _ranks(raw, labels, groups, settings.shrink)
-    score = np.clip((1 - settings.rank_share) * raw + settings.rank_share * ranked, 0.0, 1.0)
+    ranked = _ranks(belief, labels, groups, settings.shrink)
+    score = np.clip(((1 - settings.rank_share) * belief + settings.rank_share * ranked) * physical, 0, 1)
     return Quality(
-        margin=margin, neighbours=neighbours, original=original, physical=physical, score=score,
-        trust=dict(zip(windows.scene_names, map(float, trust), strict=True)),
+        margin=margin, neighbours=neighbours, original=original, physical=physical, belief=belief, score=score,
+        trust=dict(zip(judges, map(float, shares), strict=True)),
+        wrong=dict(zip(windows.scene_names, map(float, wrong), strict=True)),
     )  # fmt: skip
+
+
+def _judges(
+    windows: WindowSet,
+    features: NDArray[np.floating],
+    head: Head,
+    *,
+    train: NDArray[np.bool_],
+    settings: QualitySettings,
+    seed: int,
+    progress: Progress,
+) -> dict[str, Array]:
+    """Judge → (n, scenes) probabilities."""
+    labels, people, scenes = windows.scenes, windows.groups(), len(windows.scene_names)
+    judges = {}
+    for number, (name, groups) in enumerate((("person", people), ("session", windows.session_groups()))):
+        told = partial(_within, progress, number, 2)
+        found = _out_of_fold(labels, groups, features, head, train, scenes, settings, seed, told)
+        judges |= {f"heads without the {name}, pull {pull:g}": each for pull, each in found.items()}
+    judges[_NEIGHBOURS] = _votes(labels, people, features, train, scenes, settings.neighbours)
+    judges[_ORIGINAL] = softmax(head.logits(features), axis=1)
+    return judges
+
+
+def trust_shares(judges: Array, labels: NDArray[np.int64], *, train: NDArray[np.bool_]) -> Array:
+    """How much to trust each judge: the mixture that makes the given labels likeliest.
+
+    Args:
+        judges: (judges, n, scenes) probabilities, each by a judge who does not know the label.
+        labels: (n,) the labels given, some of them wrong.
+        train: (n,) mask of the labels to go by.
+
+    Returns:
+        (judges,) shares that sum to 1.
+    """
+    given = judges[:, np.arange(len(labels)), labels][:, train]
+    # A judge of pure chance takes up the labels that nobody can explain, so that the others are not blamed for them.
+    given = np.vstack([given, np.full((1, given.shape[1]), 1 / judges.shape[2])])
+    shares = np.full(len(given), 1 / len(given))
+    for _ in range(_EM_STEPS):
+        blame = shares[:, None] * given
+        shares = (blame / blame.sum(0)).mean(1)
+    trusted: Array = shares[:-1] / shares[:-1].sum()
+    return trusted
+
+
+def label_runs(windows: WindowSet) -> NDArray[np.int64]:
+    """(n,) a number for what was labelled together: the windows of one session that carry the same label."""
+    keys = list(zip(windows.devices.tolist(), windows.sessions.tolist(), windows.scenes.tolist(), strict=True))
+    number = {key: at for at, key in enumerate(dict.fromkeys(keys))}
+    return np.array([number[key] for key in keys], np.int64)
+
+
+def label_belief(
+    seen: Array, labels: NDArray[np.int64], runs: NDArray[np.int64], *, train: NDArray[np.bool_], novelty: float
+) -> tuple[Array, Array]:
+    """How probable it is that each label is right, and how many of each scene's labels are wrong.
+
+    Args:
+        seen: (n, scenes) probabilities of the scenes, by somebody who does not know the label.
+        labels: (n,) the labels given.
+        runs: (n,) what was labelled together and is right or wrong together.
+        train: (n,) mask of the labels whose share of errors is estimated; the others are judged by it.
+        novelty: how much of its evidence a further window of a run adds, 0 to 1: they overlap, and resemble each other.
+
+    Returns:
+        (n,) belief in [0, 1], and (scenes,) shares of wrong labels.
+    """
+    scenes = seen.shape[1]
+    given = np.clip(seen[np.arange(len(labels)), labels], 1 - _SURE, _SURE)
+    # How much likelier the signal is under the given label than under another one, all others being alike.
+    evidence = np.log(given) - np.log((1 - given) / max(scenes - 1, 1))
+    size = np.bincount(runs)
+    together = (np.bincount(runs, weights=evidence) / np.maximum(size, 1))[runs] * (1 + novelty * (size[runs] - 1))
+    # A run speaks for its windows; what a window says itself still counts in full.
+    total = together + (1 - novelty) * (evidence - together / (1 + novelty * (size[runs] - 1)))
+    wrong = np.full(scenes, 0.1)
+    for _ in range(_EM_STEPS):
+        belief = expit(total + np.log1p(-wrong)[labels] - np.log(wrong)[labels])
+        # One imaginary window of each kind keeps a scene of few windows from being all right or all wrong.
+        errors = np.bincount(labels, weights=train * (1 - belief), minlength=scenes) + 1
+        wrong = np.clip(errors / (np.bincount(labels, weights=train, minlength=scenes) + 10), 1e-3, 0.5)
+    return belief, wrong
+
+
+def _within(progress: Progress, number: int, rounds: int, done: int, total: int, text: str) -> None:
+    progress(number * total + done, rounds * total, text)
 
 
 def physical_quality(windows: WindowSet) -> Array:
@@ -126,29 +231,27 @@ def _out_of_fold(
     settings: QualitySettings,
     seed: int,
     progress: Progress,
-) -> Array:
-    """(n, scenes) probabilities, each by heads that have not seen the window's person."""
-    rng = np.random.default_rng(seed)
-    total = np.zeros((len(labels), scenes))
-    times = np.zeros(len(labels))
+) -> dict[float, Array]:
+    """Pull → (n, scenes) probabilities, each by heads that have not seen the window's group."""
     rows = np.flatnonzero(train)
-    for repeat in range(settings.repeats):
-        fold = np.full(len(labels), -1)
-        fold[rows] = grouped_folds(groups[rows], labels[rows], settings.folds, rng=rng)
-        for number in range(int(fold.max()) + 1):
-            learn = train & (fold != number)
-            if not learn.any():
-                continue
-            weights = np.ones(int(learn.sum()))
-            fitted = fit_head(
-                features[learn], labels[learn], weights, start=head, pull=settings.pull,
-                adjustment=adjustment(labels[learn], weights, scenes),
-            )  # fmt: skip
-            judge = (fold == number) | ~train
-            total[judge] += softmax(fitted.logits(features[judge]), axis=1)
-            times[judge] += 1
-            progress(repeat * settings.folds + number + 1, settings.repeats * settings.folds, "out of fold")
-    return total / np.maximum(times, 1)[:, None]
+    fold = np.full(len(labels), -1)
+    fold[rows] = grouped_folds(groups[rows], labels[rows], settings.folds, rng=np.random.default_rng(seed))
+    folds = int(fold.max()) + 1
+    total = {pull: np.zeros((len(labels), scenes)) for pull in settings.pulls}
+    times = np.zeros(len(labels))
+    for number in range(folds):
+        learn, judge = train & (fold != number), (fold == number) | ~train
+        if not learn.any():  # one group only: nobody is left to judge it
+            continue
+        ones = np.ones(int(learn.sum()))
+        shift = adjustment(labels[learn], ones, scenes)
+        for pull in settings.pulls:
+            fitted = fit_head(features[learn], labels[learn], ones, start=head, pull=pull, adjustment=shift)
+            total[pull][judge] += softmax(fitted.logits(features[judge]), axis=1)
+        times[judge] += 1
+        progress(number + 1, folds, "out of fold")
+    even = np.where(times[:, None] == 0, 1 / scenes, 0.0)
+    return {pull: each / np.maximum(times, 1)[:, None] + even for pull, each in total.items()}
 
 
 def adjustment(labels: NDArray[np.int64], weights: NDArray[np.floating], scenes: int) -> NDArray[np.floating]:
@@ -172,13 +275,17 @@ def _votes(
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     rarity = 1 / np.maximum(np.bincount(labels[rows], minlength=scenes), 1)
     votes = np.full((len(labels), scenes), 1 / scenes)
-    for at in range(len(labels)):
-        others = rows[groups[rows] != groups[at]]
+    for group in np.unique(groups):
+        mine, others = np.flatnonzero(groups == group), rows[groups[rows] != group]
         if not len(others):
             continue
-        near = others[np.argsort(-(unit[others] @ unit[at]), kind="stable")[:neighbours]]
-        counted = np.bincount(labels[near], minlength=scenes) * rarity
-        votes[at] = counted / counted.sum()
+        near = others[np.argsort(-(unit[mine] @ unit[others].T), axis=1, kind="stable")[:, :neighbours]]
+        weight = rarity[labels[near]]
+        cast = np.zeros((len(mine), scenes))
+        np.add.at(cast, (np.arange(len(mine))[:, None], labels[near]), weight)
+        # One vote spread evenly: that a few agree is no certainty.
+        cast += weight.mean(1, keepdims=True) / scenes
+        votes[mine] = cast / cast.sum(1, keepdims=True)
     return votes
 
 
@@ -190,17 +297,6 @@ def _margin(probabilities: Array, labels: NDArray[np.int64]) -> Array:
     others[rows, labels] = -1
     margin: Array = (given - others.max(1) + 1) / 2
     return margin
-
-
-def _trust(judged: Array, as_it_is: Array, labels: NDArray[np.int64], train: NDArray[np.bool_], scenes: int) -> Array:
-    """(scenes,) how often, above chance, the original sees what the heads see, among windows labelled so."""
-    agree = judged.argmax(1) == as_it_is.argmax(1)
-    trust = np.zeros(scenes)
-    for scene in range(scenes):
-        rows = train & (labels == scene)
-        share = float(agree[rows].mean()) if rows.any() else 0.0
-        trust[scene] = max(0.0, (share - 1 / scenes) / (1 - 1 / scenes))
-    return trust
 
 
 def _ranks(raw: Array, labels: NDArray[np.int64], groups: NDArray[np.int64], shrink: int) -> Array:

@@ -73,19 +73,20 @@ class QualitySettings:
     """How far a label can be believed."""
 
     folds: int = 4
-    """Folds of people: each window is judged by heads that were fitted without its person."""
-    repeats: int = 2
-    """Ways to share people out over folds; the judgements are averaged."""
+    """Folds of people, and of sessions: each window is judged by heads that were fitted without them."""
+    pulls: tuple[float, ...] = (1e-3, 1e-5)
+    """How strongly the heads that judge are pulled to the original's: strongly, as suits 200 windows, and weakly, as suits thousands.
+    The labels decide which of them to trust."""
     neighbours: int = 15
     """Windows of other people, nearest in the original model's features, whose labels vote."""
-    pull: float = 1e-4
-    """How strongly the heads that judge are pulled to the original's."""
-    rank_share: float = 0.3
+    novelty: float = 0.1
+    """How much of its evidence a further window of a session with the same label adds, 0 to 1: they overlap, and resemble each other."""
+    rank_share: float = 0.1
     """Share of a score, 0 to 1, that is the rank among windows of the same scene and person: a threshold over all would throw
     away rare scenes and unusual phones, a rank alone would distrust as many where all is right."""
     shrink: int = 20
     """Windows of a (scene, person) at which its own ranking counts as much as the scene's."""
-    thresholds: tuple[float, ...] = (0.4, 0.55)
+    thresholds: tuple[float, ...] = (0.3, 0.8)
     """Scores between tiers, ascending: below the first is the least trusted tier."""
     floor: float = 0.02
     """Least weight: nothing is ever erased."""
@@ -96,15 +97,20 @@ class FineTuneSettings:
     """Fine-tuning, the same for every arm."""
 
     trainable: str = "auto"
-    """head, layer4, all; auto: layer4 on a CPU, where everything below it is computed once, and all on a GPU."""
+    """head, block (the last residual block, too), layer4, all; auto: block on a CPU, where everything below it is computed once and
+    the rest takes a minute, and all on a GPU."""
     epochs: int = 20
     """Most passes; how many are used is chosen on people of the training part that were left out."""
+    max_steps: int = 600
+    """Most steps; with many windows there are fewer passes."""
     batch: int = 64
     """Windows a step."""
-    learning_rate: float = 1e-3
-    """AdamW's. With a fifth of it a model of 1500 windows is nowhere near its new phones after as many passes."""
+    head_pulls: tuple[float, ...] = (1e-2, 1e-3, 1e-4, 1e-5)
+    """How strongly the head may be pulled to the original's; people who were left out choose."""
+    learning_rate: float = 5e-4
+    """AdamW's, at the top of its cycle."""
     pull: float = 1e-4
-    """L2-SP: half of this times the squared distance from the original's weights is added to the loss."""
+    """L2-SP: half of this times the squared distance from the weights at the start is added to the loss."""
     validation_folds: int = 3
     """The training part's people in so many folds; one of them chooses the epoch and how far to go from the original."""
     device: str = "auto"

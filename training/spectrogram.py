@@ -11,7 +11,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from training.errors import SettingsError
 from training.settings import SpectrogramSettings
+
+_NOTHING = 1e-12
+"""Power, in the channel's unit squared, below which there is no signal."""
+_LEAST_SEGMENT = 4
+"""Samples: two frequencies beside the mean."""
 
 
 def triads(channels: Sequence[str]) -> dict[str, tuple[int, int, int]]:
@@ -28,11 +34,16 @@ def triads(channels: Sequence[str]) -> dict[str, tuple[int, int, int]]:
 class Spectrogram(nn.Module):
     """(n, channels, samples) → (n, channels + norms, bands, frames), each channel with mean 0 and variance 1 over the source.
 
-    NaN is a missing sample: it counts for nothing, and a channel that is missing altogether is an image of zeros.
+    NaN is a missing sample: it counts for nothing, and a channel that is missing altogether is an image of zeros. So is one that the
+    source never had: nothing was learned about it. Low rates have fewer frequencies than ``bands``, and then fewer bands.
+
+    Raises:
+        SettingsError: there is no such image of windows of so many samples.
     """
 
     def __init__(self, channels: Sequence[str], settings: SpectrogramSettings, *, rate_hz: float, samples: int) -> None:
         super().__init__()
+        _check(settings, rate_hz=rate_hz, samples=samples)
         self.settings = settings
         self.triads = triads(channels)
         self.names = (*channels, *(f"{prefix}_norm" for prefix in self.triads))
@@ -74,7 +85,7 @@ class Spectrogram(nn.Module):
         )
         power = torch.view_as_real(spectrum).square().sum(-1)[..., : self.settings.frames] / self.window.square().sum()
         bands = torch.einsum("bf,nft->nbt", self.bands, power)
-        return bands.reshape(n, channels, self.settings.bands, -1), (count > 0).unsqueeze(-1)
+        return bands.reshape(n, channels, len(self.bands), -1), (count > 0).unsqueeze(-1)
 
     @torch.no_grad()
     def fit(self, signals: Tensor) -> None:
@@ -83,12 +94,31 @@ class Spectrogram(nn.Module):
         weight = present.expand_as(power).to(power.dtype)
         total = weight.sum((0, 2, 3)).clamp(min=1)[:, None, None]
         average = (power * weight).sum((0, 2, 3))[:, None, None] / total
-        self.floor.copy_((self.settings.floor * average).clamp(min=1e-12))
+        self.floor.copy_((self.settings.floor * average).clamp(min=_NOTHING))
         logs = (power + self.floor).log()
         mean = (logs * weight).sum((0, 2, 3))[:, None, None] / total
         self.mean.copy_(mean)
         variance = ((logs - mean).square() * weight).sum((0, 2, 3))[:, None, None] / total
-        self.scale.copy_(variance.sqrt().clamp(min=1e-3))
+        # Without a signal the least scale would make the images of a phone that has one drown all others: none at all is zeros.
+        self.scale.copy_(torch.where(average > _NOTHING, variance.sqrt().clamp(min=1e-3), torch.inf))
+
+
+def _check(settings: SpectrogramSettings, *, rate_hz: float, samples: int) -> None:
+    seconds, least = settings.segment.total_seconds(), _LEAST_SEGMENT / rate_hz
+    segment = round(seconds * rate_hz)
+    msg = ""
+    if segment < _LEAST_SEGMENT:
+        msg = f"[spectrogram] segment = {seconds:g} s is too short at {rate_hz:g} Hz: at least {least:g} s are needed"
+    elif segment > samples:
+        msg = (
+            f"[spectrogram] segment = {seconds:g} s is longer than the windows of {samples / rate_hz:g} s: "
+            "set a shorter one, or a longer [windows] length"
+        )
+    elif settings.frames < 2 or settings.bands < 1:
+        name, found, needed = ("frames", settings.frames, 2) if settings.frames < 2 else ("bands", settings.bands, 1)
+        msg = f"[spectrogram] {name} = {found}: must be at least {needed}"
+    if msg:
+        raise SettingsError(msg)
 
 
 def _bands(segment: int, bands: int) -> Tensor:

@@ -27,7 +27,7 @@ class TierWeights:
 
     weights: tuple[float, ...]
     validation: float
-    """Balanced accuracy, windows counting by their scores, that chose them."""
+    """Balanced accuracy, windows counting by the belief in their labels, that chose them."""
     tried: int
 
     def of(self, tiers: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -51,6 +51,7 @@ def choose_weights(
     labels: NDArray[np.int64],
     groups: NDArray[np.int64],
     score: NDArray[np.floating],
+    belief: NDArray[np.floating],
     *,
     head: Head,
     settings: QualitySettings,
@@ -58,18 +59,19 @@ def choose_weights(
 ) -> TierWeights:
     """Try non-increasing weights from the most trusted tier down, and keep what does best on people left out.
 
-    A window counts in the validation by its score squared: labels that are not believed cannot judge.
+    A window counts in the validation by the belief in its label: what is not believed cannot judge, and what is merely hard must.
 
     Args:
         features: (n, d) of the training windows.
         labels: (n,) their labels.
         groups: (n,) their people.
         score: (n,) their quality.
+        belief: (n,) probabilities that the labels are right.
         head: the original's.
         settings: thresholds, floor, folds, pull.
         seed: of the folds.
     """
-    tiers = tiers_of(score, settings.thresholds)
+    tiers, pull = tiers_of(score, settings.thresholds), min(settings.pulls)
     fold = grouped_folds(groups, labels, settings.folds, rng=np.random.default_rng(seed))
     scenes = len(head.bias)
     best: TierWeights | None = None
@@ -80,11 +82,11 @@ def choose_weights(
         for number in range(int(fold.max()) + 1):
             learn = fold != number if fold.max() else fold == number
             fitted = fit_head(
-                features[learn], labels[learn], weights[learn], start=head, pull=settings.pull,
+                features[learn], labels[learn], weights[learn], start=head, pull=pull,
                 adjustment=adjustment(labels[learn], weights[learn], scenes),
             )  # fmt: skip
             predicted[fold == number] = fitted.logits(features[fold == number]).argmax(1)
-        value = weighted_balanced_accuracy(labels, predicted, score.astype(np.float64) ** 2)
+        value = weighted_balanced_accuracy(labels, predicted, belief)
         if best is None or value > best.validation + 1e-9:
             best = TierWeights(weights=ladder, validation=value, tried=len(options))
     if best is None:  # pragma: no cover  (there is always the ladder of ones)

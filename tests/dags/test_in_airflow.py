@@ -1,12 +1,14 @@
 """The DAG ``retrain`` run by a real Airflow, with a small program that keeps to the commands' contract in their place.
 
-What the commands themselves do is tested elsewhere; here it is Airflow's part: order, parameters, answers, states, messages.
+What the commands themselves do is tested elsewhere; here it is Airflow's part: order, parameters, answers, states, messages. For
+one cohort the program makes way for the real commands, over a real lake.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -24,6 +26,7 @@ from dags.local import standalone
 from dags.local.standalone import LocalAirflow
 from dags.orchestration import AirflowSettings
 from streaming import ports
+from tests.training.lakes import SETTINGS, publish_what_cannot_be_learned_from
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(420)]
 
@@ -31,6 +34,8 @@ PATIENCE = timedelta(minutes=3)
 MISSING = (
     "Scene 'Run' has no labelled window in cohort 'city' at lake version 12; 5 are needed, see [data] min_windows."
 )
+REAL = "few"
+"""The cohort for which the real commands run: it has too few labels."""
 TOO_FEW = "40 labelled windows of cohort 'city' are new; 60 more are needed."
 
 STAND_IN = f"""#!{sys.executable} -S
@@ -41,6 +46,9 @@ calls = place / "calls.jsonl"
 before = [json.loads(line) for line in calls.read_text().splitlines()] if calls.exists() else []
 with calls.open("a") as file:
     file.write(json.dumps(arguments) + "\\n")
+
+if {REAL!r} in arguments:
+    os.execv(sys.executable, [sys.executable, "-m", "sensorloop", *arguments])
 
 def end(text, exit_code):
     print(text, file=sys.stderr)
@@ -100,6 +108,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     program.write_text(STAND_IN, encoding="utf-8")
     program.chmod(0o755)
     environ = {name: value for name, value in os.environ.items() if not name.startswith("SENSORLOOP_")}
+    (home / "sensorloop.toml").write_text(SETTINGS, encoding="utf-8")
+    environ["SENSORLOOP_CONFIG"] = str(home / "sensorloop.toml")
     environ |= {"SENSORLOOP_RETRAIN__EXECUTABLE": str(program), "SENSORLOOP_RETRAIN__RETRY_DELAY": "1"}
     settings = AirflowSettings(port=ports.free_ports(1)[0], parallel_tasks=1, parse_interval=timedelta(seconds=5))
     try:
@@ -172,6 +182,23 @@ def test_what_cannot_be_done_fails_at_once_with_a_sentence(place: Place) -> None
     assert MISSING in written
     assert "Traceback" not in written
     assert "error_detail" not in written
+
+
+def test_the_real_commands_stop_it_at_once_where_labels_are_missing(place: Place) -> None:
+    api = place.airflow.api
+    missing = publish_what_cannot_be_learned_from(place.home)[REAL]
+    run_id, state = place.run(cohort=REAL, min_windows=5)
+    assert state == "failed"
+    assert [call[0] for call in place.calls()] == ["lake", "rescore"], "once each"
+    tasks = {task["task_id"]: (task["state"], task["try_number"]) for task in api.tasks("retrain", run_id)}
+    assert tasks["pin"] == ("success", 1)
+    assert tasks["rescore"] == ("failed", 1)
+    assert {tasks[name][0] for name in ("finetune", "promote")} == {"upstream_failed"}
+    pinned = api.xcom("retrain", run_id, "pin")
+    assert (pinned["cohort"], pinned["windows"], pinned["fresh"]) == (REAL, 18, 18)
+    log = api.task_log("retrain", run_id, "rescore")
+    assert any(re.fullmatch(f"error: {missing}.*", line) for line in log)
+    assert not any("Traceback" in line for line in log)
 
 
 def test_too_little_that_is_new_skips_the_run_and_says_how_much_is_missing(place: Place) -> None:

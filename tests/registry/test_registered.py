@@ -134,6 +134,16 @@ def test_registering_the_same_twice_makes_one_version(client: MlflowClient) -> N
     assert real.store.version("1").tags["validation_status"] == "pending"
 
 
+def test_what_a_run_key_and_policy_became_is_found(client: MlflowClient) -> None:
+    real = Real(client)
+    assert real.store.find(run_key="k", policy="plain") is None
+    versions = [real.register(run_key="k", policy="plain"), real.register(run_key="k", policy="filterloss")]
+    found = [real.store.find(run_key="k", policy=policy) for policy in ("plain", "filterloss")]
+    assert [version.version for version in found if version] == versions
+    assert real.store.find(run_key="k", policy=None) is None
+    assert real.store.find(run_key="other", policy="plain") is None
+
+
 def test_an_alias_that_mlflow_keeps_for_itself(client: MlflowClient) -> None:
     real = Real(client)
     real.register()

@@ -4,7 +4,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from streaming import sensor_batch_pb2 as pb
 from streaming.account import account
 from streaming.client import Record
 from streaming.delivery import DeliverySettings
@@ -32,11 +33,12 @@ from streaming.wire import SensorBatch, encode
 from tests.fakes.producer import FakeProducer
 from tests.fakes.source import FakeDeadLetters, FakeSource
 
-from .sessions import EPOCH, NOW, SETTINGS, batch
+from .sessions import EPOCH, NOW, SECOND, SETTINGS, batch
 from .test_delivery import NS, START, recording
 
 P0 = TopicPartition(topic="sensor.batches", partition=0)
 P1 = TopicPartition(topic="sensor.batches", partition=1)
+NOW_NS = int(NOW.timestamp()) * SECOND
 
 
 class Clock:
@@ -52,10 +54,9 @@ class Clock:
         self.now += timedelta(seconds=seconds)
 
 
-def log(batches: Iterable[SensorBatch | bytes]) -> list[Record]:
-    values = [b if isinstance(b, bytes) else encode(b) for b in batches]
-    received = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000_000
-    return [Record(offset=i, timestamp_ns=received, key=b"d1", value=v) for i, v in enumerate(values)]
+def log(batches: Iterable[SensorBatch | bytes | None]) -> list[Record]:
+    values = [encode(b) if isinstance(b, SensorBatch) else b for b in batches]
+    return [Record(offset=i, timestamp_ns=NOW_NS, key=b"d1", value=v) for i, v in enumerate(values)]
 
 
 def session(seconds: int, name: str = "s1") -> list[SensorBatch]:
@@ -65,8 +66,11 @@ def session(seconds: int, name: str = "s1") -> list[SensorBatch]:
 class Rig:
     """An ingest over fakes and a real table; ``restart`` is what a crash leaves."""
 
-    def __init__(self, folder: Path, logs: dict[TopicPartition, list[Record]], commit_rows: int = 3) -> None:
-        self.folder, self.logs, self.commit_rows = folder, logs, commit_rows
+    def __init__(
+        self, folder: Path, logs: dict[TopicPartition, list[Record]], commit_rows: int = 3, **limits: int
+    ) -> None:
+        self.folder, self.logs = folder, logs
+        self.settings = IngestSettings(commit_rows=commit_rows, commit_interval=timedelta(seconds=30), **limits)
         self.clock = Clock()
         self.dead_letters = FakeDeadLetters()
         self.restart()
@@ -77,7 +81,7 @@ class Rig:
         self.ingest = Ingest(
             source=self.source, dead_letters=self.dead_letters, windows=SETTINGS,
             table=WindowsTable(LakeSettings(uri=str(self.folder)), SETTINGS.sensors),
-            settings=IngestSettings(commit_rows=self.commit_rows, commit_interval=timedelta(seconds=30)), clock=self.clock,
+            settings=self.settings, clock=self.clock,
         )  # fmt: skip
 
     def until_caught_up(self) -> dict[str, int]:
@@ -107,6 +111,52 @@ def test_undecodable_batches_go_to_the_dead_letters_and_the_partition_goes_on(tm
         ("sensor.batches", "0", "1"), ("sensor.batches", "0", "2"), ("sensor.batches", "0", "3"),
     ]  # fmt: skip
     assert all(headers["reason"] and headers["detail"] for _, headers in rig.dead_letters.safe)
+
+
+def damaged(**change: object) -> bytes:
+    """Batch 1 of the session, with another accelerometer block."""
+    fields = {
+        "sensor": "accelerometer", "start_ns": EPOCH + SECOND, "period_ns": SECOND // 25, "axes": ["x", "y", "z"],
+        "values": bytes(25 * 3 * 4), **change,
+    }  # fmt: skip
+    message = pb.SensorBatch.FromString(encode(batch(1, device="of-s1")))
+    del message.blocks[:]
+    message.blocks.append(pb.SensorBlock(**fields))
+    return message.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("poison", "reason"),
+    [
+        (damaged(values=bytes(25 * 3 * 4 - 1)), "wrong_length"),
+        (damaged(values=bytes(25 * 2 * 4)), "wrong_length"),
+        (damaged(axes=["x", "y", "w"]), "unknown_axes"),
+        (damaged(start_ns=NOW_NS + 2 * 86_400 * SECOND), "far_future"),
+        (damaged(period_ns=2**62), "far_future"),
+        (damaged(values=bytes(12 * 5_000)), "oversized"),
+        (bytes(70_000), "oversized"),
+        (b"", "empty"),
+        (None, "empty"),
+        (damaged(values=b""), "empty"),
+        (b'{"device_id": "d1", "samples": []}', "not_protobuf"),
+        (damaged()[:-7], "not_protobuf"),
+    ],
+)
+def test_one_bad_batch_of_any_kind_is_a_dead_letter_and_all_around_it_is_kept(
+    tmp_path: Path, poison: bytes | None, reason: str
+) -> None:
+    good = session(6)
+    limits = {"max_batch_bytes": 65_536, "max_batch_samples": 4_000}
+    rig = Rig(tmp_path, {P0: log([*good[:3], poison, *good[3:]]), P1: log(session(4, "s2"))}, **limits)
+    counters = rig.until_caught_up()
+    assert counters["dead_letters"] == counters[f"dead_letters_{reason}"] == 1
+    ((value, headers),) = rig.dead_letters.safe
+    assert value == (poison or value), "as it came"
+    where = {"reason": reason, "topic": "sensor.batches", "partition": "0", "offset": "3"}
+    assert headers == {**where, "detail": headers["detail"]}
+    assert headers["detail"]
+    assert rig.rows()["acc_fresh"].sum() == 10 * 25 == counters["samples"]
+    assert rig.source.hints == {P0: 7, P1: 4}
 
 
 def test_dead_letters_are_safe_before_their_offsets_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +11,21 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-from streaming.assembler import Assembler, ClosedWindows
 from streaming.delta import Table
 from streaming.errors import LakeError, LostOwnership
 from streaming.faults import hooked
 from streaming.lake import read_quality, scan_windows, table_version, write_quality
-from streaming.offsets import Account, TopicPartition
-from streaming.rows import windows_table
+from streaming.offsets import Account
 from streaming.settings import LakeSettings
 from streaming.tables import QUALITY_SCHEMA, SIGNAL
 from streaming.windows import WindowsTable
 
-from .sessions import EPOCH, NOW, SECOND, SETTINGS, batch
-
-P0 = TopicPartition(topic="sensor.batches", partition=0)
-P1 = replace(P0, partition=1)
+from .lakes import P0, P1, session_rows
+from .sessions import EPOCH, SECOND, SETTINGS
 
 
 def rows(session: str = "s1", seconds: int = 4, start_ns: int = EPOCH) -> pa.Table:
-    assembler = Assembler(SETTINGS, {})
-    closed: list[ClosedWindows] = []
-    for i in range(seconds):
-        b = batch(i, session=session, start_ns=start_ns + i * SECOND, end=i == seconds - 1)
-        closed += assembler.add(b, 100 + i, NOW)
-    return windows_table(closed, SETTINGS, topic=P0.topic, partition=0, ingested_at=NOW)
+    return session_rows(session, seconds, start_ns=start_ns, first_offset=100)
 
 
 def to(offset: int, *, after: int = 0, commit: int = 1, windows: int = 0, rows_before: int = 0) -> Account:
@@ -64,6 +54,26 @@ def test_what_is_published_is_read_back(tmp_path: Path) -> None:
     assert back["first_offset"].to_pylist() == [100, 100, 101, 102]
     assert back["last_offset"].to_pylist() == [102, 103, 103, 103]
     assert sent.schema.field("acc_x").type == SIGNAL
+
+
+@pytest.mark.parametrize("name", ["with a blank", "Köln", "100%", "x#y", "it's {here}", "a+b&c"])
+def test_a_lake_may_be_anywhere(tmp_path: Path, name: str) -> None:
+    lake = table(tmp_path / name)
+    first = lake.publish(rows(), {P0: to(104)})
+    lake.publish(rows("s2"), {P0: to(108, after=104, commit=2)})
+    uri = str(tmp_path / name)
+    assert scan_windows(uri).collect().height == 8
+    assert scan_windows(uri, first).filter(session_id="s1").collect().height == 4
+    assert len(table(tmp_path / name).sessions(P0, SETTINGS.hop_ns)) == 2
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["a*b", "what?", "a[b]", "a%20b"])
+def test_a_folder_that_could_not_be_read_again_is_refused_before_anything_is_written(tmp_path: Path, name: str) -> None:
+    for use in (table, lambda folder: scan_windows(str(folder))):
+        with pytest.raises(LakeError, match=r"The lake cannot be in .*Set \[lake\] uri"):
+            use(tmp_path / name)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_version_stays_what_it_was(tmp_path: Path) -> None:
@@ -233,7 +243,8 @@ def test_a_rescoring_is_written_once(tmp_path: Path) -> None:
             "lake_version": [3, 3],
         }
     ).to_arrow().cast(QUALITY_SCHEMA)  # fmt: skip
-    version = write_quality(str(tmp_path), scores)
-    assert write_quality(str(tmp_path), scores) == version
-    assert read_quality(str(tmp_path), "k1")["window_id"].to_list() == ["a", "b"]
-    assert read_quality(str(tmp_path), "k2").height == 0
+    uri = str(tmp_path / "with a blank")
+    version = write_quality(uri, scores)
+    assert write_quality(uri, scores) == version
+    assert read_quality(uri, "k1")["window_id"].to_list() == ["a", "b"]
+    assert read_quality(uri, "k2").height == 0

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from kafka.errors import MessageSizeTooLargeError
 
@@ -15,6 +19,7 @@ from streaming.wire import CONTENT_TYPE, decode
 from tests.fakes.producer import FakeProducer
 
 from .test_delivery import CALM, NS, START, recording
+from .test_recording import cast, put
 
 
 @pytest.fixture
@@ -47,6 +52,36 @@ def test_a_recording_that_is_refused_is_reported_and_the_rest_is_sent(folder: Pa
     ((path, reason),) = report.refused
     assert path.name == "1.parquet"
     assert "not a readable Parquet file" in reason
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (put("time_ns", 4, START), "row 4: time_ns is before the row above"),
+        (put("x", 9, float("nan")), "row 9: x of accelerometer is not a finite number"),
+        (put("sensor", 7, "barometer"), "row 7: unknown sensor 'barometer'"),
+        (cast("x", pa.float64()), "column 'x' is double; it must be float"),
+    ],
+)
+def test_a_bad_recording_is_named_with_its_row_and_is_neither_sent_nor_expected(
+    folder: Path, change: Callable[[pa.Table], pa.Table], reason: str
+) -> None:
+    table = pq.read_table(folder / "1.parquet")
+    pq.write_table(change(table.filter(pc.equal(table["sensor"], "accelerometer"))), folder / "1.parquet")
+    producer = FakeProducer()
+    report = replay(folder, producer, "t", pace=Pace(), delivery=CALM)
+    ((path, why),) = report.refused
+    assert path == folder / "1.parquet"
+    assert f"{path}" in why
+    assert reason in why
+    sent = {
+        decode(value, max_bytes=1 << 20, max_samples=1000, max_ahead_ns=NS, received_ns=START + 3600 * NS).session_id
+        for _, value, _, _ in producer.records
+    }
+    assert sent == {"s0", "s2"}
+    expected = expected_samples(folder, hop_ns=NS)
+    assert set(expected["session_id"].to_list()) == sent, "what was refused is not lost"
+    assert expected["samples"].sum() == report.samples
 
 
 def test_speed_is_kept_on_a_clock(folder: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from streaming import sensor_batch_pb2 as pb
 from streaming.errors import BatchError
 from streaming.sensors import SENSORS
+from streaming.settings import IngestSettings, WindowSettings
 from streaming.wire import HEADERS, MAX_BLOCKS, MAX_TEXT, Reason, SensorBatch, SensorBlock, decode, encode
 
 NOW = 1_700_000_000_000_000_000
@@ -165,6 +166,19 @@ def test_a_bad_batch_is_refused_for_its_reason(value: bytes | None, reason: Reas
         decode(value, **LIMITS)
     assert refused.value.reason == reason
     assert str(refused.value).startswith(f"{reason}: ")
+
+
+def test_a_refusal_names_the_setting_as_it_is_called() -> None:
+    for value, setting in (
+        (message(block(start_ns=NOW + 2 * 10**9)), ("windows", "max_ahead")),
+        (message(block(values=bytes(12 * 10_001))), ("ingest", "max_batch_samples")),
+        (b"x" * ((1 << 20) + 1), ("ingest", "max_batch_bytes")),
+    ):
+        section, name = setting
+        with pytest.raises(BatchError, match=rf"\[{section}\] {name}"):
+            decode(value, **LIMITS)
+        owner = {"windows": WindowSettings, "ingest": IngestSettings}[section]
+        assert hasattr(owner(), name)
 
 
 def test_the_newest_time_that_is_believed() -> None:

@@ -1,0 +1,102 @@
+"""Steps over a real lake and MLflow's real stores."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dags import retraining, steps
+from streaming.errors import LakeError
+from tests.dags.places import Place, make
+from tests.fixtures.tracking import own_tracking_uri
+from tests.training.lakes import of_people
+from tests.training.made import CHANNELS, SCENES, windows
+from training.dataset import UNLABELLED
+from training.errors import DataError
+from training.original import OriginalModel
+from training.tracking import no_progress
+
+
+@pytest.fixture
+def place(tmp_path: Path, empty_database: Path) -> Any:
+    with own_tracking_uri():
+        yield make(tmp_path / "home", empty_database)
+
+
+def test_a_pin_names_the_newest_version_and_counts_a_cohort(place: Place) -> None:
+    made = of_people("new", windows(people=1, each=2))
+    version = place.publish(replace(made, scenes=np.array([UNLABELLED, 0, 1, 2, 2, UNLABELLED])))
+    pin = steps.pin(place.settings(), "target")
+    assert pin == steps.Pin(cohort="target", lake_version=version, windows=108 + 6, labelled=108 + 4, fresh=108 + 4)
+    assert steps.pin(place.settings(), "source").labelled == 90
+    assert steps.pin(place.settings(), "nobody").windows == 0
+
+
+def test_what_was_rescored_is_not_fresh_and_neither_is_what_never_will_be(
+    trained: tuple[Place, dict[str, Any]],
+) -> None:
+    """Windows that are too sparse, or of scenes left out, are never scored: counted as new for ever, they would retrain every day."""
+    place, _ = trained
+    settings = place.settings()
+    retraining.rescore(settings, cohort="target", lake_version=None, seed=0, progress=no_progress)
+    before = steps.pin(settings, "target")
+    assert before.fresh == 0
+    made = of_people("sparse", windows(people=1, each=2))
+    sparse = replace(made, coverage=np.array([0.1, 0.1, 0.1, 0.9, 0.9, 0.9], np.float32))
+    place.publish(sparse)
+    after = steps.pin(settings, "target")
+    assert (after.windows, after.labelled, after.fresh) == (before.windows + 6, before.labelled + 6, 3)
+    assert steps.pin(place.settings('[data]\nscenes = ["Walk"]'), "target").fresh == 2
+
+
+def test_windows_are_those_of_the_settings(place: Place) -> None:
+    found = steps.load_windows(place.settings(), cohort="target", version=None)
+    assert (found.channels, found.scene_names, len(found)) == (CHANNELS, SCENES, 108)
+    some = steps.load_windows(place.settings('[data]\nscenes = ["Walk", "Run"]'), cohort="target", version=None)
+    assert some.counts() == {"Walk": 36, "Run": 36}
+    with pytest.raises(DataError, match="no labelled window of cohort 'nobody'"):
+        steps.load_windows(place.settings(), cohort="nobody", version=None)
+
+
+def test_the_original_model_is_kept_tracked_and_registered(trained: tuple[Place, dict[str, Any]]) -> None:
+    place, answer = trained
+    settings = place.settings()
+    original = OriginalModel.load(settings.original_folder)
+    assert (original.digest, original.accuracy) == (answer["digest"], answer["source_accuracy"])
+    assert original.lake_version == answer["lake_version"]
+    assert answer["folder"] == str(place.home / "original")
+    client = place.client()
+    run = client.get_run(answer["mlflow_run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["source/accuracy"] == pytest.approx(original.accuracy)
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == [1, 2, 3, 4, 5, 6]
+    assert run.data.tags["cohort"] == "source"
+    store = steps.model_versions(settings, client)
+    version = store.version(answer["version"])
+    assert version.aliases == ("original",)
+    assert version.tags["policy"] == "original"
+    assert steps.promotions(settings).champion() is None
+
+
+def test_an_original_model_that_fails_is_a_failed_run_and_no_version(place: Place) -> None:
+    place.publish(of_people("one", windows(people=1, each=9)), cohort="alone")
+    with pytest.raises(DataError, match="Too few people"):
+        steps.train_original(place.settings(), cohort="alone", seed=0, progress=no_progress)
+    client = place.client()
+    experiment = client.get_experiment_by_name(place.settings().registry.original_experiment)
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FAILED"
+    assert "Too few people" in run.data.tags["error"]
+    assert not steps.model_versions(place.settings(), client).versions()
+    assert not place.settings().original_folder.exists()
+
+
+def test_no_lake(tmp_path: Path, place: Place) -> None:
+    settings = place.settings()
+    nowhere = replace(settings, lake=replace(settings.lake, uri=str(tmp_path / "nowhere")))
+    with pytest.raises(LakeError, match="no table windows"):
+        steps.pin(nowhere, "target")

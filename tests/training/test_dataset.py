@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streaming.errors import LakeError
+from training.dataset import UNLABELLED, WindowSet, from_lake
+from training.errors import DataError, MissingScene
+
+from .lakes import CUT, publish
+from .made import CHANNELS, RATE, SAMPLES, SCENES, windows
+
+GYROSCOPE = ("gyr_x", "gyr_y", "gyr_z")
+
+
+def assert_same(one: WindowSet, other: WindowSet) -> None:
+    for name in WindowSet.__slots__:
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+@st.composite
+def window_sets(draw: st.DrawFn) -> WindowSet:
+    """Any names, gaps and missing labels; several people may share a session, and a person have several phones."""
+    count = draw(st.integers(0, 8))
+    names = st.text(st.characters(exclude_categories=("C",)), min_size=1, max_size=3)
+    texts = {
+        name: draw(st.lists(names, min_size=count, max_size=count)) for name in ("subjects", "sessions", "devices")
+    }
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    signals = rng.normal(size=(count, 2, 5)).astype(np.float32)
+    signals[rng.random(signals.shape) < 0.2] = np.nan
+    return WindowSet(
+        signals=signals, channels=("acc_x", "pre"), rate_hz=draw(st.sampled_from([12.5, 50.0])), scene_names=("Köln", "Walk"),
+        scenes=np.asarray(draw(st.lists(st.integers(UNLABELLED, 1), min_size=count, max_size=count)), np.int64),
+        window_ids=np.array([f"w{i}" for i in range(count)], np.str_), start_ns=np.arange(count, dtype=np.int64) * 2**40,
+        coverage=rng.random(count).astype(np.float32), version=draw(st.none() | st.integers(0, 5)),
+        **{name: np.array(values, np.str_) for name, values in texts.items()},
+    )  # fmt: skip
+
+
+@given(window_sets())
+def test_what_is_saved_is_loaded(tmp_path_factory: pytest.TempPathFactory, made: WindowSet) -> None:
+    folder = tmp_path_factory.mktemp("windows")
+    made.save(folder / "windows.npz")
+    loaded = WindowSet.load(folder / "windows.npz")
+    assert_same(loaded, made)
+    assert loaded.digest() == made.digest()
+    assert [path.name for path in folder.iterdir()] == ["windows.npz"]
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive at all", b"PK\x03\x04 half an archive", None])
+def test_a_file_that_holds_no_windows_is_said_to(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "windows.npz"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=r"windows\.npz holds no windows"):
+        WindowSet.load(path)
+
+
+def test_half_a_file_and_other_arrays_hold_no_windows_either(tmp_path: Path) -> None:
+    whole, half, other, lone = (tmp_path / f"{name}.npz" for name in ("whole", "half", "other", "lone"))
+    windows(people=2, each=2).save(whole)
+    half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    np.savez(other, signals=np.zeros(3))
+    with lone.open("wb") as file:
+        np.save(file, np.zeros(3))
+    for path in (half, other, lone):
+        with pytest.raises(DataError, match=f"{path.name} holds no windows"):
+            WindowSet.load(path)
+
+
+@given(window_sets(), st.data())
+def test_the_digest_changes_with_everything_that_training_sees(made: WindowSet, data: st.DataObject) -> None:
+    changed = [replace(made, rate_hz=made.rate_hz + 1), replace(made, scene_names=("Bus", "Walk"))]
+    changed.append(replace(made, channels=("acc_y", "pre")))
+    if len(made):
+        at = data.draw(st.integers(0, len(made) - 1))
+        signals, scenes, coverage = made.signals.copy(), made.scenes.copy(), made.coverage.copy()
+        signals[at, 0, 0] = 7.0
+        scenes[at] = (scenes[at] + 2) % 3 - 1
+        coverage[at] = 2.0
+        changed += [replace(made, signals=signals), replace(made, scenes=scenes), replace(made, coverage=coverage)]
+        changed.append(made.select(np.arange(len(made)) != at))
+        for name in ("subjects", "sessions", "devices", "window_ids"):
+            texts = getattr(made, name).tolist()
+            texts[at] += "+"
+            changed.append(replace(made, **{name: np.array(texts, np.str_)}))
+    digests = {made.digest(), *(each.digest() for each in changed)}
+    assert len(digests) == 1 + len(changed)
+    assert replace(made, version=99).digest() == made.digest(), "where it was read is not what it is"
+
+
+def test_no_name_runs_over_into_the_next_column() -> None:
+    """The last subject and the first session could otherwise share their letters out in two ways."""
+    one = windows(people=1, each=1, seed=1)
+    n = len(one)
+    left = replace(one, subjects=np.array(["p"] * n), sessions=np.array(["as"] * n))
+    right = replace(one, subjects=np.array(["p"] * (n - 1) + ["pa"]), sessions=np.array(["s"] + ["as"] * (n - 1)))
+    assert left.digest() != right.digest()
+
+
+@given(window_sets())
+def test_one_person_and_one_session_are_one_group(made: WindowSet) -> None:
+    groups = made.groups()
+    for i in range(len(made)):
+        for j in range(i):
+            same_session = made.devices[i] == made.devices[j] and made.sessions[i] == made.sessions[j]
+            if made.subjects[i] == made.subjects[j] or same_session:
+                assert groups[i] == groups[j]
+    assert sorted(set(groups.tolist())) == list(range(len(set(groups.tolist()))))
+    order = np.argsort(made.window_ids)[::-1]
+    np.testing.assert_array_equal(made.select(order).groups(), groups[order], "the order of the rows says nothing")
+
+
+def test_people_who_share_nothing_are_groups_of_their_own() -> None:
+    made = windows(people=4, each=2)
+    assert len(set(made.groups().tolist())) == 4
+    shared = made.sessions.copy()
+    devices = made.devices.copy()
+    shared[made.subjects == "p1"], devices[made.subjects == "p1"] = made.sessions[0], made.devices[0]
+    assert len(set(replace(made, sessions=shared, devices=devices).groups().tolist())) == 3
+
+
+def test_scenes_are_renumbered_and_unknown_ones_named() -> None:
+    made = windows(people=2, each=2)
+    half = replace(made, scenes=np.where(np.arange(len(made)) % 2, made.scenes, UNLABELLED))
+    other = half.with_scenes(("Walk", "Bus", "Run", "Still"))
+    names = np.array([*SCENES, "?"])[half.scenes]
+    assert np.array([*other.scene_names, "?"])[other.scenes].tolist() == names.tolist()
+    with pytest.raises(MissingScene, match=r"Run \(4 windows\), Still \(4 windows\).*known are Walk.*\[data\] scenes"):
+        made.with_scenes(("Walk",))
+    assert made.select(made.scenes == 2).with_scenes(("Walk",)).counts() == {"Walk": 4}
+
+
+def test_channels_come_in_the_order_asked_for_and_missing_ones_are_nan() -> None:
+    made = windows(people=1, each=1)
+    other = made.with_channels(("pre", "acc_z", "acc_x"))
+    assert np.isnan(other.signals[:, 0]).all()
+    np.testing.assert_array_equal(other.signals[:, 1:], made.signals[:, [2, 0]])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"channels": ("acc_x",)}, r"must be \(windows, 1 channels, samples\)"),
+        ({"subjects": np.array(["p"])}, "subjects must be"),
+        ({"scenes": np.full(3, 3)}, "below 3"),
+        ({"scenes": np.full(3, -2)}, "must be -1"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        replace(windows(people=1, each=1), **change)  # type: ignore[arg-type]
+
+
+def read(lake: Path, version: int | None = None, **options: object) -> WindowSet:
+    return from_lake(str(lake), version, **{"cohort": "target", "channels": CHANNELS, **options})  # type: ignore[arg-type]
+
+
+def test_what_is_in_the_lake_is_read(tmp_path: Path) -> None:
+    made = windows(people=3, each=2)
+    version = publish(tmp_path, made)
+    found = read(tmp_path)
+    order = np.lexsort((made.start_ns, made.sessions, made.devices))
+    np.testing.assert_array_equal(found.signals, made.signals[order])
+    np.testing.assert_array_equal(found.scenes, made.scenes[order])
+    np.testing.assert_array_equal(found.subjects, made.subjects[order])
+    np.testing.assert_array_equal(found.start_ns, made.start_ns[order])
+    assert (found.scene_names, found.rate_hz, found.signals.shape[2]) == (SCENES, RATE, SAMPLES)
+    assert found.version == version
+    assert len(set(found.window_ids.tolist())) == len(found)
+
+
+def test_a_version_is_read_as_it_was_and_another_cohort_is_not(tmp_path: Path) -> None:
+    first = publish(tmp_path, windows(people=2, each=2))
+    before = read(tmp_path, first)
+    late = windows(people=1, each=1, seed=9)
+    publish(tmp_path, replace(late, subjects=np.array(["late"] * 3), devices=np.array(["d-late"] * 3)))
+    publish(tmp_path, windows(people=2, each=3, seed=2), cohort="source")
+    assert_same(read(tmp_path, first), before)
+    newest = read(tmp_path)
+    assert (len(newest), newest.version) == (len(before) + 3, first + 2)
+    assert newest.digest() != before.digest()
+    assert set(newest.subjects.tolist()) == {"p0", "p1", "late"}
+
+
+def test_sparse_windows_are_left_out_by_the_sparsest_sensor_that_is_there(tmp_path: Path) -> None:
+    made = windows(people=1, each=2)
+    both = np.concatenate([made.signals, made.signals], axis=1)
+    both[0, 3:] = np.nan
+    coverage = np.linspace(0.125, 0.75, len(made), dtype=np.float32)  # exact in binary: the limit itself is enough
+    publish(tmp_path, replace(made, signals=both, channels=(*CHANNELS, *GYROSCOPE), coverage=coverage))
+    channels = (*CHANNELS, *GYROSCOPE)
+    everything = read(tmp_path, channels=channels)
+    np.testing.assert_allclose(np.sort(everything.coverage), coverage)
+    absent = np.isnan(everything.signals[:, 3:]).all(axis=(1, 2))
+    np.testing.assert_allclose(everything.coverage[absent], [0.125])
+    assert len(read(tmp_path, channels=channels, min_coverage=0.5)) == 3
+    with pytest.raises(
+        DataError, match=r"no window of cohort 'target' with a coverage of at least 0.9.*\[data\] min_cov"
+    ):
+        read(tmp_path, min_coverage=0.9)
+
+
+def test_a_phone_without_any_of_the_sensors_is_left_out(tmp_path: Path) -> None:
+    made = windows(people=1, each=1)
+    publish(tmp_path, made)
+    gyroscope = replace(made, channels=GYROSCOPE, devices=np.array(["other"] * 3))
+    publish(tmp_path, gyroscope)
+    assert set(read(tmp_path).devices.tolist()) == {"d-p0"}
+    assert len(read(tmp_path, channels=(*CHANNELS, *GYROSCOPE))) == 6
+
+
+def test_a_channel_that_the_lake_lacks_is_nan_and_none_at_all_is_an_error(tmp_path: Path) -> None:
+    publish(tmp_path, windows(people=1, each=1))
+    found = read(tmp_path, channels=("mag_x", "acc_x"))
+    assert np.isnan(found.signals[:, 0]).all()
+    assert not np.isnan(found.signals[:, 1]).any()
+    with pytest.raises(DataError, match=r"None of the channels mag_x, mag_y is in the lake.*\[data\] channels"):
+        read(tmp_path, channels=("mag_x", "mag_y"))
+
+
+def test_unlabelled_windows_and_scenes_that_were_not_asked_for(tmp_path: Path) -> None:
+    made = windows(people=1, each=4)
+    publish(tmp_path, replace(made, scenes=np.where(np.arange(12) % 4 == 0, UNLABELLED, made.scenes)))
+    assert (read(tmp_path).scenes == UNLABELLED).sum() == 3
+    assert len(read(tmp_path, labelled_only=True)) == 9
+    some = read(tmp_path, scenes=("Walk", "Bus", "Run"), labelled_only=True)
+    assert some.counts() == {"Walk": 3, "Bus": 0, "Run": 3}
+    assert len(read(tmp_path, scenes=("Walk",))) == 3 + 3
+    assert len(read(tmp_path).labelled()) == 9
+
+
+def test_a_lake_without_labels_says_so(tmp_path: Path) -> None:
+    publish(tmp_path, replace(windows(people=1, each=1), scenes=np.full(3, UNLABELLED)))
+    with pytest.raises(DataError, match="no labelled window of cohort 'target'"):
+        read(tmp_path, labelled_only=True)
+    with pytest.raises(DataError, match="no window of cohort 'city'"):
+        read(tmp_path, cohort="city")
+
+
+def test_windows_of_two_lengths_are_refused(tmp_path: Path) -> None:
+    made = windows(people=1, each=1)
+    publish(tmp_path, made)
+    publish(tmp_path, replace(made, signals=made.signals[..., :50], devices=np.array(["other"] * 3)))
+    with pytest.raises(DataError, match=r"2 different lengths \[50, 100\]"):
+        read(tmp_path)
+
+
+def test_no_lake_and_no_such_version(tmp_path: Path) -> None:
+    with pytest.raises(LakeError, match="no table windows"):
+        read(tmp_path)
+    publish(tmp_path, windows(people=1, each=1), cut=CUT)
+    with pytest.raises(LakeError, match="version 77"):
+        read(tmp_path, 77)

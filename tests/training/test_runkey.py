@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+
+from training.runkey import run_key
+from training.settings import DataSettings, FineTuneSettings, QualitySettings
+
+KNOWN: dict[str, Any] = {
+    "cohort": "target", "lake_version": 3, "original": "abc", "data": DataSettings(), "quality": QualitySettings(),
+    "finetune": FineTuneSettings(),
+}  # fmt: skip
+WHERE = {"device", "threads"}
+"""Settings that say where a training runs."""
+
+
+def other(value: Any) -> Any:
+    """Another value of the same kind."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, tuple):
+        return (*value, value[-1] if value else "p9")
+    return f"{value}!" if isinstance(value, str) else value + 1
+
+
+def changes() -> list[tuple[str, str, Any]]:
+    """Every input, and every field of every section."""
+    single = [(name, "", other(KNOWN[name])) for name in ("cohort", "lake_version", "original")]
+    sections = [
+        (name, field.name, replace(KNOWN[name], **{field.name: other(getattr(KNOWN[name], field.name))}))
+        for name in ("data", "quality", "finetune")
+        for field in fields(KNOWN[name])
+    ]
+    return single + sections
+
+
+@pytest.mark.parametrize(("name", "field", "value"), changes())
+def test_everything_that_decides_the_result_is_in_the_key(name: str, field: str, value: Any) -> None:
+    same = field in WHERE and name == "finetune"
+    assert (run_key(**{**KNOWN, name: value}) == run_key(**KNOWN)) == same
+
+
+def test_no_two_of_them_are_alike() -> None:
+    keys = [run_key(**{**KNOWN, name: value}) for name, field, value in changes() if field not in WHERE]
+    assert len(set(keys)) == len(keys)
+
+
+def test_a_key_is_short_and_stays_the_same() -> None:
+    key = run_key(**KNOWN)
+    assert key == run_key(**KNOWN)
+    assert len(key) == 16
+    assert set(key) <= set("0123456789abcdef")

@@ -7,7 +7,8 @@
    partition's stored offset or number of commits is not what this writer found or left there, somebody else owns it now.
 4. Commit once: the files; as Delta application transactions, of each partition the next Kafka offset to read and the number of
    commits; and, as the commit's metadata, what became of the offsets in between (:mod:`streaming.offsets`). Delta refuses it if
-   since 3 somebody committed for one of the partitions, or raised the fence.
+   since 3 somebody committed for one of the partitions, or raised the fence: then look whether it was this very commit, whose first
+   answer was lost; else go back to 1, by way of the check of 3.
 
 A crash before 4 leaves files that no version names (vacuum removes them); after 4 everything is there. The stored offset is the
 lowest one that an open window still needs, so the same number can be committed twice: only the number of commits tells
@@ -17,7 +18,7 @@ a zombie that its partition was published by another since.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -92,7 +93,7 @@ class Publisher:
 
         Raises:
             LostOwnership: another writer has committed for one of the partitions. Nothing of ours was published.
-            CommitConflict: the table was vacuumed three times while this wrote. Nothing of ours was published.
+            CommitConflict: three times the table was vacuumed or changed while this wrote. Nothing of ours was published.
             LakeError: the files cannot be written, or the commit failed for another reason.
         """
         for _ in range(_ATTEMPTS):
@@ -110,15 +111,15 @@ class Publisher:
                     schema=self.schema, add=files, transactions=_transactions(accounts),
                     metadata={ACCOUNTS: [account.record(partition) for partition, account in accounts.items()]},
                 )  # fmt: skip
-            except CommitConflict as error:
-                self._check(accounts)
-                if self.table.fences == fences:
-                    msg = f"Another consumer has committed {', '.join(map(str, accounts))} at this moment; this consumer stops."
-                    raise LostOwnership(msg) from error
-                continue
+            except CommitConflict:
+                self.table.refresh()
+                if not _named(self.table, files):
+                    self._check(accounts)
+                    continue
+                # A store whose answer was lost is asked again by delta-rs, and then refuses what it has taken: ours is in.
             reached("publish.committed")
             return self.table.version
-        msg = f"{self._storage.uri} is being vacuumed again and again; nothing was published. Start again once that has ended."
+        msg = f"Others commit to {self._storage.uri} (a vacuum?) again and again; nothing was published. Start again once that has ended."
         raise CommitConflict(msg)
 
     def _check(self, accounts: Mapping[TopicPartition, Account]) -> None:
@@ -151,6 +152,11 @@ def write_files(storage: Storage, rows: pa.Table, *, partition_column: str, comp
 
 def _fill(rows: pa.Table, compression_level: int, file: Any) -> None:
     write_rows(rows, file, compression_level=compression_level)
+
+
+def _named(table: Table, files: Sequence[TableFile]) -> bool:
+    """Whether these files, whose names nobody else has, are in the table."""
+    return bool(files) and {file.path for file in files} <= {file.path for file in table.files()}
 
 
 def _position(table: Table, partition: TopicPartition) -> Position:

@@ -12,7 +12,7 @@ import pytest
 from deltalake import DeltaTable
 
 from streaming.delta import Table
-from streaming.errors import LakeError, LostOwnership
+from streaming.errors import CommitConflict, LakeError, LostOwnership
 from streaming.faults import hooked
 from streaming.lake import read_quality, scan_windows, table_version, write_quality
 from streaming.offsets import Account
@@ -196,6 +196,25 @@ def test_a_commit_whose_answer_is_lost_is_not_published_twice(tmp_path: Path, mo
             lake.publish(rows(), {P0: to(104)})
     with pytest.raises(LostOwnership):
         lake.publish(rows(), {P0: to(104)})
+    assert scan_windows(str(tmp_path)).collect().height == 4
+
+
+def test_a_commit_that_a_store_took_and_then_refused_is_known_by_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = table(tmp_path)
+    commit = Table.commit
+
+    def refused(self: Table, **arguments: Any) -> None:
+        commit(self, **arguments)
+        msg = "the version is there already"
+        raise CommitConflict(msg)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Table, "commit", refused)
+        lake.publish(rows(), {P0: to(104)})
+        with pytest.raises(LostOwnership):
+            lake.publish(rows().slice(0, 0), {P0: to(104, after=104, commit=2)})
     assert scan_windows(str(tmp_path)).collect().height == 4
 
 

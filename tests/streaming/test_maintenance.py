@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +24,7 @@ from streaming.delta import Table, open_table
 from streaming.errors import CommitConflict, LakeError, LostOwnership
 from streaming.faults import hooked
 from streaming.maintenance import compact, vacuum
+from streaming.offsets import TopicPartition
 from streaming.settings import LakeSettings
 from streaming.storage import Storage
 from streaming.tables import WINDOWS
@@ -282,6 +287,45 @@ def test_a_file_that_cannot_be_written_leaves_everything_as_it_was(
             compact(lake)
     assert lake_rows(lake).equals(before)
     compact(lake)
+    sound(lake)
+
+
+def test_all_at_once(lake: LakeSettings) -> None:
+    """Two writers, a compaction and a vacuum after the other, and a reader that stays at its version."""
+    patient = settings(lake.uri)
+    pinned = open_table(Storage(lake, WINDOWS)).version
+    before = lake_rows(lake, pinned)
+    done = threading.Event()
+
+    def write(partition: TopicPartition) -> None:
+        writer = Writer(patient, partition)
+        for i in range(8):
+            published = False
+            while not published:
+                with contextlib.suppress(CommitConflict):  # a consumer is started again then
+                    published = bool(writer.publish(f"w{partition.partition}-{i}", device="w"))
+
+    def care(task: Callable[[LakeSettings], object]) -> None:
+        while not done.is_set():
+            with contextlib.suppress(CommitConflict):
+                task(patient)
+
+    def read() -> None:
+        while not done.is_set():
+            assert lake_rows(lake, pinned).equals(before)
+
+    with ThreadPoolExecutor(5) as pool:
+        others = [pool.submit(care, compact), pool.submit(care, vacuum), pool.submit(read)]
+        try:
+            for writer in [pool.submit(write, P0), pool.submit(write, P1)]:
+                writer.result()
+        finally:
+            done.set()
+        for other in others:
+            other.result()
+    rows = lake_rows(lake)
+    assert rows.height == 24 + 16 * 4
+    assert rows["window_id"].is_unique().all()
     sound(lake)
 
 

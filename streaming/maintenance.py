@@ -28,8 +28,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -40,7 +42,7 @@ from streaming.faults import reached
 from streaming.log import LOG_FOLDER, read_log
 from streaming.publish import write_files
 from streaming.settings import LakeSettings
-from streaming.storage import Storage
+from streaming.storage import Storage, plain
 from streaming.tables import PARTITION_COLUMN, WINDOWS
 
 _ORDER = [("device_id", "ascending"), ("session_id", "ascending"), ("start_ns", "ascending")]
@@ -198,11 +200,21 @@ def _table_schema(schema: pa.Schema, columns: Sequence[str]) -> pa.Schema:
 
 
 def _read(storage: Storage, path: str, columns: list[str] | None = None) -> pa.Table:
-    with storage.open(path) as source:
+    with _opened(storage, path) as source:
         return pq.ParquetFile(source, page_checksum_verification=True).read(columns=columns)
 
 
 def _memory(storage: Storage, path: str) -> int:
-    with storage.open(path) as source:
+    with _opened(storage, path) as source:
         metadata = pq.read_metadata(source)
     return sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+
+
+@contextmanager
+def _opened(storage: Storage, path: str) -> Iterator[Any]:
+    try:
+        with storage.open(path) as source:
+            yield source
+    except (OSError, pa.ArrowException) as error:
+        msg = f"{storage.uri}/{path} cannot be read: {plain(error)}. 'sensorloop lake verify' says what else is wrong."
+        raise LakeError(msg) from error

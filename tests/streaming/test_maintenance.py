@@ -291,7 +291,7 @@ def test_a_file_that_cannot_be_written_leaves_everything_as_it_was(
 
 
 def test_all_at_once(lake: LakeSettings) -> None:
-    """Two writers, a compaction and a vacuum after the other, and a reader that stays at its version."""
+    """Two writers, two that compact and one that vacuums without end, and a reader that stays at its version."""
     patient = settings(lake.uri)
     pinned = open_table(Storage(lake, WINDOWS)).version
     before = lake_rows(lake, pinned)
@@ -314,8 +314,8 @@ def test_all_at_once(lake: LakeSettings) -> None:
         while not done.is_set():
             assert lake_rows(lake, pinned).equals(before)
 
-    with ThreadPoolExecutor(5) as pool:
-        others = [pool.submit(care, compact), pool.submit(care, vacuum), pool.submit(read)]
+    with ThreadPoolExecutor(6) as pool:
+        others = [pool.submit(care, compact), pool.submit(care, compact), pool.submit(care, vacuum), pool.submit(read)]
         try:
             for writer in [pool.submit(write, P0), pool.submit(write, P1)]:
                 writer.result()
@@ -327,6 +327,16 @@ def test_all_at_once(lake: LakeSettings) -> None:
     assert rows.height == 24 + 16 * 4
     assert rows["window_id"].is_unique().all()
     sound(lake)
+
+
+def test_a_damaged_file_is_named_and_not_merged(lake: LakeSettings) -> None:
+    file = files(lake)[0]
+    content = bytearray(file.read_bytes())
+    content[4:200] = bytes(196)
+    file.write_bytes(content)
+    with pytest.raises(LakeError, match=f"{file.name} cannot be read"):
+        compact(lake)
+    assert len(open_table(Storage(lake, WINDOWS)).files()) == 6
 
 
 _CHILD = """

@@ -18,22 +18,35 @@ from typing import Annotated
 import typer
 
 from dags import retraining, steps
+from dags.local import deadletter, lake
 from dags.settings import load as load_settings
-from dags.terminal import counters, entry_line, fail, number, progress, result, say, say_import, say_some, version_line
+from dags.terminal import (
+    EXIT_FINAL,
+    EXIT_RETRIABLE,
+    counters,
+    entry_line,
+    fail,
+    number,
+    progress,
+    result,
+    say,
+    say_import,
+    say_some,
+    version_line,
+)
 
 # Before torch is loaded: its threads would spin while they wait, and two programs that do so slow each other down tenfold.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 HELP = "Keeps phone-sensor scene recognition models fresh: Kafka → windows → quality → FilterLoss → a gated champion."
-EXIT_FINAL, EXIT_RETRIABLE, EXIT_NOTHING = 3, 4, 99
 
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 kafka_app = typer.Typer(help="A real Kafka on this machine, without Java, Maven or Docker.", no_args_is_help=True)
-lake_app = typer.Typer(help="The Parquet lake.", no_args_is_help=True)
 train_app = typer.Typer(help="Models that are trained from nothing.", no_args_is_help=True)
 registry_app = typer.Typer(help="Versions, the champion, and the account of how it came to be.", no_args_is_help=True)
 app.add_typer(kafka_app, name="kafka")
-app.add_typer(lake_app, name="lake")
+app.add_typer(lake.app, name="lake")
+app.add_typer(deadletter.app, name="deadletter")
 app.add_typer(train_app, name="train")
 app.add_typer(registry_app, name="registry")
 
@@ -181,8 +194,8 @@ def ingest(
     """Cut what comes in into windows in the lake, exactly once, until Ctrl-C (or SIGTERM): what has closed is then published."""
     from streaming.client import KafkaDeadLetters, KafkaSource
     from streaming.ingest import Ingest
-    from streaming.lake import WindowsTable
     from streaming.topics import create_topics
+    from streaming.windows import WindowsTable
 
     settings = load_settings()
     kafka = settings.kafka
@@ -203,43 +216,6 @@ def ingest(
         source.close()
         dead_letters.close()
     result(**loop.counters(), lake_version=table.version)
-
-
-@lake_app.command("account")
-def lake_account(
-    directories: Annotated[list[Path], typer.Argument(help="Folders of recordings that were replayed.", exists=True)],
-) -> None:
-    """Hold every sample of these recordings against the lake: how many are lost, how many there twice."""
-    import polars as pl
-
-    from streaming.account import account
-    from streaming.lake import scan_windows
-    from streaming.replay import expected_samples
-
-    settings = load_settings()
-    sent = pl.concat(expected_samples(directory, hop_ns=settings.windows.hop_ns) for directory in directories)
-    sums = account(sent, scan_windows(settings.lake.uri))
-    say(f"{sums.sent:,} samples sent: {sums.lost} lost, {sums.doubled} doubled, in {sums.windows} windows.")
-    result(**dataclasses.asdict(sums))
-    if sums.lost or sums.doubled:
-        raise typer.Exit(EXIT_FINAL)
-
-
-@lake_app.command("pin")
-def lake_pin(
-    cohort: Cohort = "target",
-    min_windows: Annotated[int, typer.Option(min=0, help="New labelled windows that make a retraining worth it.")] = 0,
-    force: Annotated[bool, typer.Option(help="Retrain whether there is anything new or not.")] = False,
-) -> None:
-    """Name the lake's newest version and count what is new in it since the last retraining. Exit code 99: not enough."""
-    pin = steps.pin(load_settings(), cohort)
-    if pin.fresh < min_windows and not force:
-        say(f"{pin.fresh} labelled windows of cohort '{cohort}' are new; {min_windows - pin.fresh} more are needed.")
-        raise typer.Exit(EXIT_NOTHING)
-    say(
-        f"Lake version {pin.lake_version}: {pin.windows} windows of '{cohort}', {pin.labelled} labelled, {pin.fresh} new."
-    )
-    result(**dataclasses.asdict(pin))
 
 
 @train_app.command("original")

@@ -47,7 +47,7 @@ def rescore(
     from training.quality import score_quality
     from training.weights import tiers_of
 
-    version = table_version(settings.lake.uri) if lake_version is None else lake_version
+    version = table_version(settings.lake) if lake_version is None else lake_version
     original = OriginalModel.load(settings.original_folder)
     key = _key(settings, cohort=cohort, version=version, seed=seed, original=original.digest)
     folder = settings.runs / key
@@ -74,7 +74,7 @@ def rescore(
         np.savez(file, **arrays)
     with _whole(folder / _RUN) as partial:
         partial.write_text(json.dumps(found), encoding="utf-8")
-    write_quality(settings.lake.uri, _quality_rows(key, windows, scored, tiers, original.digest, version))
+    write_quality(settings.lake, _quality_rows(key, windows, scored, tiers, original.digest, version))
     counts = {str(tier): int((tiers == tier).sum()) for tier in range(len(settings.quality.thresholds) + 1)}
     return {"run_key": key, "run_dir": str(folder), "scored": len(windows), "tiers": counts}
 

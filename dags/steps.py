@@ -50,15 +50,15 @@ def pin(settings: Settings, cohort: str) -> Pin:
     from streaming.lake import scan_windows, scored_windows, table_version
     from training.dataset import usable_windows
 
-    uri, data = settings.lake.uri, settings.data
-    version = table_version(uri)
-    windows = scan_windows(uri, version).filter(pl.col("cohort") == cohort).select("window_id", "scene").collect()
+    lake, data = settings.lake, settings.data
+    version = table_version(lake)
+    windows = scan_windows(lake, version).filter(pl.col("cohort") == cohort).select("window_id", "scene").collect()
     labelled = windows.filter(pl.col("scene").is_not_null())
     usable = usable_windows(
-        uri, version, cohort=cohort, channels=data.channels, scenes=data.scenes or None, min_coverage=data.min_coverage,
+        lake, version, cohort=cohort, channels=data.channels, scenes=data.scenes or None, min_coverage=data.min_coverage,
         labelled_only=True,
     )  # fmt: skip
-    fresh = usable.select("window_id").collect().join(scored_windows(uri), on="window_id", how="anti")
+    fresh = usable.select("window_id").collect().join(scored_windows(lake), on="window_id", how="anti")
     return Pin(
         cohort=cohort, lake_version=version, windows=windows.height, labelled=labelled.height, fresh=fresh.height
     )
@@ -70,7 +70,7 @@ def load_windows(settings: Settings, *, cohort: str, version: int | None) -> Win
 
     data = settings.data
     return from_lake(
-        settings.lake.uri, version, cohort=cohort, channels=data.channels, scenes=data.scenes or None,
+        settings.lake, version, cohort=cohort, channels=data.channels, scenes=data.scenes or None,
         min_coverage=data.min_coverage, labelled_only=True,
     )  # fmt: skip
 

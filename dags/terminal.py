@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from registry.versions import Version
     from streaming.importers import ImportReport
 
+EXIT_FINAL, EXIT_RETRIABLE, EXIT_NOTHING = 3, 4, 99
+"""Exit codes: trying again is useless; may work later; nothing to do."""
+
 
 def say(text: str) -> None:
     """A sentence for a person."""
@@ -49,6 +52,11 @@ def fail(text: str, code: int) -> NoReturn:
     """End with a message and an exit code."""
     say(f"error: {text}")
     sys.exit(code)
+
+
+def megabytes(count: int) -> str:
+    """Bytes for a person."""
+    return f"{count / 1e6:,.1f} MB"
 
 
 def number(text: str, option: str) -> float:

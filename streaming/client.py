@@ -16,7 +16,7 @@ import kafka
 from kafka.errors import KafkaError
 
 from streaming.errors import ClientError
-from streaming.lake import TopicPartition
+from streaming.offsets import TopicPartition
 from streaming.servers import reach, unreachable
 from streaming.settings import IngestSettings, KafkaSettings
 
@@ -120,7 +120,7 @@ class KafkaSource:
                 bootstrap_timeout_ms=int(kafka_settings.bootstrap_timeout.total_seconds() * 1000),
                 session_timeout_ms=int(kafka_settings.session_timeout.total_seconds() * 1000),
                 heartbeat_interval_ms=int(kafka_settings.session_timeout.total_seconds() * 1000) // 10,
-                enable_auto_commit=False,  # the table holds the truth; see streaming/lake.py
+                enable_auto_commit=False,  # the table holds the truth; see streaming/publish.py
                 auto_offset_reset="earliest",
                 max_poll_records=ingest.max_poll_records,
                 fetch_max_bytes=16 << 20,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from streaming.errors import SettingsError
 
 PREFIX = "SENSORLOOP_"
+_SECRET = re.compile("secret|token|password")
 _NOT_SECTIONS = frozenset(
     {"SENSORLOOP_HOME", "SENSORLOOP_CONFIG", "SENSORLOOP_REQUIRE_BROWSER", "SENSORLOOP_TEST_LEDGER_URL"}
 )
@@ -101,5 +103,8 @@ def _build(section: str, kind: type, values: dict[str, Any]) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        msg = f"[{section}] {key} = {first['input']!r}: {first['msg']}. Change it in sensorloop.toml or in the environment."
+        where = f"[{section}] {key}" if key else f"[{section}]"
+        # A section as a whole is not repeated, nor what may be a secret in the wrong place.
+        shown = f" = {first['input']!r}" if key and not _SECRET.search(key) else ""
+        msg = f"{where}{shown}: {first['msg']}. Change it in sensorloop.toml or in the environment."
         raise SettingsError(msg) from error

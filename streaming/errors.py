@@ -8,7 +8,8 @@
     ├── RecordingError         a file that is no valid recording
     ├── ImporterError          a published data set whose layout is not what was expected
     ├── LakeError              a table that cannot be read or written
-    │   └── LostOwnership      another consumer has committed for this partition: stop
+    │   ├── LostOwnership      another consumer has committed for this partition: stop
+    │   └── CommitConflict     another commit to the table came first
     ├── ClientError            Kafka cannot be reached, or refuses
     ├── ServiceError           a process of this machine ended before it was ready, or did not get ready
     └── BrokerError            the local broker cannot be set up or started
@@ -58,6 +59,12 @@ class LakeError(StreamingError):
 
 class LostOwnership(LakeError):
     """Another consumer has committed for this partition since we last did: we are not its owner any more."""
+
+
+class CommitConflict(LakeError):
+    """Another commit to the table came first, and ours does not go with it. Nothing of ours is in the table."""
+
+    retriable: ClassVar[bool] = True
 
 
 class ClientError(StreamingError):

@@ -5,8 +5,8 @@ The protocol, all on the thread that polls:
 1. On assignment, read the partition's offset and its sessions out of the table, and seek there. Kafka's own offset is a hint.
 2. Decode each record; what cannot be decoded goes to the dead-letter topic with its coordinates and the reason.
 3. Put samples into windows; windows that close wait in memory.
-4. When a commit is due, first make the dead letters safe, then publish windows and offsets in one commit
-   (:mod:`streaming.lake`). The offset is the lowest one an open window still needs.
+4. When a commit is due, first make the dead letters safe, then publish windows and offsets in one commit, with an account of
+   what became of the offsets (:mod:`streaming.publish`). The offset is the lowest one an open window still needs.
 5. On revocation, forget the partition: what was not published is read again by its next owner.
 
 A crash anywhere loses only what is in memory, and the offset in the table says where to read that again.
@@ -24,9 +24,10 @@ import pyarrow as pa
 from streaming.assembler import Assembler, ClosedWindows
 from streaming.client import DeadLetters, Record, Source
 from streaming.errors import BatchError
-from streaming.lake import TopicPartition, WindowsTable
+from streaming.offsets import Account, Offsets, Outcome, TopicPartition
 from streaming.rows import windows_table
 from streaming.settings import IngestSettings, WindowSettings
+from streaming.windows import WindowsTable
 from streaming.wire import decode
 
 _POLL_SECONDS = 0.5
@@ -43,6 +44,11 @@ class _Owned:
     """The offset in the table, as we found or left it."""
     position: int
     """Next offset to read."""
+    offsets: Offsets
+    commits: int
+    """How often this partition was committed, by whomever."""
+    rows: int
+    """Its windows in the table."""
     closed: list[ClosedWindows] = field(default_factory=list)
 
     @property
@@ -50,6 +56,21 @@ class _Owned:
         """Where a restart would have to read from, once ``closed`` is published."""
         needed = self.assembler.needed_offset()
         return self.position if needed is None else needed
+
+    def account(self) -> Account:
+        """What a commit of now says of this partition."""
+        return Account(
+            commit=self.commits + 1, from_offset=self.committed or 0, to_offset=self.resume_at, read_to=self.position,
+            windows=sum(len(group.starts_ns) for group in self.closed), rows_before=self.rows,
+            **self.offsets.counts(self.resume_at),
+        )  # fmt: skip
+
+    def published(self, account: Account) -> None:
+        """A commit with this account took effect."""
+        self.committed, self.commits = account.to_offset, account.commit
+        self.rows = account.rows_before + account.windows
+        self.offsets.settle(account.to_offset)
+        self.closed.clear()
 
 
 class Ingest:
@@ -132,14 +153,13 @@ class Ingest:
             )
             for p, owned in moved.items()
         )
-        offsets = {p: (owned.committed, owned.resume_at) for p, owned in moved.items()}
-        self._table.publish(rows, offsets)
+        accounts = {p: owned.account() for p, owned in moved.items()}
+        self._table.publish(rows, accounts)
         self._counters["commits"] += 1
         self._counters["rows"] += rows.num_rows
         for p, owned in moved.items():
-            owned.committed = offsets[p][1]
-            owned.closed.clear()
-        self._source.hint({p: following for p, (_, following) in offsets.items()})
+            owned.published(accounts[p])
+        self._source.hint({p: account.to_offset for p, account in accounts.items()})
 
     def caught_up(self) -> bool:
         """Whether every record that was in the assigned partitions when asked has been read."""
@@ -156,12 +176,14 @@ class Ingest:
 
     def _own(self, partition: TopicPartition) -> None:
         self._disown(partition)
-        committed = self._table.offset(partition)
+        found = self._table.position(partition)
         memory = self._table.sessions(partition, self._windows.hop_ns)
+        start = found.offset or 0
         self._owned[partition] = _Owned(
-            assembler=Assembler(self._windows, memory), committed=committed, position=committed or 0
-        )
-        self._source.seek(partition, committed)
+            assembler=Assembler(self._windows, memory), committed=found.offset, position=start, offsets=Offsets(start),
+            commits=found.commits, rows=self._table.rows(partition),
+        )  # fmt: skip
+        self._source.seek(partition, found.offset)
         self._counters["assignments"] += 1
 
     def _disown(self, partition: TopicPartition) -> None:
@@ -187,12 +209,16 @@ class Ingest:
                     received_ns=record.timestamp_ns,
                 )
             except BatchError as error:
+                owned.offsets.note(record.offset, Outcome.DEAD_LETTER)
                 self._counters["dead_letters"] += 1
                 self._counters[f"dead_letters_{error.reason}"] += 1
                 self._dead_letters.send(record.value, key=record.key, headers=_coordinates(partition, record, error))
             else:
                 self._counters["samples"] += batch.samples
+                known = owned.assembler.counters["duplicate_batches"]
                 owned.closed.extend(owned.assembler.add(batch, record.offset, now))
+                repeat = owned.assembler.counters["duplicate_batches"] > known
+                owned.offsets.note(record.offset, Outcome.REPEAT if repeat else Outcome.BATCH)
 
 
 def _coordinates(partition: TopicPartition, record: Record, error: BatchError) -> dict[str, str]:

@@ -7,6 +7,9 @@ from datetime import timedelta
 
 from streaming.sensors import SENSORS
 
+_LOG_RETENTION = timedelta(days=30)
+"""Delta's default for its log."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BrokerSettings:
@@ -123,9 +126,34 @@ class LakeSettings:
     """Where the tables are."""
 
     uri: str = "lake"
-    """Folder of the Delta tables; a relative path is below SENSORLOOP_HOME."""
+    """Folder of the Delta tables, a relative path being below SENSORLOOP_HOME; or ``s3://bucket/prefix``."""
     compression_level: int = 1
     """zstd level of the signal columns; 1 because BYTE_STREAM_SPLIT has already done most of the work."""
+    file_bytes: int = 128 << 20
+    """Size that compaction brings files to, in bytes. Larger ones gain a reader little and cost the compaction memory."""
+    vacuum_retention: timedelta = timedelta(days=7)
+    """How long files stay that newer versions do without: so long a version can be read, and so long a training run may pin one."""
+    s3_endpoint: str = ""
+    """URL of an S3-compatible store; empty: Amazon's. It must support conditional puts (If-None-Match), as AWS, MinIO, R2 and Ceph do."""
+    s3_region: str = ""
+    """Region of the bucket; empty: as AWS_REGION or the AWS configuration says."""
+    s3_access_key_id: str = ""
+    """Empty: AWS_ACCESS_KEY_ID, or the role of the machine."""
+    s3_secret_access_key: str = ""
+    """Where the secret is: ``env:NAME`` or ``file:PATH``. Empty: AWS_SECRET_ACCESS_KEY, or the role of the machine."""
+    s3_session_token: str = ""
+    """Where the token of a temporary key is, likewise."""
+
+    def __post_init__(self) -> None:
+        if self.file_bytes < 1 or not timedelta(0) <= self.vacuum_retention <= _LOG_RETENTION:
+            msg = (
+                f"[lake] file_bytes = {self.file_bytes}, vacuum_retention = {self.vacuum_retention}: at least 1, and from nothing "
+                f"to {_LOG_RETENTION.days} days, after which the log forgets when a file was replaced"
+            )
+            raise ValueError(msg)
+
+    def __str__(self) -> str:
+        return self.uri
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,4 +13,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("sensorloop", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("sensorloop")
 
-pytest_plugins = ["pytester", "tests.fixtures.browser", "tests.fixtures.kafka", "tests.fixtures.tracking"]
+pytest_plugins = [
+    "pytester",
+    "tests.fixtures.browser",
+    "tests.fixtures.kafka",
+    "tests.fixtures.s3",
+    "tests.fixtures.tracking",
+]

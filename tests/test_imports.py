@@ -41,7 +41,7 @@ def test_arrows_go_one_way(path: Path) -> None:
 @pytest.mark.parametrize(
     ("library", "room"),
     [
-        ("deltalake", "streaming/lake.py"),
+        ("deltalake", "streaming/delta.py"),
         ("mlflow", "registry/"),
         ("airflow", "dags/"),
         ("pydantic", "streaming/config.py"),

@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from streaming.ports import free_ports
+from streaming.settings import LakeSettings
+from tests.streaming.lakes import Writer
 
 ROOT = Path(__file__).parent.parent
 
@@ -47,6 +49,8 @@ def test_help_names_every_command_and_imports_nothing_heavy(tmp_path: Path) -> N
         "promote",
         "demo",
         "kafka",
+        "lake",
+        "deadletter",
         "registry",
     ):
         assert command in done.stdout
@@ -160,6 +164,26 @@ def test_a_kafka_that_was_named_and_is_not_there(tmp_path: Path, command: tuple[
     assert "KAFKA_BOOTSTRAP_SERVERS" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "var" / "kafka").exists()
+
+
+def test_a_lake_s_care(tmp_path: Path) -> None:
+    """Proven, merged, vacuumed, and proven again; then a fault that is found."""
+    writer = Writer(LakeSettings(uri=str(tmp_path / "var" / "lake")))
+    for name in ("s1", "s2"):
+        writer.publish(name)
+    assert answer(run(tmp_path, "lake", "verify"))["windows"] == 8
+    assert answer(run(tmp_path, "lake", "compact"))["files_after"] == 1
+    assert answer(run(tmp_path, "lake", "vacuum"))["deleted"] == 0
+    gone = {"SENSORLOOP_LAKE__VACUUM_RETENTION": "0"}
+    assert answer(run(tmp_path, "lake", "vacuum", "--dry-run", **gone))["deleted"] == 2
+    assert answer(run(tmp_path, "lake", "vacuum", **gone))["deleted"] == 2
+    (file,) = (tmp_path / "var" / "lake").glob("windows/event_date=*/*.parquet")
+    assert answer(run(tmp_path, "lake", "verify"))["problems"] == []
+    file.unlink()
+    done = run(tmp_path, "lake", "verify")
+    assert done.returncode == 3
+    assert f"error: {file.parent.name}/{file.name}: is missing; 8 rows are lost" in done.stderr.splitlines()
+    assert len(json.loads(done.stdout)["problems"]) == 2
 
 
 @pytest.mark.broker

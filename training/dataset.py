@@ -23,6 +23,8 @@ from training.errors import DataError, MissingScene
 if TYPE_CHECKING:
     import polars as pl
 
+    from streaming.lake import Lake
+
 UNLABELLED = -1
 """Index of the scene of a window that nobody has labelled."""
 
@@ -184,7 +186,7 @@ class WindowSet:
 
 
 def from_lake(
-    uri: str,
+    lake: Lake,
     version: int | None = None,
     *,
     cohort: str,
@@ -196,7 +198,7 @@ def from_lake(
     """Read the windows of a cohort.
 
     Args:
-        uri: the lake's root folder.
+        lake: the lake's settings, or its root folder.
         version: version of its ``windows`` table; None for the newest.
         cohort: which fleet, say ``source`` or ``target``.
         channels: what to read; one that the lake lacks is NaN.
@@ -214,9 +216,9 @@ def from_lake(
     from streaming.lake import table_version  # noqa: PLC0415  (the lake's libraries are needed here only: the rest runs from .npz)
 
     if version is None:
-        version = table_version(uri)
+        version = table_version(lake)
     scan = usable_windows(
-        uri, version, cohort=cohort, channels=channels, scenes=scenes, min_coverage=min_coverage, labelled_only=labelled_only
+        lake, version, cohort=cohort, channels=channels, scenes=scenes, min_coverage=min_coverage, labelled_only=labelled_only
     )  # fmt: skip
     columns = scan.collect_schema().names()
     meta = ["window_id", "subject_id", "device_id", "session_id", "scene", "start_ns", "end_ns", "coverage"]
@@ -224,7 +226,7 @@ def from_lake(
     frame = scan.sort("device_id", "session_id", "start_ns").select(*meta, *present).collect()
     if frame.is_empty():
         msg = (
-            f"The lake {uri} has at version {version} no{' labelled' if labelled_only else ''} window of cohort {cohort!r} "
+            f"The lake {lake} has at version {version} no{' labelled' if labelled_only else ''} window of cohort {cohort!r} "
             f"with a coverage of at least {min_coverage}: ingest its recordings first, or lower [data] min_coverage."
         )
         raise DataError(msg)
@@ -249,7 +251,7 @@ def from_lake(
 
 
 def usable_windows(
-    uri: str,
+    lake: Lake,
     version: int,
     *,
     cohort: str,
@@ -263,11 +265,11 @@ def usable_windows(
 
     from streaming.lake import scan_windows  # noqa: PLC0415
 
-    scan = scan_windows(uri, version).filter(pl.col("cohort") == cohort)
+    scan = scan_windows(lake, version).filter(pl.col("cohort") == cohort)
     columns = scan.collect_schema().names()
     present = [channel for channel in channels if channel in columns]
     if not present:
-        msg = f"None of the channels {', '.join(channels)} is in the lake {uri}: set [data] channels"
+        msg = f"None of the channels {', '.join(channels)} is in the lake {lake}: set [data] channels"
         raise DataError(msg)
     if scenes is not None:
         scan = scan.filter(pl.col("scene").is_null() | pl.col("scene").is_in(list(scenes)))

@@ -37,7 +37,7 @@ def collect(
 
     from streaming.lake import scan_windows
 
-    counts = dict(scan_windows(settings.lake.uri).group_by("cohort").agg(pl.len()).collect().iter_rows())
+    counts = dict(scan_windows(settings.lake).group_by("cohort").agg(pl.len()).collect().iter_rows())
     results = json.loads(Path(answers["finetune"]["results"]).read_text(encoding="utf-8"))
     arms: dict[str, Any] = results["arms"]
     promoted = answers["promote"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from streaming.client import Polled, Record
-from streaming.lake import TopicPartition
+from streaming.offsets import TopicPartition
 
 
 class FakeSource:

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -16,11 +17,18 @@ from streaming.account import account
 from streaming.client import Record
 from streaming.delivery import DeliverySettings
 from streaming.errors import LakeError, LostOwnership
+from streaming.faults import hooked
 from streaming.ingest import Ingest
-from streaming.lake import TopicPartition, WindowsTable, scan_windows
+from streaming.lake import scan_windows
+from streaming.log import read_log
+from streaming.offsets import Account, TopicPartition
 from streaming.recording import write_recording
 from streaming.replay import Pace, expected_samples, replay
 from streaming.settings import IngestSettings, LakeSettings
+from streaming.storage import Storage
+from streaming.tables import WINDOWS
+from streaming.verify import verify
+from streaming.windows import WindowsTable
 from streaming.wire import SensorBatch, encode
 from tests.fakes.producer import FakeProducer
 from tests.fakes.source import FakeDeadLetters, FakeSource
@@ -184,6 +192,48 @@ def test_an_open_window_holds_the_offset_and_is_not_published(tmp_path: Path) ->
     assert committed == 2, "batch 2 ends within the margin before the first open window"
 
 
+def accounts(folder: Path) -> list[dict[TopicPartition, Account]]:
+    storage = Storage(str(folder), WINDOWS)
+    return [dict(commit.accounts) for commit in read_log(storage, storage.files()) if commit.accounts]
+
+
+def test_each_offset_has_one_outcome(tmp_path: Path) -> None:
+    """Offsets 3 and 4 are a transaction's markers, say; 5 is a repeat; then poison."""
+    first, *others = log([*session(6), batch(2, session="s1", device="of-s1"), b"poison"])
+    others = [replace(r, offset=r.offset + 2) if r.offset >= 3 else r for r in others]
+    ahead = [r for r in others if r.offset < 5] + [
+        replace(others[5], offset=5),
+        *(replace(r, offset=r.offset + 1) for r in others[2:5]),
+    ]
+    rig = Rig(tmp_path, {P0: [first, *ahead, replace(others[6], offset=9)]})
+    rig.until_caught_up()
+    found = [account[P0] for account in accounts(tmp_path)]
+    totals = Counter[str]()
+    for account_ in found:
+        totals.update(
+            {name: getattr(account_, name) for name in ("batches", "repeats", "dead_letters", "absent", "windows")}
+        )
+    assert totals == {"batches": 6, "repeats": 1, "dead_letters": 1, "absent": 2, "windows": 6}
+    assert (found[-1].to_offset, found[-1].read_to) == (10, 10)
+    proof = verify(str(tmp_path))
+    assert (proof.problems, proof.absent_offsets) == ((), 2)
+
+
+def test_offsets_held_by_an_open_window_are_settled_by_a_later_commit(tmp_path: Path) -> None:
+    batches = session(9)
+    rig = Rig(tmp_path, {P0: log(batches[:-1])})
+    rig.until_caught_up()
+    held = accounts(tmp_path)[-1][P0]
+    assert (held.to_offset, held.read_to) == (2, 8)
+    rig.logs[P0] = log(batches)
+    rig.restart()
+    rig.until_caught_up()
+    last = accounts(tmp_path)[-1][P0]
+    assert (last.from_offset, last.to_offset, last.commit) == (2, 9, held.commit + 1)
+    assert last.rows_before + last.windows == 9
+    assert verify(str(tmp_path)).problems == ()
+
+
 def test_revoked_partitions_are_forgotten_and_read_again(tmp_path: Path) -> None:
     rig = Rig(tmp_path, {P0: log(session(9)), P1: log(session(9, "s2"))}, commit_rows=1000)
     for _ in range(3):
@@ -242,11 +292,9 @@ def test_crashes_at_any_step_of_the_commit_change_nothing(
     undisturbed = Rig(tmp_path_factory.mktemp("calm"), {P0: log(mixed)})
     undisturbed.until_caught_up()
     rig = Rig(tmp_path_factory.mktemp("storm"), {P0: log(mixed)})
-    steps = ["files", "commit", "hint"]
+    points = ["publish.files", "publish.checked", "publish.committed"]
     for crash in crashes:
-        point, count = steps[crash % 3], crash // 3
-        with pytest.MonkeyPatch.context() as patch:
-            _crash_at(patch, rig, point, count)
+        with hooked(_crash_at(points[crash % 3], crash // 3)):
             try:
                 rig.until_caught_up()
             except CrashError:
@@ -256,26 +304,19 @@ def test_crashes_at_any_step_of_the_commit_change_nothing(
     rig.ingest.step()
     rig.ingest.commit()
     assert rig.rows().equals(undisturbed.rows())
+    proof = verify(str(rig.folder))
+    assert proof.problems == ()
+    assert proof.absent_offsets == 0
 
 
-def _crash_at(patch: pytest.MonkeyPatch, rig: Rig, point: str, count: int) -> None:
-    owner: object
-    owner, name = {
-        "files": (WindowsTable, "_write"),
-        "commit": (WindowsTable, "publish"),
-        "hint": (rig.source, "hint"),
-    }[point]  # fmt: skip
-    real = getattr(owner, name)
+def _crash_at(point: str, count: int) -> Callable[[str], None]:
     calls = iter(range(1_000))
 
-    def crashing(*args: object) -> object:
-        if next(calls) == count:
-            if point == "commit":
-                real(*args)  # it took effect, and nobody heard of it
+    def crash(reached: str) -> None:
+        if reached == point and next(calls) == count:
             raise CrashError
-        return real(*args)
 
-    patch.setattr(owner, name, crashing)
+    return crash
 
 
 def test_a_lake_that_cannot_be_written_publishes_nothing_and_goes_on_later(tmp_path: Path) -> None:
@@ -283,7 +324,7 @@ def test_a_lake_that_cannot_be_written_publishes_nothing_and_goes_on_later(tmp_p
     for _ in range(4):
         rig.ingest.step()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("streaming.lake.os.fsync", _no_space)
+        patch.setattr("streaming.storage.os.fsync", _no_space)
         with pytest.raises(LakeError):
             rig.ingest.commit()
     rig.until_caught_up()

@@ -17,9 +17,11 @@ import pytest
 from streaming.client import KafkaDeadLetters, KafkaSource
 from streaming.errors import ClientError
 from streaming.ingest import Ingest
-from streaming.lake import WindowsTable, scan_windows
+from streaming.lake import scan_windows
 from streaming.settings import IngestSettings, KafkaSettings, LakeSettings
 from streaming.topics import create_topics
+from streaming.verify import verify
+from streaming.windows import WindowsTable
 from streaming.wire import SensorBatch, encode
 
 from .sessions import SETTINGS, batch
@@ -107,19 +109,16 @@ _CHILD = """
 import os, signal, sys
 from datetime import timedelta
 from pathlib import Path
-from streaming.lake import WindowsTable
+from streaming.faults import hooked
 from streaming.settings import KafkaSettings
 from tests.streaming.test_ingest_kafka import drain
 point, count, calls = sys.argv[4], int(sys.argv[5]), iter(range(1000))
-real = getattr(WindowsTable, point)
-def killed(*args):
-    result = real(*args)
-    if next(calls) == count:
+def killed(reached):
+    if reached == point and next(calls) == count:
         os.kill(os.getpid(), signal.SIGKILL)
-    return result
-setattr(WindowsTable, point, killed)
-drain(KafkaSettings(bootstrap_servers=sys.argv[1], group_id=sys.argv[2], batches_topic="b-" + sys.argv[2][2:],
-                    deadletter_topic="x-" + sys.argv[2][2:], session_timeout=timedelta(seconds=6)), Path(sys.argv[3]))
+with hooked(killed):
+    drain(KafkaSettings(bootstrap_servers=sys.argv[1], group_id=sys.argv[2], batches_topic="b-" + sys.argv[2][2:],
+                        deadletter_topic="x-" + sys.argv[2][2:], session_timeout=timedelta(seconds=6)), Path(sys.argv[3]))
 """
 
 
@@ -127,7 +126,7 @@ def test_killed_before_and_after_commits_the_rows_are_those_of_an_undisturbed_ru
     topic: KafkaSettings, tmp_path: Path
 ) -> None:
     """kill -9 once the files are written, and once they are committed; then another process takes over."""
-    for point, count in (("_write", 0), ("publish", 0)):
+    for point, count in (("publish.files", 0), ("publish.checked", 0), ("publish.committed", 0)):
         argv = [topic.bootstrap_servers, topic.group_id, str(tmp_path / "storm"), point, str(count)]
         killed = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", _CHILD, *argv], check=False, cwd=Path(__file__).parents[2],
@@ -141,6 +140,7 @@ def test_killed_before_and_after_commits_the_rows_are_those_of_an_undisturbed_ru
     )  # fmt: skip
     drain(calm, tmp_path / "calm")
     assert rows(tmp_path / "storm").equals(rows(tmp_path / "calm"))
+    assert verify(str(tmp_path / "storm")).problems == ()
 
 
 def test_two_consumers_share_the_partitions(topic: KafkaSettings, tmp_path: Path) -> None:

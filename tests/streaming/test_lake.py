@@ -1,36 +1,39 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-import streaming.lake as lake_module
-from streaming.assembler import Assembler, ClosedWindows
-from streaming.errors import LakeError, LostOwnership
-from streaming.lake import TopicPartition, WindowsTable, read_quality, scan_windows, table_version, write_quality
-from streaming.rows import windows_table
+from streaming.delta import Table
+from streaming.errors import CommitConflict, LakeError, LostOwnership
+from streaming.faults import hooked
+from streaming.lake import read_quality, scan_windows, table_version, write_quality
+from streaming.offsets import Account
 from streaming.settings import LakeSettings
 from streaming.tables import QUALITY_SCHEMA, SIGNAL
+from streaming.windows import WindowsTable
 
-from .sessions import EPOCH, NOW, SECOND, SETTINGS, batch
-
-P0 = TopicPartition(topic="sensor.batches", partition=0)
-P1 = replace(P0, partition=1)
+from .lakes import P0, P1, session_rows
+from .sessions import EPOCH, SECOND, SETTINGS
 
 
 def rows(session: str = "s1", seconds: int = 4, start_ns: int = EPOCH) -> pa.Table:
-    assembler = Assembler(SETTINGS, {})
-    closed: list[ClosedWindows] = []
-    for i in range(seconds):
-        b = batch(i, session=session, start_ns=start_ns + i * SECOND, end=i == seconds - 1)
-        closed += assembler.add(b, 100 + i, NOW)
-    return windows_table(closed, SETTINGS, topic=P0.topic, partition=0, ingested_at=NOW)
+    return session_rows(session, seconds, start_ns=start_ns, first_offset=100)
+
+
+def to(offset: int, *, after: int = 0, commit: int = 1, windows: int = 0, rows_before: int = 0) -> Account:
+    """What a commit says that moves the offset from ``after`` to ``offset``."""
+    return Account(
+        commit=commit, from_offset=after, to_offset=offset, read_to=offset, batches=offset - after, windows=windows,
+        rows_before=rows_before,
+    )  # fmt: skip
 
 
 def table(folder: Path) -> WindowsTable:
@@ -41,7 +44,7 @@ def test_what_is_published_is_read_back(tmp_path: Path) -> None:
     lake = table(tmp_path)
     assert lake.offset(P0) is None
     sent = rows()
-    version = lake.publish(sent, {P0: (None, 104)})
+    version = lake.publish(sent, {P0: to(104)})
     assert lake.offset(P0) == 104
     assert table_version(str(tmp_path)) == version
     back = scan_windows(str(tmp_path)).sort("start_ns").collect().to_arrow()
@@ -56,8 +59,8 @@ def test_what_is_published_is_read_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["with a blank", "Köln", "100%", "x#y", "it's {here}", "a+b&c"])
 def test_a_lake_may_be_anywhere(tmp_path: Path, name: str) -> None:
     lake = table(tmp_path / name)
-    first = lake.publish(rows(), {P0: (None, 104)})
-    lake.publish(rows("s2"), {P0: (104, 108)})
+    first = lake.publish(rows(), {P0: to(104)})
+    lake.publish(rows("s2"), {P0: to(108, after=104, commit=2)})
     uri = str(tmp_path / name)
     assert scan_windows(uri).collect().height == 8
     assert scan_windows(uri, first).filter(session_id="s1").collect().height == 4
@@ -75,84 +78,149 @@ def test_a_folder_that_could_not_be_read_again_is_refused_before_anything_is_wri
 
 def test_a_version_stays_what_it_was(tmp_path: Path) -> None:
     lake = table(tmp_path)
-    first = lake.publish(rows(), {P0: (None, 104)})
-    lake.publish(rows("s2"), {P0: (104, 108)})
+    first = lake.publish(rows(), {P0: to(104)})
+    lake.publish(rows("s2"), {P0: to(108, after=104, commit=2)})
     assert scan_windows(str(tmp_path), first).collect().height == 4
     assert scan_windows(str(tmp_path)).collect().height == 8
 
 
 def test_days_are_partitions(tmp_path: Path) -> None:
     midnight = (EPOCH // (86_400 * SECOND) + 1) * 86_400 * SECOND
-    table(tmp_path).publish(rows(start_ns=midnight - 2 * SECOND), {P0: (None, 104)})
+    table(tmp_path).publish(rows(start_ns=midnight - 2 * SECOND), {P0: to(104)})
     days = scan_windows(str(tmp_path)).group_by("event_date").len().sort("event_date").collect()
     assert days["len"].to_list() == [2, 2]
 
 
 def test_offsets_alone_are_published_too(tmp_path: Path) -> None:
     lake = table(tmp_path)
-    lake.publish(rows().slice(0, 0), {P0: (None, 7), P1: (None, 9)})
+    lake.publish(rows().slice(0, 0), {P0: to(7), P1: to(9)})
     assert (table(tmp_path).offset(P0), table(tmp_path).offset(P1)) == (7, 9)
 
 
 def test_the_second_owner_is_refused(tmp_path: Path) -> None:
     zombie, owner = table(tmp_path), table(tmp_path)
-    zombie.publish(rows(), {P0: (None, 104)})
-    owner.publish(rows("s2"), {P0: (104, 108)})
+    zombie.publish(rows(), {P0: to(104)})
+    owner.publish(rows("s2"), {P0: to(108, after=104, commit=2)})
     with pytest.raises(LostOwnership, match=r"sensor.batches\[0\].*104.*108"):
-        zombie.publish(rows("s3"), {P0: (104, 112)})
+        zombie.publish(rows("s3"), {P0: to(112, after=104, commit=2)})
     assert scan_windows(str(tmp_path)).select("session_id").unique().collect().height == 2
 
 
-def test_two_owners_at_the_same_moment_one_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_owners_at_the_same_moment_one_passes(tmp_path: Path) -> None:
     """Both have checked the offset before either commits: Delta itself must refuse the second."""
     zombie, owner = table(tmp_path), table(tmp_path)
-    zombie.publish(rows(), {P0: (None, 104)})
+    zombie.publish(rows(), {P0: to(104)})
     owner.offset(P0)
-    check = WindowsTable.offset
     raced = []
 
-    def offset(self: WindowsTable, partition: TopicPartition) -> int | None:
-        found = check(self, partition)
-        if self is zombie and not raced:
-            raced.append(owner.publish(rows("s2"), {P0: (104, 104)}))
-        return found
+    def race(point: str) -> None:
+        if point == "publish.checked" and not raced:
+            raced.append(0)
+            raced.append(owner.publish(rows("s2"), {P0: to(104, after=104, commit=2)}))
 
-    monkeypatch.setattr(WindowsTable, "offset", offset)
-    with pytest.raises(LostOwnership):
-        zombie.publish(rows("s3"), {P0: (104, 104)})
+    with hooked(race), pytest.raises(LostOwnership):
+        zombie.publish(rows("s3"), {P0: to(104, after=104, commit=2)})
     assert raced
     assert scan_windows(str(tmp_path)).select("session_id").unique().collect().height == 2
+
+
+def test_a_zombie_is_refused_where_the_offset_stayed(tmp_path: Path) -> None:
+    """An open window holds the offset: the owner's commit and the zombie's leave the same number, and it was that before."""
+    zombie, owner = table(tmp_path), table(tmp_path)
+    zombie.publish(rows(), {P0: to(104)})
+    owner.publish(rows("s2"), {P0: to(104, after=104, commit=2)})
+    with pytest.raises(LostOwnership, match=r"104 after 1 commits.*104 after 2"):
+        zombie.publish(rows("s2"), {P0: to(104, after=104, commit=2)})
+    assert scan_windows(str(tmp_path)).collect()["window_id"].is_unique().all()
 
 
 def test_owners_of_different_partitions_do_not_disturb_each_other(tmp_path: Path) -> None:
     one, other = table(tmp_path), table(tmp_path)
     for i in range(3):
-        one.publish(rows(f"a{i}"), {P0: (None if i == 0 else i, i + 1)})
-        other.publish(rows(f"b{i}"), {P1: (None if i == 0 else i, i + 1)})
+        one.publish(rows(f"a{i}"), {P0: to(i + 1, after=i, commit=i + 1)})
+        other.publish(rows(f"b{i}"), {P1: to(i + 1, after=i, commit=i + 1)})
     assert scan_windows(str(tmp_path)).collect().height == 6 * 4
 
 
 @pytest.mark.parametrize("broken", ["fsync", "write_table"])
 def test_a_full_disk_publishes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
     lake = table(tmp_path)
-    lake.publish(rows(), {P0: (None, 104)})
+    lake.publish(rows(), {P0: to(104)})
 
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    where: object = lake_module.os if broken == "fsync" else lake_module.pq
     with monkeypatch.context() as patch:
-        patch.setattr(where, broken, full)
+        patch.setattr(
+            {"fsync": "streaming.storage.os.fsync", "write_table": "streaming.layout.pq.write_table"}[broken], full
+        )
         with pytest.raises(LakeError, match="free space"):
-            lake.publish(rows("s2"), {P0: (104, 108)})
+            lake.publish(rows("s2"), {P0: to(108, after=104, commit=2)})
     assert (table(tmp_path).offset(P0), scan_windows(str(tmp_path)).collect().height) == (104, 4)
-    lake.publish(rows("s2"), {P0: (104, 108)})
+    lake.publish(rows("s2"), {P0: to(108, after=104, commit=2)})
     assert scan_windows(str(tmp_path)).collect().height == 8
+
+
+def test_files_folders_and_log_are_on_disk_before_anybody_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[str] = []
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        flushed.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()).removeprefix(f"{tmp_path}/windows"))
+        fsync(descriptor)
+
+    lake = table(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("streaming.storage.os.fsync", note)
+        lake.publish(rows(), {P0: to(104)})
+    (file,) = (tmp_path / "windows").glob("*/*.parquet")
+    day = f"/{file.parent.name}"
+    assert flushed == [f"{day}/{file.name}", day, "", f"/_delta_log/{1:020d}.json", "/_delta_log"]
+
+
+def test_a_commit_whose_answer_is_lost_is_not_published_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It took effect, and the writer was told that it failed: the writer is not the owner of what it left any more."""
+    lake = table(tmp_path)
+    commit = Table.commit
+
+    def lost(self: Table, **arguments: Any) -> None:
+        commit(self, **arguments)
+        msg = "the connection broke"
+        raise LakeError(msg)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Table, "commit", lost)
+        with pytest.raises(LakeError, match="connection"):
+            lake.publish(rows(), {P0: to(104)})
+    with pytest.raises(LostOwnership):
+        lake.publish(rows(), {P0: to(104)})
+    assert scan_windows(str(tmp_path)).collect().height == 4
+
+
+def test_a_commit_that_a_store_took_and_then_refused_is_known_by_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = table(tmp_path)
+    commit = Table.commit
+
+    def refused(self: Table, **arguments: Any) -> None:
+        commit(self, **arguments)
+        msg = "the version is there already"
+        raise CommitConflict(msg)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Table, "commit", refused)
+        lake.publish(rows(), {P0: to(104)})
+        with pytest.raises(LostOwnership):
+            lake.publish(rows().slice(0, 0), {P0: to(104, after=104, commit=2)})
+    assert scan_windows(str(tmp_path)).collect().height == 4
 
 
 def test_what_the_table_remembers_of_sessions(tmp_path: Path) -> None:
     lake = table(tmp_path)
-    lake.publish(rows(), {P0: (None, 104)})
+    lake.publish(rows(), {P0: to(104)})
     ((key, memory),) = lake.sessions(P0, SETTINGS.hop_ns).items()
     assert key == ("d1", "s1")
     assert memory.next_start_ns == EPOCH + 4 * SECOND
@@ -167,7 +235,7 @@ def test_other_sensors_are_refused(tmp_path: Path) -> None:
 
 
 def test_signal_columns_are_byte_stream_split(tmp_path: Path) -> None:
-    table(tmp_path).publish(rows(), {P0: (None, 104)})
+    table(tmp_path).publish(rows(), {P0: to(104)})
     (file,) = (tmp_path / "windows").glob("*/*.parquet")
     group = pa.parquet.ParquetFile(file).metadata.row_group(0)
     columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}

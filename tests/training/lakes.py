@@ -1,4 +1,4 @@
-"""Small lakes, written as ingestion writes them: a row a window, published by :class:`streaming.lake.WindowsTable`."""
+"""Small lakes, written as ingestion writes them: a row a window, published by :class:`streaming.windows.WindowsTable`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from streaming.assembler import ClosedWindows, SessionKey
-from streaming.lake import TopicPartition, WindowsTable
+from streaming.offsets import Account, TopicPartition
 from streaming.rows import windows_table
 from streaming.sensors import SENSORS
 from streaming.settings import LakeSettings, WindowSettings
+from streaming.windows import WindowsTable
 from training.dataset import UNLABELLED, WindowSet
 from training.evaluation import evaluate
 from training.original import OriginalModel
@@ -41,12 +42,17 @@ PARTITION = TopicPartition(topic="sensor.batches", partition=0)
 def publish(lake: Path, windows: WindowSet, *, cohort: str = "target", cut: WindowSettings = CUT) -> int:
     """Append windows to the table in one commit; a sensor that is NaN all along was absent. Returns the lake's version."""
     table = WindowsTable(LakeSettings(uri=str(lake)), cut.sensors)
-    before = table.offset(PARTITION)
+    found = table.position(PARTITION)
+    before, after = found.offset or 0, (found.offset or 0) + len(windows)
     closed = [_closed(windows.select(np.array([at])), cohort, cut) for at in range(len(windows))]
     rows = windows_table(
         closed, cut, topic=PARTITION.topic, partition=PARTITION.partition, ingested_at=datetime(2026, 1, 1, tzinfo=UTC)
     )
-    return table.publish(rows, {PARTITION: (before, (before or 0) + len(windows))})
+    account = Account(
+        commit=found.commits + 1, from_offset=before, to_offset=after, read_to=after, batches=len(windows),
+        windows=rows.num_rows, rows_before=table.rows(PARTITION),
+    )  # fmt: skip
+    return table.publish(rows, {PARTITION: account})
 
 
 def of_people(name: str, made: WindowSet) -> WindowSet:

@@ -76,7 +76,9 @@ def test_the_share_of_wrong_labels_is_found_scene_by_scene() -> None:
     truth = rng.integers(0, 3, 900)
     labels = np.where((truth == 0) & (rng.random(900) < 0.3), 1, truth)  # a third of scene 0 is labelled 1
     seen = np.full((900, 3), 0.02)
-    seen[np.arange(900), truth] = 0.96  # a judge who claims no more than 0.8 would himself be wrong as often as these labels
+    seen[np.arange(900), truth] = (
+        0.96  # a judge who claims no more than 0.8 would himself be wrong as often as these labels
+    )
     belief, wrong = label_belief(seen, labels, np.arange(900), train=np.ones(900, bool), novelty=0.1)
     assert roc_auc_score(labels == truth, belief) == 1
     expected = (labels != truth)[labels == 1].mean()

@@ -1,0 +1,118 @@
+"""The commands ``sensorloop lake …``."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dags import steps
+from dags.settings import load as load_settings
+from dags.terminal import EXIT_FINAL, EXIT_NOTHING, megabytes, result, say
+
+app = typer.Typer(help="The Parquet lake.", no_args_is_help=True)
+
+
+@app.command()
+def account(
+    directories: Annotated[list[Path], typer.Argument(help="Folders of recordings that were replayed.", exists=True)],
+) -> None:
+    """Hold every sample of these recordings against the lake: how many are lost, how many there twice."""
+    import polars as pl
+
+    from streaming.account import account as hold
+    from streaming.lake import scan_windows
+    from streaming.replay import expected_samples
+
+    settings = load_settings()
+    sent = pl.concat(expected_samples(directory, hop_ns=settings.windows.hop_ns) for directory in directories)
+    sums = hold(sent, scan_windows(settings.lake))
+    say(f"{sums.sent:,} samples sent: {sums.lost} lost, {sums.doubled} doubled, in {sums.windows} windows.")
+    result(**dataclasses.asdict(sums))
+    if sums.lost or sums.doubled:
+        raise typer.Exit(EXIT_FINAL)
+
+
+@app.command()
+def pin(
+    *,
+    cohort: Annotated[str, typer.Option(help="Which fleet: the recordings' and windows' cohort.")] = "target",
+    min_windows: Annotated[int, typer.Option(min=0, help="New labelled windows that make a retraining worth it.")] = 0,
+    force: Annotated[bool, typer.Option(help="Retrain whether there is anything new or not.")] = False,
+) -> None:
+    """Name the lake's newest version and count what is new in it since the last retraining. Exit code 99: not enough."""
+    found = steps.pin(load_settings(), cohort)
+    if found.fresh < min_windows and not force:
+        say(
+            f"{found.fresh} labelled windows of cohort '{cohort}' are new; {min_windows - found.fresh} more are needed."
+        )
+        raise typer.Exit(EXIT_NOTHING)
+    say(
+        f"Lake version {found.lake_version}: {found.windows} windows of '{cohort}', {found.labelled} labelled, {found.fresh} new."
+    )
+    result(**dataclasses.asdict(found))
+
+
+@app.command()
+def verify(
+    *,
+    pages: Annotated[bool, typer.Option(help="Read every page of every file, or only where windows came from.")] = True,
+) -> None:
+    """Prove the lake: files whole, every offset accounted for once, no window twice. Exit code 3: it is not, a line a problem."""
+    from streaming.verify import verify as prove
+
+    proof = prove(load_settings().lake, pages=pages)
+    for problem in proof.problems:
+        say(f"error: {problem}")
+    if proof.orphans:
+        say(
+            f"note: {len(proof.orphans)} files that no version names: a writer died before its commit, or is at work. Harmless; "
+            "'sensorloop lake vacuum' removes old ones."
+        )
+    if proof.absent_offsets:
+        say(
+            f"note: at {proof.absent_offsets} offsets Kafka had no record (a transaction's marker, or deleted before it was read)."
+        )
+    say(
+        f"Version {proof.version}: {proof.windows:,} windows in {proof.files} files, {proof.partitions} partitions, log since version "
+        f"{proof.since_version}: {f'{len(proof.problems)} problems' if proof.problems else 'proven'}."
+    )
+    result(**dataclasses.asdict(proof))
+    if proof.problems:
+        raise typer.Exit(EXIT_FINAL)
+
+
+@app.command()
+def compact(
+    *,
+    day: Annotated[str | None, typer.Option(help="An event date, say 2026-01-31; every day if not said.")] = None,
+) -> None:
+    """Merge small files into files of about [lake] file_bytes, day by day. Rows stay the same, and so do older versions."""
+    from streaming.maintenance import compact as run
+
+    done = run(load_settings().lake, day=day)
+    say(
+        f"{done.merged} small files ({megabytes(done.bytes_merged)}) of {done.days} days merged: "
+        f"{done.files_before} files before, {done.files_after} now, at version {done.version}."
+    )
+    result(**dataclasses.asdict(done))
+
+
+@app.command()
+def vacuum(
+    *,
+    keep_version: Annotated[
+        list[int] | None,
+        typer.Option(help="A version that must stay readable however old it is; may be given several times."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="Only say what would be deleted.")] = False,
+) -> None:
+    """Delete files that no version within [lake] vacuum_retention needs. Older versions cannot be read after it."""
+    from streaming.maintenance import vacuum as run
+
+    done = run(load_settings().lake, keep_versions=keep_version or (), dry_run=dry_run)
+    verb = "would be deleted" if dry_run else "deleted"
+    say(f"{done.deleted} files ({megabytes(done.bytes)}) {verb}; {done.kept} that no version needs stay for now.")
+    result(**dataclasses.asdict(done))

@@ -1,0 +1,74 @@
+"""The ``windows`` table, as its writer sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import polars as pl
+import pyarrow as pa
+
+from streaming.assembler import SessionKey, SessionMemory
+from streaming.offsets import Account, TopicPartition
+from streaming.publish import Position, Publisher
+from streaming.settings import LakeSettings
+from streaming.storage import Storage
+from streaming.tables import PARTITION_COLUMN, WINDOWS, windows_schema
+
+
+class WindowsTable:
+    """The ``windows`` table; made if it is not there.
+
+    Args:
+        settings: where the lake is.
+        sensors: names of the sensors that have columns.
+
+    Raises:
+        LakeError: a table is there with other columns.
+    """
+
+    def __init__(self, settings: LakeSettings, sensors: Iterable[str]) -> None:
+        self._publisher = Publisher(
+            Storage(settings, WINDOWS), windows_schema(sensors), partition_column=PARTITION_COLUMN,
+            compression_level=settings.compression_level,
+        )  # fmt: skip
+
+    @property
+    def version(self) -> int:
+        """The newest version this writer knows."""
+        return self._publisher.table.version
+
+    def offset(self, partition: TopicPartition) -> int | None:
+        """Next Kafka offset to read, as the newest commit has it; None if this partition was never committed."""
+        return self.position(partition).offset
+
+    def position(self, partition: TopicPartition) -> Position:
+        """See :meth:`streaming.publish.Publisher.position`."""
+        return self._publisher.position(partition)
+
+    def sessions(self, partition: TopicPartition, hop_ns: int) -> dict[SessionKey, SessionMemory]:
+        """What is published of each session of a partition, as of the version that :meth:`position` saw."""
+        rows = (
+            self._of(partition)
+            .group_by("device_id", "session_id")
+            .agg(pl.col("start_ns").max(), pl.col("next_sequence").max())
+            .collect()
+        )
+        return {
+            SessionKey(row["device_id"], row["session_id"]): SessionMemory(
+                next_start_ns=row["start_ns"] + hop_ns, next_sequence=row["next_sequence"]
+            )
+            for row in rows.iter_rows(named=True)
+        }
+
+    def rows(self, partition: TopicPartition) -> int:
+        """How many windows of a partition are published, as of the version that :meth:`position` saw."""
+        return int(self._of(partition).select(pl.len()).collect().item())
+
+    def publish(self, windows: pa.Table, accounts: Mapping[TopicPartition, Account]) -> int:
+        """See :meth:`streaming.publish.Publisher.publish`."""
+        return self._publisher.publish(windows, accounts)
+
+    def _of(self, partition: TopicPartition) -> pl.LazyFrame:
+        return self._publisher.table.scan().filter(
+            pl.col("topic") == partition.topic, pl.col("kafka_partition") == partition.partition
+        )

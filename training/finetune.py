@@ -2,11 +2,12 @@
 
 Reads top to bottom: who judges; fit a head to the features as they are, pulled to the original's (L2-SP: Li et al., 2018) and
 averaged with it (WiSE-FT: Wortsman et al., 2022), how much of both being chosen on people left out: that may be "not at all", and
-then the original stays as it is; train the layers below it as well, if that is worth it (first the head, so that a bad one does
-not bend what is below it: Kumar et al., 2022, "Fine-tuning can distort pretrained features"); then the same with everybody.
+then the original stays as it is; train the layers below it as well, if people left out say that it is worth it; then the same
+with everybody. The head comes first, so that a bad one does not bend what is below it (Kumar et al., 2022, "Fine-tuning can
+distort pretrained features").
 
 What else keeps a ResNet-34 from getting worse on a few hundred windows: batch norm's statistics are frozen, everything below the
-trained part is computed once, and the learning rate goes through one cycle of a bounded number of steps (Smith & Topin, 2018).
+trained part is computed once, and the learning rate goes through one whole cycle of a bounded number of steps (Smith & Topin, 2018).
 """
 
 from __future__ import annotations
@@ -118,16 +119,15 @@ def finetune(
         trainer = _Trainer(original, cached, labels, weights, adjust=adjust, sampler=sampler, settings=settings)
         head = trainer.choose_head(fold, believed, shares)
         trainer.restart(np.flatnonzero(~judges), head.pull)
-        reached, best = trainer.validate(head.share, judges, believed), 0
+        found = reached = trainer.validate(head.share, judges, believed)
         run.metrics({"validation/balanced_accuracy": reached}, step=0)
-        beat = reached + settings.worth
         for epoch in range(1, passes + 1):
             loss = trainer.epoch(np.flatnonzero(~judges), epoch, passes)
             found = trainer.validate(head.share, judges, believed)
-            if found > beat:
-                beat, best = found, epoch
             run.metrics({"train/loss": loss, "validation/balanced_accuracy": found}, step=epoch)
             progress(epoch, total, f"epoch {epoch} of {passes}")
+        # The whole cycle or nothing: half way, where the rate is high, a network is worse than before and after.
+        best = passes if found > reached + settings.worth else 0
         everything = np.arange(len(labels))
         trainer.restart(everything, head.pull)
         for epoch in range(1, best + 1):

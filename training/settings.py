@@ -100,7 +100,7 @@ class FineTuneSettings:
     """head, block (the last residual block, too), layer4, all; auto: block on a CPU, where everything below it is computed once and
     the rest takes a minute, and all on a GPU."""
     epochs: int = 20
-    """Most passes over the data below the head; how many are used is chosen on people of the training part that were left out."""
+    """Passes over the data that train below the head, if that is worth it to people of the training part who were left out."""
     max_steps: int = 600
     """Most steps; with many windows there are fewer passes."""
     worth: float = 0.01
@@ -114,7 +114,7 @@ class FineTuneSettings:
     pull: float = 1e-4
     """L2-SP: half of this times the squared distance from the weights at the start is added to the loss."""
     validation_folds: int = 4
-    """The training part's people in so many folds: all of them choose the head, and the first the epoch."""
+    """The training part's people in so many folds: all of them choose the head, the first whether to go below it."""
     device: str = "auto"
     """cpu, cuda, or auto: cuda where there is one."""
     threads: int = 0

@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
+from threadpoolctl import ThreadpoolController
 
 from training.network import SceneNet
 
 Array = NDArray[np.float64]
+_BLAS = ThreadpoolController()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -84,6 +86,8 @@ def fit_head(
         value = -(w * log_softmax(logits, axis=1)[at]).sum() + pull * size / 2 * (change**2).sum()
         return float(value), ((error * w[:, None]).T @ h + pull * size * change).ravel()
 
-    found = minimize(loss, np.zeros(first.size), jac=True, method="L-BFGS-B", options={"maxiter": iterations})
+    # Matrices are small: threads that share them wait for each other most of the time, and on a busy machine all of it.
+    with _BLAS.limit(limits=1, user_api="blas"):
+        found = minimize(loss, np.zeros(first.size), jac=True, method="L-BFGS-B", options={"maxiter": iterations})
     fitted = first + found.x.reshape(first.shape)
     return Head(weight=fitted[:, :-1], bias=fitted[:, -1] * constant)

@@ -330,6 +330,20 @@ def registry_verify() -> None:
         raise typer.Exit(EXIT_FINAL)
 
 
+@app.command("settings")
+def settings_(
+    markdown: Annotated[bool, typer.Option("--markdown", help="As docs/settings.md has them.")] = False,
+) -> None:
+    """Every setting of sensorloop.toml: its variable, its default, its unit and reason."""
+    from dags import described
+
+    if markdown:
+        typer.echo(described.markdown(), nl=False)
+        return
+    for each in described.described():
+        typer.echo(f"[{each.section}] {each.key} = {each.default}    {each.variable}\n    {each.text}")
+
+
 @app.command()
 def demo(
     source: Annotated[

@@ -187,11 +187,10 @@ def _target(settings: Settings, original: OriginalModel, *, cohort: str, version
 
     windows = steps.load_windows(settings, cohort=cohort, version=version)
     data = settings.data
-    present = [scene for scene, count in windows.counts().items() if count]
     windows = windows.with_channels(original.net.channels).with_scenes(original.net.scenes)
     split = split_by_subject(
         windows, share=data.holdout_share, subjects=data.holdout_subjects, seed=data.seed, min_labelled=data.min_labelled,
-        scenes=data.scenes or [scene for scene in original.net.scenes if scene in present], min_train_subjects=2,
+        scenes=data.scenes or original.net.scenes, min_train_subjects=2,
     )  # fmt: skip
     return windows, split
 
@@ -310,10 +309,9 @@ def _version_score(settings: Settings, client: Any, version: str, holdout: Windo
 def _score(found: Evaluation, holdout: WindowSet) -> Score:
     from registry.gate import Score
 
-    counts = holdout.counts()
-    present = {scene: value for scene, value in found.recall.items() if counts.get(scene)}
+    # A scene that is absent from the holdout stays in: NaN, and 0 windows. The gate says what that means.
     return Score(
-        accuracy=found.accuracy, macro_f1=found.macro_f1, recall=present, windows=found.windows,
-        subjects=len(set(holdout.subjects.tolist())), holdout=holdout.digest(), scene_windows={s: counts[s] for s in present},
+        accuracy=found.accuracy, macro_f1=found.macro_f1, recall=found.recall, windows=found.windows,
+        subjects=len(set(holdout.subjects.tolist())), holdout=holdout.digest(), scene_windows=holdout.counts(),
         accuracy_interval=found.interval,
     )  # fmt: skip

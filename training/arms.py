@@ -1,7 +1,8 @@
 """Arms: FilterLoss and what it is compared with, on one split and one budget.
 
-Every arm starts at the original model, sees the same people, and is measured once on the same holdout. The baselines are as
-people run them: the same recipe, all weights 1, and the imbalance handled in their own way.
+Every arm starts at the original model, sees the same people, has as many steps, chooses how near it stays to the original among
+the same pulls and shares, and is measured once on the same holdout. In the baselines all weights are 1, and the imbalance is
+handled in their own way.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ ORIGINAL, FILTERLOSS = "original", "filterloss"
 ARMS = (ORIGINAL, "plain", "oversampling", "undersampling", FILTERLOSS)
 """Every arm, in the order they are run."""
 _RESULT = "result.json"
+_TRAINABLE = "trainable"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -114,8 +116,10 @@ def run_arms(
     for number, arm in enumerate(wanted):
         told = partial(_within, progress, number, len(wanted), arm)
         with tracker.run(arm, parent=parent, tags={"run_key": run_key, "arm": arm}) as run:
-            result = _load(folder / arm, arm, run) or _run(bench, arm, cached, run, told)
-            _save(folder / arm, result)
+            result = _load(folder / arm, arm, run, trainable(bench.settings))
+            if result is None:
+                result = _run(bench, arm, cached, run, told)
+                _save(folder / arm, result)
             _log(run, bench, result)
         results[arm] = result
     numbers = {
@@ -176,10 +180,10 @@ def _tune(
         details = {"tier_weights": list(chosen.weights), "tried": chosen.tried, "effective_size": sizes}
     tuned = finetune(
         bench.original.net, cached, labels, weights, groups, believed=believed, adjust=arm == FILTERLOSS,
-        shares=(0.25, 0.5, 0.75, 1.0) if arm == FILTERLOSS else (1.0,), sampler=_sampler(arm, bench.settings.seed),
+        shares=bench.settings.shares, sampler=_sampler(arm, bench.settings.seed),
         settings=bench.settings, run=run, progress=progress,
     )  # fmt: skip
-    return tuned, details
+    return tuned, {**details, _TRAINABLE: trainable(bench.settings)}
 
 
 def _sampler(arm: str, seed: int) -> Callable[[NDArray[np.int64]], NDArray[np.int64]] | None:
@@ -226,8 +230,7 @@ def _log(run: RunLog, bench: Bench, result: ArmResult) -> None:
 
 def _save(folder: Path, result: ArmResult) -> None:
     """The model first, the result last: a result is there when all of the arm is."""
-    if (folder / _RESULT).exists():
-        return
+    (folder / _RESULT).unlink(missing_ok=True)
     result.net.save(folder, {"kind": result.name})
     values = {
         "name": result.name, "evaluation": result.evaluation.to_json(), "recovery_ratio": result.recovery_ratio,
@@ -238,10 +241,13 @@ def _save(folder: Path, result: ArmResult) -> None:
     partial_file.replace(folder / _RESULT)
 
 
-def _load(folder: Path, arm: str, run: RunLog) -> ArmResult | None:
+def _load(folder: Path, arm: str, run: RunLog, part: str) -> ArmResult | None:
+    """What an earlier call trained; nothing if that was on a machine where another part is trained: it would be no comparison."""
     if not (folder / _RESULT).exists():
         return None
     values = json.loads((folder / _RESULT).read_text(encoding="utf-8"))
+    if values["details"].get(_TRAINABLE, part) != part:
+        return None
     return ArmResult(
         name=arm, evaluation=Evaluation.from_json(values["evaluation"]), recovery_ratio=values["recovery_ratio"],
         net=SceneNet.load(folder), details=values["details"], seconds=values["seconds"], run_id=run.run_id,

@@ -99,9 +99,9 @@ def finetune(
         labels: (n,) their scenes.
         weights: (n,) of the loss.
         groups: (n,) their people.
-        believed: (n,) how much a window counts when people who were left out choose epochs and share.
+        believed: (n,) how much a window counts when people who were left out choose.
         adjust: whether to correct for imbalance by logit adjustment.
-        shares: what may be chosen, of the way from the original to the trained weights.
+        shares: what may be chosen, of the way from the original's weights to the trained ones; to stay is always allowed.
         sampler: resamples an epoch; None for every row once.
         settings: the recipe, the same for every arm.
         run: gets the epochs' curves.
@@ -113,18 +113,19 @@ def finetune(
     settings, run = settings or FineTuneSettings(), run or NullRun()
     fold = grouped_folds(groups, labels, settings.validation_folds, rng=np.random.default_rng(settings.seed))
     judges = fold == 0 if fold.max() else np.zeros(len(labels), bool)
-    passes = epochs_of(len(labels), settings)
-    total = 2 * passes
     with threads(settings.threads), seeded(settings.seed):
         trainer = _Trainer(original, cached, labels, weights, adjust=adjust, sampler=sampler, settings=settings)
         head = trainer.choose_head(fold, believed, shares)
+        # Where the original stays as it is, nothing below the head is worth a try.
+        passes = epochs_of(trainer.rows_per_epoch(), settings) if head.share else 0
+        total = max(1, 2 * passes)
         trainer.restart(np.flatnonzero(~judges), head.pull)
         found = reached = trainer.validate(head.share, judges, believed)
-        run.metrics({"validation/balanced_accuracy": reached}, step=0)
+        run.metrics(trainer.curves(head.share, judges, believed), step=0)
         for epoch in range(1, passes + 1):
             loss = trainer.epoch(np.flatnonzero(~judges), epoch, passes)
             found = trainer.validate(head.share, judges, believed)
-            run.metrics({"train/loss": loss, "validation/balanced_accuracy": found}, step=epoch)
+            run.metrics({"train/loss": loss, **trainer.curves(head.share, judges, believed)}, step=epoch)
             progress(epoch, total, f"epoch {epoch} of {passes}")
         # The whole cycle or nothing: half way, where the rate is high, a network is worse than before and after.
         best = passes if found > reached + settings.worth else 0
@@ -257,6 +258,17 @@ class _Trainer:
                 parameter.grad.add_(parameter.detach() - start, alpha=self._settings.pull)
         self._optimizer.step()
         return loss.detach()
+
+    def rows_per_epoch(self) -> int:
+        """How many windows an epoch has: resampling makes them more or fewer."""
+        return len(self._sampled(np.arange(len(self._label_array))))
+
+    def curves(self, share: float, rows: NDArray[np.bool_], believed: NDArray[np.floating]) -> dict[str, float]:
+        """What is drawn of each epoch: under the same name, the same quantity in every arm."""
+        return {
+            "validation/balanced_accuracy": self.validate(share, rows, np.ones(len(rows))),
+            "validation/believed_balanced_accuracy": self.validate(share, rows, believed),
+        }
 
     def validate(self, share: float, rows: NDArray[np.bool_], believed: NDArray[np.floating]) -> float:
         """Balanced accuracy on the people left out, at this share of the way."""

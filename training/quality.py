@@ -110,7 +110,7 @@ def score_quality(
     heads = np.mean([judges[name] for name in judges if name not in {_NEIGHBOURS, _ORIGINAL}], axis=0)
     margin, original, neighbours = (_margin(p, labels) for p in (heads, judges[_ORIGINAL], judges[_NEIGHBOURS]))
     physical = physical_quality(windows)
-    ranked = _ranks(belief, labels, groups, settings.shrink)
+    ranked = _ranks(belief, labels, groups, settings.shrink, train=train)
     score = np.clip(((1 - settings.rank_share) * belief + settings.rank_share * ranked) * physical, 0, 1)
     return Quality(
         margin=margin, neighbours=neighbours, original=original, physical=physical, belief=belief, score=score,
@@ -305,20 +305,28 @@ def _margin(probabilities: Array, labels: NDArray[np.int64]) -> Array:
     return margin
 
 
-def _ranks(raw: Array, labels: NDArray[np.int64], groups: NDArray[np.int64], shrink: int) -> Array:
-    """(n,) rank in [0, 1] within (scene, person), shrunk to the rank within the scene where a person has few windows."""
-    ranks = np.empty(len(raw))
+def _ranks(
+    belief: Array, labels: NDArray[np.int64], groups: NDArray[np.int64], shrink: int, *, train: NDArray[np.bool_]
+) -> Array:
+    """(n,) rank in [0, 1] within (scene, person), shrunk to the rank within the scene where a person has few windows.
+
+    Training windows are ranked among themselves; the others are held against them, and against each other within a person.
+    """
+    ranks = np.empty(len(belief))
     for scene in np.unique(labels):
         in_scene = np.flatnonzero(labels == scene)
-        ranks[in_scene] = _rank(raw[in_scene])
+        learned = in_scene[train[in_scene]]
+        ranks[in_scene] = _rank(belief[in_scene], among=belief[learned if len(learned) else in_scene])
         for group in np.unique(groups[in_scene]):
             rows = in_scene[groups[in_scene] == group]
             own = len(rows) / (len(rows) + shrink)
-            ranks[rows] = own * _rank(raw[rows]) + (1 - own) * ranks[rows]
+            ranks[rows] = own * _rank(belief[rows], among=belief[rows]) + (1 - own) * ranks[rows]
     return ranks
 
 
-def _rank(values: Array) -> Array:
-    order = np.empty(len(values))
-    order[np.argsort(values, kind="stable")] = np.arange(len(values))
-    return (order + 0.5) / len(values)
+def _rank(values: Array, *, among: Array) -> Array:
+    """Share of ``among`` that is below each value; of equals, half."""
+    ordered = np.sort(among)
+    below, upto = np.searchsorted(ordered, values, side="left"), np.searchsorted(ordered, values, side="right")
+    rank: Array = (below + upto) / (2 * len(ordered))
+    return rank

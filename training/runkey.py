@@ -10,6 +10,9 @@ from typing import Any
 
 from training.settings import DataSettings, FineTuneSettings, QualitySettings
 
+RECIPE = 2
+"""Counts up when the code would make something else of the same data and settings: results of the old recipe are not the new one's."""
+
 
 def run_key(
     *,
@@ -32,7 +35,7 @@ def run_key(
     """
     recipe = {key: value for key, value in asdict(finetune).items() if key not in {"device", "threads"}}
     parts: Mapping[str, Any] = {
-        "cohort": cohort, "lake_version": lake_version, "original": original, "data": asdict(data),
+        "recipe": RECIPE, "cohort": cohort, "lake_version": lake_version, "original": original, "data": asdict(data),
         "quality": asdict(quality), "finetune": recipe,
     }  # fmt: skip
     text = json.dumps(parts, sort_keys=True, default=str)

@@ -111,6 +111,8 @@ class FineTuneSettings:
     """How strongly the head may be pulled to the original's; people who were left out choose."""
     learning_rate: float = 5e-4
     """AdamW's, at the top of its cycle."""
+    shares: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    """How far to go from the original's weights (0, always allowed) to the trained ones (1); people who were left out choose."""
     pull: float = 1e-4
     """L2-SP: half of this times the squared distance from the weights at the start is added to the loss."""
     validation_folds: int = 4

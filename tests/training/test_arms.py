@@ -138,6 +138,25 @@ def test_people_left_out_choose_how_far_to_go(bench: Bench) -> None:
     assert noisy.validation >= noisy.validation_original
 
 
+def test_resampling_changes_what_an_epoch_is_and_not_how_many_steps_there_are(bench: Bench) -> None:
+    """An arm that draws ten times the windows has a tenth of the passes."""
+    settings = replace(QUICK, epochs=1000, max_steps=40, batch=8, worth=-1.0)
+    whole = tune(bench, settings=settings)
+    often = tune(bench, settings=settings, sampler=lambda labels: np.repeat(np.arange(len(labels)), 10))
+    n = int(bench.train.sum())
+    assert whole.epochs == 40 // -(-n // 8)  # type: ignore[attr-defined]
+    assert often.epochs == max(1, 40 // -(-10 * n // 8))  # type: ignore[attr-defined]
+
+
+def test_what_was_trained_elsewhere_on_another_part_is_no_result_here(bench: Bench, tmp_path: Path) -> None:
+    first = run_arms(bench, tmp_path, tracker=NullTracker(), parent=NullRun(), arms=("plain",))["plain"]
+    other = replace(bench, settings=replace(QUICK, trainable="head"))
+    again = run_arms(other, tmp_path, tracker=NullTracker(), parent=NullRun(), arms=("plain",))["plain"]
+    assert (first.details["trainable"], again.details["trainable"]) == ("block", "head")
+    kept = run_arms(other, tmp_path, tracker=NullTracker(), parent=NullRun(), arms=("plain",))["plain"]
+    assert kept.seconds == again.seconds
+
+
 def test_training_below_the_head_must_be_worth_it(bench: Bench) -> None:
     below = [n for n, _ in bench.original.net.named_parameters() if n.startswith("backbone.layer4")]
     dear, free = tune(bench, settings=replace(QUICK, worth=1.0)), tune(bench, settings=replace(QUICK, worth=-1.0))

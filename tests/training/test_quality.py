@@ -55,6 +55,9 @@ def test_a_holdouts_labels_teach_nothing() -> None:
     one, two = scored(labelled, train), scored(other, train)
     np.testing.assert_array_equal(one.margin[train], two.margin[train])
     np.testing.assert_array_equal(one.neighbours[train], two.neighbours[train])
+    np.testing.assert_array_equal(one.belief[train], two.belief[train])
+    np.testing.assert_array_equal(one.score[train], two.score[train])
+    assert (one.trust, one.wrong) == (two.trust, two.wrong)
 
 
 def test_a_sessions_windows_are_believed_together() -> None:

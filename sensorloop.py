@@ -111,6 +111,11 @@ def simulate(
         manifest = run(fleet_settings, dest, progress=show)
     careful = sorted(person.subject_id for person in manifest.people if person.careful)
     say(f"{len(manifest.sessions)} recordings of {len(manifest.people)} people in {dest}.")
+    if careful:
+        held_out = ", ".join(f'"{subject}"' for subject in careful)
+        say(
+            f"The labels of some are all right. To measure on them, put into sensorloop.toml:\n[data]\nholdout_subjects = [{held_out}]"
+        )
     result(recordings=len(manifest.sessions), people=len(manifest.people), careful=careful)
 
 

@@ -4,6 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Literal, get_args
+
+from training import rules
+
+Architecture = Literal["resnet34", "resnet18"]
+"""A ResNet of torchvision."""
+Device = Literal["auto", "cpu", "cuda"]
+"""Where to compute."""
+
+_ARCHITECTURE, _DEVICE = rules.one_of(get_args(Architecture)), rules.one_of(get_args(Device))
+_TRAINABLE = rules.one_of(("auto", "head", "block", "layer4", "all"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,6 +29,11 @@ class SpectrogramSettings:
     """Columns of an image: segments start so far apart that this many fill the window."""
     floor: float = 1e-3
     """Added to the power before the logarithm, as a share of the channel's mean power in the source data: below it is phone noise."""
+
+    def __post_init__(self) -> None:
+        rules.check(
+            "spectrogram", self, segment=rules.DURATION, bands=rules.at_least(1), frames=rules.at_least(2), floor=rules.FLOOR,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,12 +55,18 @@ class DataSettings:
     seed: int = 0
     """Which people are drawn."""
 
+    def __post_init__(self) -> None:
+        rules.check(
+            "data", self, channels=rules.SOME_NAMES, scenes=rules.NAMES, min_coverage=rules.SHARE, holdout_share=rules.PART,
+            holdout_subjects=rules.NAMES, min_labelled=rules.at_least(0), seed=rules.SEED,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OriginalSettings:
     """Training of the original model from nothing."""
 
-    architecture: str = "resnet34"
+    architecture: Architecture = "resnet34"
     """A ResNet of torchvision: resnet34, or resnet18 where that is too slow."""
     epochs: int = 6
     """Passes over the data; with one cycle of the learning rate, as many as are needed and no more."""
@@ -62,10 +84,18 @@ class OriginalSettings:
     """Probability that a sensor of a window is missing, so that the model also works on phones without it."""
     threads: int = 0
     """Threads to compute with; 0 for one a core. Two programs that both use all cores slow each other down tenfold."""
-    device: str = "auto"
+    device: Device = "auto"
     """cpu, cuda, or auto: cuda where there is one."""
     seed: int = 0
     """Of weights, order and augmentation."""
+
+    def __post_init__(self) -> None:
+        rules.check(
+            "original", self, architecture=_ARCHITECTURE, epochs=rules.at_least(1),
+            batch=rules.at_least(2, "because batch norm cannot learn from one window"), learning_rate=rules.POSITIVE,
+            weight_decay=rules.NOT_NEGATIVE, gain=rules.NOT_NEGATIVE, sensor_dropout=rules.SHARE, threads=rules.at_least(0),
+            device=_DEVICE, seed=rules.SEED,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +120,13 @@ class QualitySettings:
     """Scores between tiers, ascending: below the first is the least trusted tier."""
     floor: float = 0.02
     """Least weight: nothing is ever erased."""
+
+    def __post_init__(self) -> None:
+        rules.check(
+            "quality", self, folds=rules.at_least(2, "so that somebody is left to judge"), pulls=rules.PULLS,
+            neighbours=rules.at_least(1), novelty=rules.SHARE, rank_share=rules.SHARE, shrink=rules.at_least(0),
+            thresholds=rules.ASCENDING_PARTS, floor=rules.FLOOR,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,9 +154,17 @@ class FineTuneSettings:
     """L2-SP: half of this times the squared distance from the weights at the start is added to the loss."""
     validation_folds: int = 4
     """The training part's people in so many folds: all of them choose the head, the first whether to go below it."""
-    device: str = "auto"
+    device: Device = "auto"
     """cpu, cuda, or auto: cuda where there is one."""
     threads: int = 0
     """Threads to compute with; 0 for one a core."""
     seed: int = 0
     """Of folds and order."""
+
+    def __post_init__(self) -> None:
+        rules.check(
+            "finetune", self, trainable=_TRAINABLE, epochs=rules.at_least(1), max_steps=rules.at_least(1), worth=rules.DIFFERENCE,
+            batch=rules.at_least(1), head_pulls=rules.PULLS, learning_rate=rules.POSITIVE, pull=rules.NOT_NEGATIVE,
+            validation_folds=rules.at_least(2, "so that somebody is left to judge"), device=_DEVICE, threads=rules.at_least(0),
+            seed=rules.SEED,
+        )  # fmt: skip

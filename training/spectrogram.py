@@ -114,9 +114,6 @@ def _check(settings: SpectrogramSettings, *, rate_hz: float, samples: int) -> No
             f"[spectrogram] segment = {seconds:g} s is longer than the windows of {samples / rate_hz:g} s: "
             "set a shorter one, or a longer [windows] length"
         )
-    elif settings.frames < 2 or settings.bands < 1:
-        name, found, needed = ("frames", settings.frames, 2) if settings.frames < 2 else ("bands", settings.bands, 1)
-        msg = f"[spectrogram] {name} = {found}: must be at least {needed}"
     if msg:
         raise SettingsError(msg)
 

@@ -16,20 +16,28 @@ WHERE = {"device", "threads"}
 """Settings that say where a training runs."""
 
 
-def other(value: Any) -> Any:
-    """Another value of the same kind."""
+CHOICES = {"trainable": "head", "device": "cpu"}
+"""Another choice than the default."""
+
+
+def other(value: Any, name: str = "") -> Any:
+    """Another value of the same kind, which its section allows, too."""
+    if name in CHOICES:
+        return CHOICES[name]
     if isinstance(value, bool):
         return not value
     if isinstance(value, tuple):
-        return (*value, value[-1] if value else "p9")
-    return f"{value}!" if isinstance(value, str) else value + 1
+        return value[:-1] if len(value) > 1 else ("p9",)
+    if isinstance(value, str):
+        return f"{value}!"
+    return value + 1 if isinstance(value, int) else value / 2
 
 
 def changes() -> list[tuple[str, str, Any]]:
     """Every input, and every field of every section."""
     single = [(name, "", other(KNOWN[name])) for name in ("cohort", "lake_version", "original")]
     sections = [
-        (name, field.name, replace(KNOWN[name], **{field.name: other(getattr(KNOWN[name], field.name))}))
+        (name, field.name, replace(KNOWN[name], **{field.name: other(getattr(KNOWN[name], field.name), field.name)}))
         for name in ("data", "quality", "finetune")
         for field in fields(KNOWN[name])
     ]

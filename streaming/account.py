@@ -21,6 +21,9 @@ class Account:
     """Samples sent against samples in the lake."""
 
     sent: int
+    """Of the sensors that the table has columns for."""
+    unused: int
+    """Sent by other sensors: [windows] sensors leaves them out."""
     lost: int
     """Sent, and not in the lake."""
     doubled: int
@@ -58,6 +61,9 @@ def account(sent: pl.DataFrame, windows: pl.LazyFrame) -> Account:
         short.clip(lower_bound=0).sum().alias("lost"),
         (-short).clip(lower_bound=0).sum().alias("doubled"),
     ).collect()
+    unused = sent.filter(~pl.col("sensor").is_in(present))["samples"].sum()
     count = ours.select(pl.len()).collect().item()
     sent_total, lost, doubled = totals.row(0)
-    return Account(sent=int(sent_total), lost=int(lost), doubled=int(doubled), windows=int(count))
+    return Account(
+        sent=int(sent_total), unused=int(unused), lost=int(lost), doubled=int(doubled), windows=int(count)
+    )  # fmt: skip

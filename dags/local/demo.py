@@ -122,7 +122,7 @@ def run(*, home: Path, source: Path | None, target: Path | None, once: bool, siz
             answers = _retrain(demo, airflow)
         settings = _settings(demo)
         found = summary.collect(settings, account=account, original=original, answers=answers, seconds=demo.seconds)
-        if sum(each["samples"] for each in replayed) != found["samples"]["sent"]:
+        if sum(each["samples"] for each in replayed) != account["sent"] + account["unused"]:
             msg = (
                 "The samples that were sent and those of the recordings differ: the account above is not to be trusted."
             )

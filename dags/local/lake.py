@@ -29,7 +29,8 @@ def account(
     settings = load_settings()
     sent = pl.concat(expected_samples(directory, hop_ns=settings.windows.hop_ns) for directory in directories)
     sums = hold(sent, scan_windows(settings.lake))
-    say(f"{sums.sent:,} samples sent: {sums.lost} lost, {sums.doubled} doubled, in {sums.windows} windows.")
+    unused = f" ({sums.unused:,} of sensors that [windows] sensors leaves out)" if sums.unused else ""
+    say(f"{sums.sent:,} samples sent{unused}: {sums.lost} lost, {sums.doubled} doubled, in {sums.windows} windows.")
     result(**dataclasses.asdict(sums))
     if sums.lost or sums.doubled:
         raise typer.Exit(EXIT_FINAL)

@@ -59,3 +59,11 @@ def test_a_window_twice_is_doubled() -> None:
     sent, windows = frames(SENT)
     result = account(sent, pl.concat([windows, windows.head(1)]))
     assert result.doubled == 8
+
+
+def test_sensors_that_are_left_out_are_counted_apart() -> None:
+    """As of phones that also send linear acceleration: neither lost, nor part of what must be there."""
+    sent, windows = frames(SENT)
+    extra = pl.DataFrame([("d", "s", "lac", 0, 7)], schema=sent.schema, orient="row")
+    result = account(pl.concat([sent, extra]), windows)
+    assert (result.sent, result.unused, result.lost, result.doubled) == (17, 7, 0, 0)

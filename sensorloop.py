@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import sys
 import threading
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -30,8 +32,10 @@ from dags.terminal import (
     progress,
     result,
     say,
+    say_disagreement,
     say_import,
     say_some,
+    verdict_line,
     version_line,
 )
 
@@ -267,7 +271,7 @@ def promote(run_key: RunKey, arm: Annotated[str, typer.Option(help="Which arm's 
     done = retraining.promote(load_settings(), run_key=run_key, arm=arm)
     for reason in done["reasons"]:
         say(reason)
-    say(f"Version {done['version']} is {'champion' if done['passed'] else 'refused'}.")
+    say(verdict_line(done))
     result(**done)
 
 
@@ -287,10 +291,10 @@ def registry_serve() -> None:
 def registry_list() -> None:
     """Every version, with what the gate found."""
     promotions = steps.promotions(load_settings())
-    promotions.reconcile()
     versions = promotions.versions()
     for found in versions:
         say(version_line(found))
+    say_disagreement(promotions.disagreement())
     result(versions=[dataclasses.asdict(version) for version in versions])
 
 
@@ -298,10 +302,10 @@ def registry_list() -> None:
 def registry_history() -> None:
     """The ledger: who became champion when, from which lake version, and why. Newest last."""
     promotions = steps.promotions(load_settings())
-    promotions.reconcile()
     entries = promotions.history()
     for entry in entries:
         say(entry_line(entry))
+    say_disagreement(promotions.disagreement())
     result(entries=[dataclasses.asdict(entry) for entry in entries])
 
 
@@ -374,6 +378,12 @@ def demo(
     )
 
 
+def _told_to_stop(number: int, _frame: FrameType | None) -> None:
+    """Leave by an exception, so that what is under way ends as it should: an MLflow run that nobody ends stays RUNNING."""
+    signal.signal(number, signal.SIG_IGN)  # once is enough: the end must not be interrupted
+    sys.exit(128 + number)
+
+
 def main() -> None:
     """Entry point of ``sensorloop``: errors of ours become a sentence and an exit code."""
     from dags.errors import DagError
@@ -381,6 +391,7 @@ def main() -> None:
     from streaming.errors import StreamingError
     from training.errors import TrainingError
 
+    signal.signal(signal.SIGTERM, _told_to_stop)
     try:
         app()
     except (StreamingError, TrainingError, RegistryError, DagError) as error:

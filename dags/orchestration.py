@@ -31,7 +31,8 @@ class RetrainSettings:
     finetune_timeout: timedelta = timedelta(hours=12)
     """Longest that fine-tuning may take; a night."""
     grace: timedelta = timedelta(seconds=60)
-    """What a command gets to end in when its task is stopped, before it is killed; a checkpoint takes seconds."""
+    """What a command gets to end in when its task is stopped, before it is killed: MLflow is told, which takes seconds.
+    Arms that are trained are kept and not trained again; the one under way begins anew."""
     max_failed_runs: int = 3
     """Failed runs in a row after which Airflow pauses the DAG, so that a broken night does not become a broken month."""
     owner: str = "sensorloop"

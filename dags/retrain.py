@@ -34,13 +34,13 @@ PARAMS = {
     "arms": Param(
         list(SETTINGS.arms),
         type="array",
-        items={"type": "string"},
+        items={"type": "string", "enum": list(ARMS)},
         minItems=1,
         examples=list(ARMS),
         title="Arms",
         description=(
             "What to train. `filterloss` is the method, the others what people would use instead, on the same split and "
-            "budget. `all` costs the most and gives the whole comparison. Only `filterloss` can be promoted."
+            "budget. `all` costs the most and gives the whole comparison. `filterloss` is always trained: it is what is promoted."
         ),
     ),
     "min_windows": Param(
@@ -141,8 +141,9 @@ def retrain() -> None:
     @task(multiple_outputs=False, queue="gpu", pool="gpu", execution_timeout=SETTINGS.finetune_timeout)
     def finetune(scored: dict[str, Any], **context: Any) -> dict[str, Any]:
         """Every arm, on one split and one budget: `{"run_key", "mlflow_run_id", "mlflow_url", "results"}`."""
-        arms = context["params"]["arms"]
-        return command("finetune", "--run-key", scored["run_key"], "--arms", "all" if "all" in arms else ",".join(arms))
+        chosen = context["params"]["arms"]
+        arms = ["all"] if "all" in chosen else list(dict.fromkeys(["filterloss", *chosen]))
+        return command("finetune", "--run-key", scored["run_key"], "--arms", ",".join(arms))
 
     @task(multiple_outputs=False)
     def promote(trained: dict[str, Any]) -> dict[str, Any]:

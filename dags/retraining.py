@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dags import steps
 from dags.settings import Settings
+from dags.whole import whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
     from training.quality import Quality
     from training.tracking import Progress
 
-_RUN, _SCORES, _RESULTS = "run.json", "scores.npz", "results.json"
+_RUN, _SCORES, _RESULTS, _LOCK = "run.json", "scores.npz", "results.json", "finetune.lock"
 
 
 def rescore(
@@ -69,10 +67,10 @@ def rescore(
         "wrong": scored.wrong,
     }  # fmt: skip
     # Each whole or not at all, and what makes it a run last.
-    with _whole(folder / _SCORES) as partial, partial.open("wb") as file:
+    with whole(folder / _SCORES) as partial, partial.open("wb") as file:
         arrays: dict[str, Any] = {"features": features, "window_ids": windows.window_ids, **scored.looks()}
         np.savez(file, **arrays)
-    with _whole(folder / _RUN) as partial:
+    with whole(folder / _RUN) as partial:
         partial.write_text(json.dumps(found), encoding="utf-8")
     write_quality(settings.lake, _quality_rows(key, windows, scored, tiers, original.digest, version))
     counts = {str(tier): int((tiers == tier).sum()) for tier in range(len(settings.quality.thresholds) + 1)}
@@ -80,13 +78,14 @@ def rescore(
 
 
 def finetune(settings: Settings, *, run_key: str, arms: tuple[str, ...] | None, progress: Progress) -> dict[str, Any]:
-    """Train the arms of a run key, each as an MLflow run below one parent.
+    """Train the arms of a run key, each as an MLflow run below one parent. Of two calls at once the second waits.
 
     Raises:
         TrainingError: there is no such run key, or an arm failed.
         RegistryError: MLflow does not answer, or refuses.
     """
     from registry import pages
+    from streaming import process
     from training.arms import ARMS, run_arms
     from training.tracking import log_data
 
@@ -96,7 +95,8 @@ def finetune(settings: Settings, *, run_key: str, arms: tuple[str, ...] | None, 
     note = "A run `retrain` for each run key, and below it a run for each arm. Open `retrain` for the comparison of its arms."
     tracker = steps.mlflow_tracker(client, settings.registry.retrain_experiment, note=note)
     tags = {"run_key": run_key, "cohort": run["cohort"], "lake_version": str(run["lake_version"])}
-    with tracker.run("retrain", tags=tags) as parent:
+    # Two of one run key would train every arm twice, and leave the results of one: the second waits, and finds them.
+    with process.exclusive(folder / _LOCK), tracker.run("retrain", tags=tags) as parent:
         parent.params(
             {
                 "cohort": run["cohort"],
@@ -125,7 +125,8 @@ def finetune(settings: Settings, *, run_key: str, arms: tuple[str, ...] | None, 
         }
         # Arms that an earlier call has trained stay: promote asks for them here.
         answer = {"run_key": run_key, "mlflow_run_id": parent.run_id, "arms": {**_results(folder), **found}}
-        (folder / _RESULTS).write_text(json.dumps(answer, indent=1), encoding="utf-8")
+        with whole(folder / _RESULTS) as partial:
+            partial.write_text(json.dumps(answer, indent=1), encoding="utf-8")
         about = (
             f"Cohort {run['cohort']} at lake version {run['lake_version']}; the gate asks for a recovery ratio of "
             f"{settings.gate.recovery_threshold:.2f}."
@@ -138,11 +139,13 @@ def finetune(settings: Settings, *, run_key: str, arms: tuple[str, ...] | None, 
 def promote(settings: Settings, *, run_key: str, arm: str) -> dict[str, Any]:
     """Register an arm's model and ask the gate; the champion moves if it passes.
 
+    Asked again of a version that was judged, it answers what was found then, and who is champion now.
+
     Raises:
         TrainingError: the run key has no such arm.
         RegistryError: MLflow or the ledger does not answer, or refuses.
     """
-    from registry.gate import verdict
+    from registry.gate import Verdict, verdict
     from training.errors import RunError
 
     folder, run = _run(settings, run_key)
@@ -171,13 +174,19 @@ def promote(settings: Settings, *, run_key: str, arm: str) -> dict[str, Any]:
             f"windows of {candidate.subjects} people held out; cohort {run['cohort']} at lake version {run['lake_version']}."
         ),
     )  # fmt: skip
-    # A version that is champion already was judged against the one before it: asking again gives the same entry.
-    score = None if champion in {None, version} else _version_score(settings, client, champion or "", holdout)
-    found = verdict(candidate, score, as_it_is, bench.original.accuracy, settings.gate)
-    outcome = ledger.promote(version, found, judged_against=champion) if found.passed else ledger.refuse(version, found)
+    # What was found of a version stands: asking again is no new judgement, whatever [gate] says today and whoever serves.
+    entry = ledger.judgement(version)
+    if entry is None:
+        score = None if champion in {None, version} else _version_score(settings, client, champion or "", holdout)
+        found = verdict(candidate, score, as_it_is, bench.original.accuracy, settings.gate)
+        outcome = (
+            ledger.promote(version, found, judged_against=champion) if found.passed else ledger.refuse(version, found)
+        )
+        entry = outcome.entry
+    told = Verdict.from_json(entry.verdict or "")
     return {
-        "passed": found.passed, "version": version, "champion": outcome.champion, "reasons": list(found.reasons),
-        "recovery_ratio": found.recovery_ratio,
+        "passed": told.passed, "version": version, "champion": ledger.champion(), "reasons": list(told.reasons),
+        "recovery_ratio": told.recovery_ratio,
     }  # fmt: skip
 
 
@@ -204,17 +213,6 @@ def _run(settings: Settings, run_key: str) -> tuple[Path, dict[str, Any]]:
         raise RunError(msg)
     run: dict[str, Any] = json.loads((folder / _RUN).read_text(encoding="utf-8"))
     return folder, run
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """Another name to write under; it gets this one when all is written."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _key(settings: Settings, *, cohort: str, version: int, seed: int, original: str) -> str:

@@ -5,7 +5,6 @@ Each is named by what it works on (a lake version, a run key), never by the time
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -173,10 +172,11 @@ def promotions(settings: Settings) -> Promotions:
     """Who is champion, and how that changes."""
     from registry.ledger import Ledger
     from registry.promotion import Promotions
+    from registry.tracker import user
 
     return Promotions(
         model_versions(settings, mlflow_client(settings)),
         Ledger(settings.registry.ledger_url),
         clock=lambda: datetime.now(UTC),
-        who=getpass.getuser(),
+        who=user(),
     )

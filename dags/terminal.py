@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from registry.chain import Entry
+    from registry.chain import Entry, Problem
     from registry.versions import Version
     from streaming.importers import ImportReport
 
@@ -28,6 +28,12 @@ def say_some(sentences: Sequence[str], most: int = 20) -> None:
         say(sentence)
     if len(sentences) > most:
         say(f"… and {len(sentences) - most} more.")
+
+
+def say_disagreement(problem: Problem | None) -> None:
+    """That alias and ledger differ, which reading them does not change, and what does."""
+    if problem is not None:
+        say(f"note: {problem.text} The next 'sensorloop promote' or 'sensorloop registry rollback' enters it.")
 
 
 def say_import(report: ImportReport) -> None:
@@ -104,6 +110,20 @@ def counters() -> Iterator[Callable[[Mapping[str, int]], None]]:
         yield lambda counters: live.update(table(counters))
     if not console.is_terminal:  # rich ends its last line on a terminal only
         console.line()
+
+
+def verdict_line(promoted: Mapping[str, Any]) -> str:
+    """What a promotion came to: the gate's verdict, and who serves, which a rollback may have changed since."""
+    version, champion, passed = promoted["version"], promoted["champion"], promoted["passed"]
+    if passed and champion == version:
+        return f"Version {version} is champion."
+    found = f"Version {version} {'has passed' if passed else 'is refused'}"
+    if champion == version:
+        return f"{found}, but has been made champion since: 'sensorloop registry history' says by whom."
+    if not passed:
+        return f"{found}; {f'champion is version {champion}' if champion else 'there is no champion'}."
+    now = f"champion is version {champion}" if champion else "there is no champion"
+    return f"{found}, but {now} since: 'sensorloop registry history' says why."
 
 
 def version_line(version: Version) -> str:

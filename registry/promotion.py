@@ -69,7 +69,7 @@ class Promotions:
         self._who = who
 
     def promote(self, version: str, verdict: Verdict, *, judged_against: str | None) -> Outcome:
-        """Make a version champion. Repeatable: the same version with the same run key is promoted once.
+        """Make a version champion. Repeatable: the same version with the same run key is judged once.
 
         Args:
             version: a registered version.
@@ -88,8 +88,7 @@ class Promotions:
         with self._ledger.exclusive():
             noticed = self._reconcile()
             found = self._store.version(version)
-            operation = self._operation(Action.PROMOTE, found)
-            if (known := self._ledger.operation(operation)) is not None:
+            if (known := self._judgement(found)) is not None:
                 return self._outcome(known, noticed, repeated=True)
             champion = self._champion()
             if champion != judged_against:
@@ -100,16 +99,17 @@ class Promotions:
                 raise ChampionMoved(msg)
             self._tag_verdict(found, verdict, Status.PASSED)
             entry = self._enter(
-                Action.PROMOTE, version, "Passed the gate.", operation=operation, subject=found, verdict=verdict
-            )
+                Action.PROMOTE, version, "Passed the gate.", operation=self._operation(Action.PROMOTE, found),
+                subject=found, verdict=verdict,
+            )  # fmt: skip
             self._settle(entry)
             return self._outcome(entry, noticed)
 
     def refuse(self, version: str, verdict: Verdict) -> Outcome:
-        """Enter that a version did not pass; the champion stays. Repeatable.
+        """Enter that a version did not pass; the champion stays. Repeatable, as :meth:`promote`.
 
         Raises:
-            PromotionError: the verdict has passed, or asks for a new score and so is no judgement.
+            PromotionError: the verdict has passed, or asks for a new score and so is no judgement; or the version serves.
             ModelNotFound: there is no such version.
             LedgerError: see there.
         """
@@ -120,13 +120,19 @@ class Promotions:
         with self._ledger.exclusive():
             noticed = self._reconcile()
             found = self._store.version(version)
-            operation = self._operation(Action.REFUSED, found)
-            if (known := self._ledger.operation(operation)) is not None:
+            if (known := self._judgement(found)) is not None:
                 return self._outcome(known, noticed, repeated=True)
+            if version == self._champion():
+                msg = (
+                    f"{self._store.name} version {version} does not pass the gate ({', '.join(verdict.failed)}), but was made champion "
+                    "by hand: it is not entered as refused while it serves. Roll back first, if it should not."
+                )
+                raise PromotionError(msg)
             self._tag_verdict(found, verdict, Status.REFUSED)
             entry = self._enter(
-                Action.REFUSED, version, " ".join(verdict.reasons), operation=operation, subject=found, verdict=verdict
-            )
+                Action.REFUSED, version, " ".join(verdict.reasons), operation=self._operation(Action.REFUSED, found),
+                subject=found, verdict=verdict,
+            )  # fmt: skip
             self._retire_challenger(version)
             return self._outcome(entry, noticed)
 
@@ -161,6 +167,15 @@ class Promotions:
             entry = self._enter(Action.ROLLBACK, target.version, text, operation=operation, subject=target)
             self._settle(entry)
             return self._outcome(entry, noticed)
+
+    def judgement(self, version: str) -> Entry | None:
+        """The entry of what the gate once found of a version: promoted or refused; None if it was never asked.
+
+        Raises:
+            ModelNotFound: there is no such version.
+            LedgerError: see there.
+        """
+        return self._judgement(self._store.version(version))
 
     def reconcile(self) -> tuple[Entry, ...]:
         """Finish a promotion that was killed, and enter a move that was made by hand in MLflow.
@@ -211,11 +226,17 @@ class Promotions:
                     "its end was cut off, or it was written anew."
                 )
                 problems.append(Problem(sequence=int(number) if number.isdecimal() else 0, kind="missing", text=text))
-        entry, alias = self._ledger.champion(self._store.name), self.champion()
-        if alias != (entry.version if entry else None):
-            text = f"The ledger's champion is {_named(entry.version if entry else None)}, MLflow's is {_named(alias)}."
-            problems.append(Problem(sequence=entry.sequence if entry else 0, kind="alias", text=text))
+        if (differs := self.disagreement()) is not None:
+            problems.append(differs)
         return tuple(problems)
+
+    def disagreement(self) -> Problem | None:
+        """That alias and ledger name different champions, if they do; read without the lock, and left as it is."""
+        entry, alias = self._ledger.champion(self._store.name), self.champion()
+        if alias == (entry.version if entry else None):
+            return None
+        text = f"The ledger's champion is {_named(entry.version if entry else None)}, MLflow's is {_named(alias)}."
+        return Problem(sequence=entry.sequence if entry else 0, kind="alias", text=text)
 
     # Everything below runs while holding the lock.
 
@@ -306,6 +327,11 @@ class Promotions:
 
     def _operation(self, action: Action, version: Version) -> str:
         return f"{action}:{self._store.name}:{version.version}:{version.tags.get(Tag.RUN_KEY, '')}"
+
+    def _judgement(self, version: Version) -> Entry | None:
+        """What was found once stands, whatever the gate asks for today and whoever serves."""
+        found = (self._ledger.operation(self._operation(each, version)) for each in (Action.PROMOTE, Action.REFUSED))
+        return next((entry for entry in found if entry is not None), None)
 
     def _rollback_operation(self, undone: Entry | None) -> str:
         return f"{Action.ROLLBACK}:{self._store.name}:{undone.sequence if undone else 0}"

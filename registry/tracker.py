@@ -8,11 +8,11 @@ Nothing here uses MLflow's "active run": which run is meant is always said.
 
 from __future__ import annotations
 
-import contextlib
 import getpass
 import json
 import logging
 import math
+import os
 import platform
 import socket
 import subprocess
@@ -265,6 +265,14 @@ class MlflowRunLog:
         return self._steps_before.get(name, -1)
 
 
+def user() -> str:
+    """Who runs this, by name; in a container whose user has none, by number (``uid 1234``)."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
+
+
 def environment(repository: Path | None = None) -> dict[str, str]:
     """Tags that say where a run took place: commit, person, machine, Python and the packages that decide its numbers.
 
@@ -280,8 +288,7 @@ def environment(repository: Path | None = None) -> dict[str, str]:
             continue
     # What MLflow's pages call "Created by" and "Source"; the latter is also where they show the commit.
     tags |= {"mlflow.source.name": Path(sys.argv[0]).name or "python", "mlflow.source.type": "LOCAL"}
-    with contextlib.suppress(KeyError, OSError):  # a container's user may have no name
-        tags["mlflow.user"] = getpass.getuser()
+    tags["mlflow.user"] = user()
     if repository is not None and _is_top(repository) and (commit := _git(repository, "rev-parse", "HEAD")):
         tags[_COMMIT] = commit
         if _git(repository, "status", "--porcelain", "--untracked-files=no"):

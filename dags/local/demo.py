@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from rich.markup import escape
 from dags.errors import CommandRefused, DagError
 from dags.local import standalone, summary
 from dags.settings import Settings, external_kafka, load
+from dags.whole import whole
 from registry import server
 from streaming import broker, guard, ports, process
 from streaming.recording import scenes as recorded_scenes
@@ -45,6 +47,8 @@ class _Demo:
     settings: Settings | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     steps: int = 0
+    name: str = field(default_factory=lambda: f"demo-{secrets.token_hex(4)}")
+    """Ends the names of its topics in a Kafka that is not its own."""
 
     @contextmanager
     def step(self, name: str, title: str) -> Iterator[None]:
@@ -127,7 +131,8 @@ def run(*, home: Path, source: Path | None, target: Path | None, once: bool, siz
                 "The samples that were sent and those of the recordings differ: the account above is not to be trusted."
             )
             raise DagError(msg)
-        (demo.place / "summary.json").write_text(json.dumps(found, indent=2, ensure_ascii=False), encoding="utf-8")
+        with whole(demo.place / "summary.json") as partial:
+            partial.write_text(json.dumps(found, indent=2, ensure_ascii=False), encoding="utf-8")
         summary.show(demo.console, found, file=demo.place / "summary.json")
         _where_to_look(demo, settings, airflow, kafka)
         if not once:
@@ -179,8 +184,14 @@ def _configure(demo: _Demo, *, scenes: Any, holdout: Any) -> None:
         known = demo.settings
         kafka, controller = known.broker.port, known.broker.controller_port
         mlflow, airflow = known.registry.port, known.airflow.port
+    topics: list[str] = []
+    if external_kafka(load({**demo.environ, "SENSORLOOP_CONFIG": os.devnull})) is not None:
+        # A Kafka that outlives the demo: the batches of an earlier one would come in again.
+        names = ("group_id", "batches_topic", "labels_topic", "deadletter_topic")
+        topics = ["[kafka]", *(f'{each} = "{getattr(usual.kafka, each)}.{demo.name}"' for each in names)]
     lines = [
         "# Written by the demo; SENSORLOOP_HOME and SENSORLOOP_CONFIG pointing here, every command works on it.",
+        *topics,
         "[broker]", f"port = {kafka}", f"controller_port = {controller}",
         "[registry]", f"port = {mlflow}",
         "[airflow]", f"port = {airflow}",

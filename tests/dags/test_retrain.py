@@ -201,6 +201,14 @@ def test_the_trigger_form_explains_itself(dag: dict[str, Any]) -> None:
         assert param["description"].endswith("."), name
 
 
+def test_arms_are_chosen_from_those_there_are(dag: dict[str, Any]) -> None:
+    from training.arms import ARMS  # noqa: PLC0415  (torch takes seconds)
+
+    arms = dag["params"]["arms"]
+    assert set(arms["items"]["enum"]) == {"all", *ARMS} - {"original"}
+    assert "`filterloss` is always trained" in arms["description"]
+
+
 def test_airflow_can_store_it(dag: dict[str, Any]) -> None:
     assert 1000 < dag["stored"] < 50_000
 

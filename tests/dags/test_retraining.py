@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,35 @@ def test_arms_that_are_trained_later_stand_beside_the_earlier(place: Place, scor
     assert set(json.loads(results.read_text(encoding="utf-8"))["arms"]) == {"original", "plain", "undersampling"}
 
 
+def test_fine_tuning_excludes_another_and_replaces_its_results_whole(place: Place) -> None:
+    """Two at once would train every arm twice; a reader of the results must never meet half of them."""
+    key = rescore(place.settings(), seed=3)["run_key"]
+    folder, busy = place.settings().runs / key, []
+
+    def look(*_: Any) -> None:
+        with (folder / "finetune.lock").open("a", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                busy.append(True)
+            else:
+                busy.append(False)
+
+    retraining.finetune(place.settings(), run_key=key, arms=("plain",), progress=look)
+    assert busy
+    assert all(busy)
+    look()
+    assert not busy[-1], "it is free afterwards"
+    with (folder / "results.json").open(encoding="utf-8") as opened:
+        finetune(place.settings(), key, "plain", "undersampling")
+        assert set(json.load(opened)["arms"]) == {"original", "plain"}, "who reads meanwhile reads all of the old ones"
+    assert set(json.loads((folder / "results.json").read_text(encoding="utf-8"))["arms"]) == {
+        "original",
+        "plain",
+        "undersampling",
+    }
+
+
 def test_the_model_that_passes_becomes_champion_with_an_account(place: Place, promoted: dict[str, Any]) -> None:
     assert promoted["passed"]
     assert promoted["champion"] == promoted["version"]
@@ -180,6 +210,33 @@ def test_a_refusal_names_the_rule_and_leaves_the_champion(place: Place, promoted
     again = retraining.promote(strict, run_key=place_key(place, promoted), arm="plain")
     assert again == refused
     assert steps.model_versions(strict, place.client()).alias(Alias.CHALLENGER) is None
+
+
+def test_what_was_found_of_a_version_stands(place: Place, promoted: dict[str, Any]) -> None:
+    """Whatever the gate asks for today, and whoever serves after a rollback: a champion is not refused in hindsight."""
+    strict, key, number = (
+        place.settings("[gate]\nmin_scene_windows = 1000"),
+        place_key(place, promoted),
+        promoted["version"],
+    )
+    refused = retraining.promote(strict, run_key=key, arm="plain")
+    ledger, store = steps.promotions(strict), steps.model_versions(strict, place.client())
+    before, tags = ledger.history(), store.version(number).tags
+    assert retraining.promote(strict, run_key=key, arm="filterloss") == promoted
+    assert retraining.promote(place.settings(), run_key=key, arm="plain") == refused
+    assert ledger.history() == before
+    assert store.version(number).tags == tags
+    original = store.alias(Alias.ORIGINAL)
+    ledger.rollback(to=original)
+    try:
+        after = ledger.history()
+        for settings in (place.settings(), strict):
+            again = retraining.promote(settings, run_key=key, arm="filterloss")
+            assert again == {**promoted, "champion": original}
+        assert ledger.history() == after
+        assert store.version(number).tags["validation_status"] == "passed"
+    finally:
+        ledger.rollback(to=number)
 
 
 def test_what_is_not_there_is_said_with_the_command_that_makes_it(place: Place, scored: dict[str, Any]) -> None:

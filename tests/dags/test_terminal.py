@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dags.terminal import counters, result, say_some
+from dags.terminal import counters, result, say_some, verdict_line
 
 
 @pytest.mark.parametrize(("count", "lines", "last"), [(0, 0, None), (20, 20, "19"), (21, 21, "… and 1 more.")])
@@ -25,3 +25,22 @@ def test_counters_end_their_last_line(capsys: pytest.CaptureFixture[str]) -> Non
     captured = capsys.readouterr()
     assert captured.err.endswith("\n")
     assert "late samples  3" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("passed", "champion", "line"),
+    [
+        (True, "2", "Version 2 is champion."),
+        (True, "1", "Version 2 has passed, but champion is version 1 since: 'sensorloop registry history' says why."),
+        (True, None, "Version 2 has passed, but there is no champion since: 'sensorloop registry history' says why."),
+        (False, "1", "Version 2 is refused; champion is version 1."),
+        (False, None, "Version 2 is refused; there is no champion."),
+        (
+            False,
+            "2",
+            "Version 2 is refused, but has been made champion since: 'sensorloop registry history' says by whom.",
+        ),
+    ],
+)
+def test_a_promotion_says_who_serves(passed: bool, champion: str | None, line: str) -> None:
+    assert verdict_line({"version": "2", "passed": passed, "champion": champion}) == line

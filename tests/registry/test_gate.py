@@ -72,7 +72,8 @@ def test_a_miss_smaller_than_the_digits_shown_is_readable() -> None:
     ("champion", "failed"),
     [
         (score(0.80, 0.75), ()),
-        (score(0.79, 0.77), ()),  # macro-F1 within its tolerance of 0.02
+        (score(0.79, 0.75), ()),
+        (score(0.79, 0.751), ("champion_macro_f1",)),  # not worse means not worse
         (score(0.81, 0.70), ("champion_accuracy",)),
         (score(0.79, 0.78), ("champion_macro_f1",)),
         (score(0.90, 0.90), ("champion_accuracy", "champion_macro_f1")),
@@ -80,6 +81,12 @@ def test_a_miss_smaller_than_the_digits_shown_is_readable() -> None:
 )
 def test_not_worse_than_the_champion(champion: Score, failed: tuple[str, ...]) -> None:
     assert judge(score(), champion).failed == failed
+
+
+def test_macro_f1_has_the_tolerance_that_is_set() -> None:
+    policy = GateSettings(macro_f1_tolerance=0.02)
+    assert verdict(score(), score(0.79, 0.77), score(0.5, 0.4), 0.85, policy).passed
+    assert not verdict(score(), score(0.79, 0.78), score(0.5, 0.4), 0.85, policy).passed
 
 
 def test_not_worse_than_the_original_as_it_is() -> None:

@@ -180,6 +180,26 @@ def test_a_refusal_is_entered_and_the_champion_stays(house: House) -> None:
     assert len(house.ledger.entries()) == 2
 
 
+def test_a_judgement_stands_and_who_serves_is_not_refused(house: House) -> None:
+    first, second, by_hand = house.register(), house.register(), house.register()
+    house.promote(first)
+    house.promotions().refuse(second, REFUSED)
+    before = house.state()
+    assert house.promotions().refuse(first, REFUSED).entry == house.promotions().judgement(first)
+    assert house.promote(second).entry.action == "refused"
+    assert house.promotions().judgement(by_hand) is None
+    assert house.state() == before
+    house.store.point(Alias.CHAMPION, by_hand)
+    with pytest.raises(
+        PromotionError, match=r"version 3 does not pass .*recovery_ratio.* not entered as refused while it serves"
+    ):
+        house.promotions().refuse(by_hand, REFUSED)
+    assert "validation_status" not in house.store.version(by_hand).tags or (
+        house.store.version(by_hand).tags["validation_status"] == "pending"
+    )
+    assert house.promotions().judgement(by_hand) is None
+
+
 # Killed between any two steps.
 
 

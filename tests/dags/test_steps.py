@@ -11,6 +11,7 @@ import pytest
 
 from dags import retraining, steps
 from streaming.errors import LakeError
+from streaming.tables import NO_LABELS
 from tests.dags.places import Place, make
 from tests.fixtures.tracking import own_tracking_uri
 from tests.training.lakes import of_people
@@ -31,7 +32,14 @@ def test_a_pin_names_the_newest_version_and_counts_a_cohort(place: Place) -> Non
     made = of_people("new", windows(people=1, each=2))
     version = place.publish(replace(made, scenes=np.array([UNLABELLED, 0, 1, 2, 2, UNLABELLED])))
     pin = steps.pin(place.settings(), "target")
-    assert pin == steps.Pin(cohort="target", lake_version=version, windows=108 + 6, labelled=108 + 4, fresh=108 + 4)
+    assert pin == steps.Pin(
+        cohort="target",
+        lake_version=version,
+        labels_version=NO_LABELS,
+        windows=108 + 6,
+        labelled=108 + 4,
+        fresh=108 + 4,
+    )
     assert steps.pin(place.settings(), "source").labelled == 90
     assert steps.pin(place.settings(), "nobody").windows == 0
 

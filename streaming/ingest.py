@@ -40,7 +40,7 @@ class Beside(Protocol):
     """Another loop on the thread of this one, say :class:`streaming.labels.LabelIngest`."""
 
     def step(self) -> None:
-        """One poll that does not wait, and a commit if one is due."""
+        """One poll that hardly waits, and a commit if one is due."""
 
     def commit(self) -> None:
         """Publish what waits."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,16 @@ import numpy as np
 import polars as pl
 import pytest
 
+from dags import retraining, steps
+from dags.settings import Settings, load
 from streaming.lake import read_quality
+from streaming.tables import LABELS, NO_LABELS
+from streaming.verify import verify
 from streaming.wire import SensorBatch, SensorBlock, encode
 from tests.dags.places import TOML, Place
 from tests.test_sensorloop import answer, run
 from tests.training.made import RATE, SCENES, windows
+from training.tracking import no_progress
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 
@@ -49,11 +55,37 @@ def batches() -> list[SensorBatch]:
     return sent
 
 
+@dataclass(frozen=True, kw_only=True)
+class Installation:
+    """One of its own, whose phones have sent their batches."""
+
+    folder: Path
+    environ: dict[str, str]
+
+    def command(self, *arguments: str) -> dict[str, Any]:
+        """What a command answers, as a process."""
+        return answer(run(self.folder, *arguments, **self.environ))
+
+    def settings(self) -> Settings:
+        place = {"SENSORLOOP_HOME": str(self.folder / "var"), "SENSORLOOP_CONFIG": str(self.folder / "sensorloop.toml")}
+        return load({**self.environ, **place})
+
+    def pin(self) -> steps.Pin:
+        return steps.pin(self.settings(), "week")
+
+    def rescore(self, pin: steps.Pin) -> str:
+        """The run key."""
+        done = retraining.rescore(
+            self.settings(), cohort="week", lake_version=pin.lake_version, labels_version=pin.labels_version, seed=0,
+            progress=no_progress,
+        )  # fmt: skip
+        return str(done["run_key"])
+
+
 @pytest.fixture
-def command(
+def installation(
     tmp_path: Path, trained: tuple[Place, dict[str, Any]], bootstrap_servers: str, new_topic: Callable[[int], str]
-) -> Callable[..., dict[str, Any]]:
-    """Runs a command of ours in an installation of its own, whose phones have sent their batches."""
+) -> Installation:
     shutil.copytree(trained[0].settings().original_folder, tmp_path / "var" / "original")
     (tmp_path / "sensorloop.toml").write_text(TOML, encoding="utf-8")
     names = {name: new_topic(2) for name in ("batches_topic", "labels_topic", "deadletter_topic")}
@@ -65,51 +97,65 @@ def command(
     producer.send(names["labels_topic"], value=b"no label", key=b"d")
     producer.flush()
     producer.close()
-    return lambda *arguments: answer(run(tmp_path, *arguments, **environ))
+    return Installation(folder=tmp_path, environ=environ)
 
 
-def test_a_label_that_comes_a_week_later_counts_at_the_next_rescoring(
-    command: Callable[..., dict[str, Any]], tmp_path: Path
-) -> None:
-    ingested = command("ingest", "--until-caught-up")
-    assert (ingested["label_dead_letters"], ingested.get("labels", 0)) == (1, 0)
-    first_pin = command("lake", "pin", "--cohort", "week")
-    first = command("rescore", "--cohort", "week")
-    lake = str(tmp_path / "var" / "lake")
-    before = read_quality(lake, first["run_key"])
-    assert not before["subject_id"].is_in([UNLABELLED_PERSON]).any()
-    assert before.height == first_pin["fresh"]
-    assert command("lake", "pin", "--cohort", "week")["fresh"] == 0
-
-    # A week later: the one who said nothing is asked, one label is revised and one withdrawn.
-    silent = np.flatnonzero(MADE.subjects == UNLABELLED_PERSON)
-    rows = [(f"d-{UNLABELLED_PERSON}", start_of(at), SCENES[MADE.scenes[at]]) for at in silent.tolist()]
+def say_a_week_later(installation: Installation, revised: int, withdrawn: int) -> int:
+    """The one who said nothing is asked, one label is revised and one withdrawn. Returns how many labels that is."""
+    silent = np.flatnonzero(MADE.subjects == UNLABELLED_PERSON).tolist()
     pl.DataFrame(
         {
-            "device_id": [row[0] for row in rows], "start": [row[1] for row in rows],
-            "end": [row[1] + 5 * 10**9 for row in rows], "scene": [row[2] for row in rows],
-            "said": [row[1] + WEEK for row in rows],
+            "device_id": [f"d-{UNLABELLED_PERSON}"] * len(silent), "start": [start_of(at) for at in silent],
+            "end": [start_of(at) + 5 * 10**9 for at in silent], "scene": [SCENES[MADE.scenes[at]] for at in silent],
+            "said": [start_of(at) + WEEK for at in silent],
         }
-    ).write_csv(tmp_path / "asked.csv")  # fmt: skip
-    assert command("label", "import", "asked.csv", "--by", "ana")["sent"] == len(rows)
+    ).write_csv(installation.folder / "asked.csv")  # fmt: skip
+    assert installation.command("label", "import", "asked.csv", "--by", "ana")["sent"] == len(silent)
+    for at, what in ((revised, ("--scene", "Walk")), (withdrawn, ("--withdraw",))):
+        session = (
+            "--device",
+            "d-p0",
+            "--session",
+            f"s{at}",
+            "--from",
+            str(start_of(at)),
+            "--to",
+            str(start_of(at + 1)),
+        )
+        installation.command("label", "send", *session, *what)
+    return len(silent) + 2
+
+
+def test_a_label_that_comes_a_week_later_counts_at_the_next_rescoring(installation: Installation) -> None:
     revised, withdrawn = 0, 6
-    assert (MADE.subjects[revised], SCENES[MADE.scenes[revised]]) == ("p0", "Run")
-    about = {at: ("--device", "d-p0", "--session", f"s{at}", "--from", str(start_of(at)), "--to", str(start_of(at + 1)))
-             for at in (revised, withdrawn)}  # fmt: skip
-    command("label", "send", *about[revised], "--scene", "Walk")
-    command("label", "send", *about[withdrawn], "--withdraw")
+    assert [(MADE.subjects[at], SCENES[MADE.scenes[at]]) for at in (revised, withdrawn)] == [
+        ("p0", "Run"),
+        ("p0", "Still"),
+    ]
+    command, lake = installation.command, str(installation.folder / "var" / "lake")
     ingested = command("ingest", "--until-caught-up")
-    assert (ingested["labels"], ingested["labels_withdrawn"], ingested.get("rows", 0)) == (len(rows) + 2, 1, 0)
+    assert (ingested["label_dead_letters"], ingested.get("labels", 0)) == (1, 0)
+    first_pin = installation.pin()
+    first = installation.rescore(first_pin)
+    before = read_quality(lake, first)
+    assert not before["subject_id"].is_in([UNLABELLED_PERSON]).any()
+    assert before.height == first_pin.fresh
+    assert installation.pin().fresh == 0
+
+    count = say_a_week_later(installation, revised, withdrawn)
+    ingested = command("ingest", "--until-caught-up")
+    assert (ingested["labels"], ingested["labels_withdrawn"], ingested.get("rows", 0)) == (count, 1, 0)
     assert command("label", "list", "--device", "d-p0")["total"] == 2
 
-    pinned = command("lake", "pin", "--cohort", "week")
-    assert pinned["lake_version"] == first_pin["lake_version"]
-    assert pinned["labels_version"] == ingested["labels_version"] > first_pin["labels_version"]
-    versions = ("--lake-version", str(pinned["lake_version"]), "--labels-version", str(pinned["labels_version"]))
-    second = command("rescore", "--cohort", "week", *versions)
-    after = read_quality(lake, second["run_key"])
-    assert second["run_key"] != first["run_key"]
-    assert after["labels_version"].unique().to_list() == [pinned["labels_version"]]
+    pinned = installation.pin()
+    assert pinned.lake_version == first_pin.lake_version
+    assert pinned.labels_version == ingested["labels_version"]
+    assert pinned.labels_version > first_pin.labels_version
+    versions = ("--lake-version", str(pinned.lake_version), "--labels-version", str(pinned.labels_version))
+    second = str(command("rescore", "--cohort", "week", *versions)["run_key"])
+    after = read_quality(lake, second)
+    assert second != first
+    assert after["labels_version"].unique().to_list() == [pinned.labels_version]
     both = before.join(after, on="window_id", how="full", suffix="_after")
     changed = both.filter(pl.col("label").ne_missing(pl.col("label_after")))
     new = changed.filter(pl.col("label").is_null())
@@ -117,9 +163,9 @@ def test_a_label_that_comes_a_week_later_counts_at_the_next_rescoring(
     assert set(new["label_after"]) == set(SCENES)
     other = changed.filter(pl.col("label").is_not_null()).unique(["label", "label_after"])
     assert sorted(other.select("label", "label_after").rows(), key=str) == [("Run", "Walk"), ("Still", None)]
-    assert pinned["fresh"] == changed["label_after"].count(), "new ones and revised ones, but not what was withdrawn"
-    assert command("lake", "pin", "--cohort", "week")["fresh"] == 0
-
-    old = ("--lake-version", str(first_pin["lake_version"]), "--labels-version", str(first_pin["labels_version"]))
-    assert command("rescore", "--cohort", "week", *old) == first, "what was pinned is still what it was"
-    assert command("lake", "verify")["labels"]["rows"] == len(rows) + 2
+    assert pinned.fresh == changed["label_after"].count(), "new ones and revised ones, but not what was withdrawn"
+    assert installation.pin().fresh == 0
+    assert installation.rescore(first_pin) == first, "what was pinned is still what it was"
+    assert installation.rescore(replace(pinned, labels_version=NO_LABELS)) not in {first, second}
+    proof = verify(lake, LABELS)
+    assert (proof.problems, proof.rows) == ((), count)

@@ -20,7 +20,7 @@ from typing import Annotated
 import typer
 
 from dags import retraining, steps
-from dags.local import deadletter, lake
+from dags.local import deadletter, label, lake
 from dags.settings import load as load_settings
 from dags.terminal import (
     EXIT_FINAL,
@@ -50,6 +50,7 @@ train_app = typer.Typer(help="Models that are trained from nothing.", no_args_is
 registry_app = typer.Typer(help="Versions, the champion, and the account of how it came to be.", no_args_is_help=True)
 app.add_typer(kafka_app, name="kafka")
 app.add_typer(lake.app, name="lake")
+app.add_typer(label.app, name="label")
 app.add_typer(deadletter.app, name="deadletter")
 app.add_typer(train_app, name="train")
 app.add_typer(registry_app, name="registry")
@@ -200,31 +201,44 @@ def ingest(
         bool, typer.Option(help="Stop when everything that is in Kafka now has been read.")
     ] = False,
 ) -> None:
-    """Cut what comes in into windows in the lake, exactly once, until Ctrl-C (or SIGTERM): what has closed is then published."""
+    """Cut what comes in into windows in the lake, exactly once, and keep labels that come later, until Ctrl-C (or SIGTERM).
+
+    What has closed is then published.
+    """
     from streaming.client import KafkaDeadLetters, KafkaSource
     from streaming.ingest import Ingest
+    from streaming.labels import LabelIngest, LabelsTable
     from streaming.topics import create_topics
     from streaming.windows import WindowsTable
 
     settings = load_settings()
     kafka = settings.kafka
-    create_topics(kafka.bootstrap_servers, {kafka.batches_topic: kafka.partitions, kafka.deadletter_topic: 1})
-    table = WindowsTable(settings.lake, settings.windows.sensors)
+    topics = {kafka.batches_topic: kafka.partitions, kafka.labels_topic: kafka.partitions, kafka.deadletter_topic: 1}
+    create_topics(kafka.bootstrap_servers, topics)
+    table, said = WindowsTable(settings.lake, settings.windows.sensors), LabelsTable(settings.lake)
     stopping = threading.Event()
     for stop_signal in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop_signal, lambda *_: stopping.set())
     dead_letters = KafkaDeadLetters(kafka)
-    source = KafkaSource(kafka, settings.ingest)
+    source, other = KafkaSource(kafka, settings.ingest), KafkaSource(kafka, settings.ingest, topic=kafka.labels_topic)
     loop = Ingest(
         source=source, table=table, dead_letters=dead_letters, windows=settings.windows, settings=settings.ingest
     )
+    labels = LabelIngest(
+        source=other, table=said, dead_letters=dead_letters, windows=settings.windows, settings=settings.ingest
+    )
     try:
         with counters() as show:
-            loop.run(stop=lambda: stopping.is_set() or (until_caught_up and loop.caught_up()), report=show)
+            loop.run(
+                stop=lambda: stopping.is_set() or (until_caught_up and loop.caught_up() and labels.caught_up()),
+                report=lambda counted: show({**counted, **labels.counters()}),
+                beside=labels,
+            )
     finally:
         source.close()
+        other.close()
         dead_letters.close()
-    result(**loop.counters(), lake_version=table.version)
+    result(**loop.counters(), **labels.counters(), lake_version=table.version, labels_version=said.version)
 
 
 @train_app.command("original")
@@ -244,11 +258,17 @@ def rescore(
     lake_version: Annotated[
         int | None, typer.Option(help="Version of the windows table; the newest if not said.")
     ] = None,
+    labels_version: Annotated[
+        int | None,
+        typer.Option(help="Version of the labels table; the newest if not said, -1: no labels that came later."),
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Score the quality of every labelled window, out of fold, into the lake's quality table."""
     with progress("Scoring quality") as show:
-        done = retraining.rescore(load_settings(), cohort=cohort, lake_version=lake_version, seed=seed, progress=show)
+        done = retraining.rescore(
+            load_settings(), cohort=cohort, lake_version=lake_version, labels_version=labels_version, seed=seed, progress=show
+        )  # fmt: skip
     say(f"{done['scored']} windows scored, tiers {done['tiers']}; run key {done['run_key']}.")
     result(**done)
 

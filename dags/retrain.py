@@ -48,7 +48,7 @@ PARAMS = {
         type="integer",
         minimum=0,
         title="New windows needed",
-        description="Labelled windows that must be new since the last retraining; with fewer the run is skipped.",
+        description="Windows that must be newly labelled, or otherwise labelled, since the last retraining; with fewer the run is skipped.",
     ),
     "force": Param(
         False,  # noqa: FBT003 - the default of a checkbox
@@ -84,7 +84,7 @@ DOC = f"""
 
 | task | what it does | when it stops |
 |---|---|---|
-| `pin` | names the lake's newest version and counts what is new | too little is new: the run is skipped; the log says how much is missing |
+| `pin` | names the lake's versions and counts what is new | too little is new: the run is skipped; the log says how much is missing |
 | `rescore` | scores every label's quality, out of fold | too few labels, a scene without any, one subject only: fails at once, saying so |
 | `finetune` | trains FilterLoss and what it is compared with | on queue and pool `gpu`; the button *MLflow run* leads to its curves |
 | `promote` | registers FilterLoss's model and asks the gate | a refusal is an answer, not a failure: the log says which rule, by how much |
@@ -127,7 +127,7 @@ def retrain() -> None:
 
     @task(multiple_outputs=False)
     def pin(**context: Any) -> dict[str, Any]:
-        """The lake's version to work on, if there is enough new in it: `{"lake_version", "windows", "labelled", "cohort"}`."""
+        """The lake's versions to work on, if there is enough new: `{"lake_version", "labels_version", "windows", "labelled", …}`."""
         params = context["params"]
         options = ("--cohort", params["cohort"], "--min-windows", str(params["min_windows"]))
         return command("lake", "pin", *options, *(("--force",) if params["force"] else ()))
@@ -135,8 +135,9 @@ def retrain() -> None:
     @task(multiple_outputs=False, execution_timeout=SETTINGS.rescore_timeout)
     def rescore(pinned: dict[str, Any], **context: Any) -> dict[str, Any]:
         """Quality scores, out of fold, of every labelled window at that version: `{"run_key", "run_dir"}`."""
-        version, seed = str(pinned["lake_version"]), str(context["params"]["seed"])
-        return command("rescore", "--cohort", pinned["cohort"], "--lake-version", version, "--seed", seed)
+        version, said = str(pinned["lake_version"]), str(pinned.get("labels_version", -1))
+        versions = ("--lake-version", version, "--labels-version", said)
+        return command("rescore", "--cohort", pinned["cohort"], *versions, "--seed", str(context["params"]["seed"]))
 
     @task(multiple_outputs=False, queue="gpu", pool="gpu", execution_timeout=SETTINGS.finetune_timeout)
     def finetune(scored: dict[str, Any], **context: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,9 +29,23 @@ _RUN, _SCORES, _RESULTS, _LOCK = "run.json", "scores.npz", "results.json", "fine
 
 
 def rescore(
-    settings: Settings, *, cohort: str, lake_version: int | None, seed: int, progress: Progress
+    settings: Settings,
+    *,
+    cohort: str,
+    lake_version: int | None,
+    labels_version: int | None = None,
+    seed: int,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Score every labelled window of a cohort out of fold, into the run's folder and the lake's ``quality`` table.
+
+    Args:
+        settings: of this installation.
+        cohort: whose windows.
+        lake_version: of the ``windows`` table; None for the newest.
+        labels_version: of the ``labels`` table; None for the newest, -1 for none.
+        seed: of folds and models.
+        progress: told how far it is.
 
     Raises:
         TrainingError: the labels do not allow it; the message says what is missing.
@@ -38,18 +53,22 @@ def rescore(
     """
     import numpy as np
 
-    from streaming.lake import table_version, write_quality
+    from streaming import lake as lakes
     from training.arms import features_of
     from training.heads import Head
     from training.original import OriginalModel
     from training.quality import score_quality
     from training.weights import tiers_of
 
-    version = table_version(settings.lake) if lake_version is None else lake_version
+    version = lakes.table_version(settings.lake) if lake_version is None else lake_version
+    said = lakes.labels_version(settings.lake) if labels_version is None else labels_version
     original = OriginalModel.load(settings.original_folder)
-    key = _key(settings, cohort=cohort, version=version, seed=seed, original=original.digest)
+    found = {
+        "cohort": cohort, "lake_version": version, "labels_version": said, "seed": seed, "original": original.digest,
+    }  # fmt: skip
+    key = _key(settings, found)
     folder = settings.runs / key
-    windows, split = _target(settings, original, cohort=cohort, version=version)
+    windows, split = _target(settings, original, found)
     features = features_of(original.net, windows)
     scored = score_quality(
         windows,
@@ -62,17 +81,14 @@ def rescore(
     )
     tiers = tiers_of(scored.score, settings.quality.thresholds)
     folder.mkdir(parents=True, exist_ok=True)
-    found = {
-        "cohort": cohort, "lake_version": version, "seed": seed, "original": original.digest, "trust": scored.trust,
-        "wrong": scored.wrong,
-    }  # fmt: skip
+    found |= {"trust": scored.trust, "wrong": scored.wrong}
     # Each whole or not at all, and what makes it a run last.
     with whole(folder / _SCORES) as partial, partial.open("wb") as file:
         arrays: dict[str, Any] = {"features": features, "window_ids": windows.window_ids, **scored.looks()}
         np.savez(file, **arrays)
     with whole(folder / _RUN) as partial:
         partial.write_text(json.dumps(found), encoding="utf-8")
-    write_quality(settings.lake, _quality_rows(key, windows, scored, tiers, original.digest, version))
+    lakes.write_quality(settings.lake, _quality_rows(key, windows, scored, tiers, original.digest))
     counts = {str(tier): int((tiers == tier).sum()) for tier in range(len(settings.quality.thresholds) + 1)}
     return {"run_key": key, "run_dir": str(folder), "scored": len(windows), "tiers": counts}
 
@@ -94,13 +110,13 @@ def finetune(settings: Settings, *, run_key: str, arms: tuple[str, ...] | None, 
     client = steps.mlflow_client(settings)
     note = "A run `retrain` for each run key, and below it a run for each arm. Open `retrain` for the comparison of its arms."
     tracker = steps.mlflow_tracker(client, settings.registry.retrain_experiment, note=note)
-    tags = {"run_key": run_key, "cohort": run["cohort"], "lake_version": str(run["lake_version"])}
+    tags = {"run_key": run_key, "cohort": run["cohort"], **_versions(run)}
     # Two of one run key would train every arm twice, and leave the results of one: the second waits, and finds them.
     with process.exclusive(folder / _LOCK), tracker.run("retrain", tags=tags) as parent:
         parent.params(
             {
                 "cohort": run["cohort"],
-                "lake_version": run["lake_version"],
+                **_versions(run),
                 "seed": run["seed"],
                 "original": run["original"],
                 "train_windows": int(bench.train.sum()),
@@ -128,7 +144,7 @@ def finetune(settings: Settings, *, run_key: str, arms: tuple[str, ...] | None, 
         with whole(folder / _RESULTS) as partial:
             partial.write_text(json.dumps(answer, indent=1), encoding="utf-8")
         about = (
-            f"Cohort {run['cohort']} at lake version {run['lake_version']}; the gate asks for a recovery ratio of "
+            f"Cohort {run['cohort']} at {_lake_at(run)}; the gate asks for a recovery ratio of "
             f"{settings.gate.recovery_threshold:.2f}."
         )
         parent.describe(pages.comparison_text(tracker.experiment_id, parent.run_id, found, about=about))
@@ -166,12 +182,11 @@ def promote(settings: Settings, *, run_key: str, arm: str) -> dict[str, Any]:
         settings, client, net, run_id=results[arm]["run_id"], example=holdout, alias="challenger",
         metrics={"target/accuracy": candidate.accuracy, "target/macro_f1": candidate.macro_f1, "recovery_ratio": recovery},
         tags={
-            "policy": arm, "cohort": run["cohort"], "lake_version": str(run["lake_version"]), "run_key": run_key,
-            "recovery_ratio": f"{recovery:.3f}",
+            "policy": arm, "cohort": run["cohort"], **_versions(run), "run_key": run_key, "recovery_ratio": f"{recovery:.3f}",
         },
         description=(
             f"{arm}: recovery {recovery:.3f}, accuracy {candidate.accuracy:.3f}, macro-F1 {candidate.macro_f1:.3f} on {candidate.windows} "
-            f"windows of {candidate.subjects} people held out; cohort {run['cohort']} at lake version {run['lake_version']}."
+            f"windows of {candidate.subjects} people held out; cohort {run['cohort']} at {_lake_at(run)}."
         ),
     )  # fmt: skip
     # What was found of a version stands: asking again is no new judgement, whatever [gate] says today and whoever serves.
@@ -190,11 +205,13 @@ def promote(settings: Settings, *, run_key: str, arm: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _target(settings: Settings, original: OriginalModel, *, cohort: str, version: int) -> tuple[WindowSet, Split]:
+def _target(settings: Settings, original: OriginalModel, run: Mapping[str, Any]) -> tuple[WindowSet, Split]:
     """The target's labelled windows as the original model sees them, and who is held out."""
     from training.folds import split_by_subject
 
-    windows = steps.load_windows(settings, cohort=cohort, version=version)
+    windows = steps.load_windows(
+        settings, cohort=run["cohort"], version=run["lake_version"], labels_version=run["labels_version"]
+    )
     data = settings.data
     windows = windows.with_channels(original.net.channels).with_scenes(original.net.scenes)
     split = split_by_subject(
@@ -205,6 +222,7 @@ def _target(settings: Settings, original: OriginalModel, *, cohort: str, version
 
 
 def _run(settings: Settings, run_key: str) -> tuple[Path, dict[str, Any]]:
+    from streaming.tables import NO_LABELS
     from training.errors import RunError
 
     folder = settings.runs / run_key
@@ -212,15 +230,27 @@ def _run(settings: Settings, run_key: str) -> tuple[Path, dict[str, Any]]:
         msg = f"There is no run {run_key} below {settings.runs}: 'sensorloop rescore' makes one and prints its key."
         raise RunError(msg)
     run: dict[str, Any] = json.loads((folder / _RUN).read_text(encoding="utf-8"))
-    return folder, run
+    return folder, {"labels_version": NO_LABELS, **run}  # a run from before labels could come later does not say
 
 
-def _key(settings: Settings, *, cohort: str, version: int, seed: int, original: str) -> str:
+def _versions(run: Mapping[str, Any]) -> dict[str, str]:
+    """What a run saw of the lake, as tags and parameters."""
+    return {name: str(run[name]) for name in ("lake_version", "labels_version")}
+
+
+def _lake_at(run: Mapping[str, Any]) -> str:
+    return steps.lake_at(run["lake_version"], run["labels_version"])
+
+
+def _key(settings: Settings, run: Mapping[str, Any]) -> str:
+    """The key of a run that saw this (cohort, versions, original model, seed) with the settings of now."""
+    from streaming.tables import NO_LABELS
     from training.runkey import run_key
 
     return run_key(
-        cohort=cohort, lake_version=version, original=original, data=settings.data, quality=settings.quality,
-        finetune=replace(settings.finetune, seed=seed),
+        cohort=run["cohort"], lake_version=run["lake_version"], original=run["original"], data=settings.data,
+        labels_version=None if run["labels_version"] == NO_LABELS else run["labels_version"], quality=settings.quality,
+        finetune=replace(settings.finetune, seed=run["seed"]),
     )  # fmt: skip
 
 
@@ -239,16 +269,14 @@ def _bench(settings: Settings, folder: Path, run: dict[str, Any]) -> Bench:
     from training.quality import Quality
 
     original = OriginalModel.load(settings.original_folder)
-    windows, split = _target(settings, original, cohort=run["cohort"], version=run["lake_version"])
+    windows, split = _target(settings, original, run)
     with np.load(folder / _SCORES, allow_pickle=False) as file:
         scores = {name: file[name] for name in file.files}
     if original.digest != run["original"] or scores.pop("window_ids").tolist() != windows.window_ids.tolist():
         msg = f"Run {folder.name} was scored for another original model or other windows: rescore, and use the new run key."
         raise RunError(msg)
     # Another split would try the models on people whose labels judged them; another recipe would go by this one's name.
-    if folder.name != _key(
-        settings, cohort=run["cohort"], version=run["lake_version"], seed=run["seed"], original=original.digest
-    ):
+    if folder.name != _key(settings, run):
         msg = (
             f"Run {folder.name} was scored with other settings: [data], [quality] or [finetune] has been changed since. "
             "Change it back, or rescore, and use the new run key."
@@ -262,9 +290,7 @@ def _bench(settings: Settings, folder: Path, run: dict[str, Any]) -> Bench:
     )  # fmt: skip
 
 
-def _quality_rows(
-    key: str, windows: WindowSet, scored: Quality, tiers: NDArray[np.int64], model: str, version: int
-) -> Any:
+def _quality_rows(key: str, windows: WindowSet, scored: Quality, tiers: NDArray[np.int64], model: str) -> Any:
     import numpy as np
     import pyarrow as pa
 
@@ -280,7 +306,8 @@ def _quality_rows(
         "tier": tiers.astype(np.int16),
         "reasons": scored.reasons(),
         "model": [model] * count,
-        "lake_version": np.full(count, version, np.int64),
+        "lake_version": [windows.version] * count,
+        "labels_version": [windows.labels_version] * count,
     }
     return pa.table([pa.array(columns[field.name], field.type) for field in QUALITY_SCHEMA], schema=QUALITY_SCHEMA)
 

@@ -30,11 +30,14 @@ class Pin:
 
     cohort: str
     lake_version: int
+    """Of the ``windows`` table."""
+    labels_version: int
+    """Of the ``labels`` table; -1 if there is none."""
     windows: int
     labelled: int
     fresh: int
-    """Labelled windows that no rescoring has seen, and the next one will: those that are too sparse for it, or of scenes that
-    [data] leaves out, would be new for ever."""
+    """Labelled windows that no rescoring has seen, or that had another label when one did, and that the next one will see: those that
+    are too sparse for it, or of scenes that [data] leaves out, would be new for ever, and so would those whose label was withdrawn."""
 
 
 def pin(settings: Settings, cohort: str) -> Pin:
@@ -44,34 +47,38 @@ def pin(settings: Settings, cohort: str) -> Pin:
         LakeError: there is no lake.
         DataError: it has none of the channels of the settings.
     """
-    import polars as pl
-
-    from streaming.lake import scan_windows, scored_windows, table_version
-    from training.dataset import usable_windows
+    from streaming import lake as lakes
+    from training.dataset import described_windows, usable
 
     lake, data = settings.lake, settings.data
-    version = table_version(lake)
-    windows = scan_windows(lake, version).filter(pl.col("cohort") == cohort).select("window_id", "scene").collect()
-    labelled = windows.filter(pl.col("scene").is_not_null())
-    usable = usable_windows(
-        lake, version, cohort=cohort, channels=data.channels, scenes=data.scenes or None, min_coverage=data.min_coverage,
-        labelled_only=True,
-    )  # fmt: skip
-    fresh = usable.select("window_id").collect().join(scored_windows(lake), on="window_id", how="anti")
+    version, labels_version = lakes.table_version(lake), lakes.labels_version(lake)
+    windows = described_windows(lake, version, labels_version, cohort=cohort, channels=data.channels)
+    found = usable(windows, scenes=data.scenes or None, min_coverage=data.min_coverage, labelled_only=True)
+    known = lakes.scored_windows(lake)
+    fresh = found.join(known, left_on=["window_id", "scene"], right_on=["window_id", "label"], how="anti")
     return Pin(
-        cohort=cohort, lake_version=version, windows=windows.height, labelled=labelled.height, fresh=fresh.height
-    )
+        cohort=cohort, lake_version=version, labels_version=labels_version, windows=windows.height,
+        labelled=windows.height - windows["scene"].null_count(), fresh=fresh.height,
+    )  # fmt: skip
 
 
-def load_windows(settings: Settings, *, cohort: str, version: int | None) -> WindowSet:
+def load_windows(
+    settings: Settings, *, cohort: str, version: int | None, labels_version: int | None = None
+) -> WindowSet:
     """The labelled windows of a cohort, with the channels and scenes of the settings."""
     from training.dataset import from_lake
 
     data = settings.data
     return from_lake(
-        settings.lake, version, cohort=cohort, channels=data.channels, scenes=data.scenes or None,
+        settings.lake, version, labels_version=labels_version, cohort=cohort, channels=data.channels, scenes=data.scenes or None,
         min_coverage=data.min_coverage, labelled_only=True,
     )  # fmt: skip
+
+
+def lake_at(version: int | None, labels_version: int | None) -> str:
+    """Which lake, in words."""
+    later = "" if labels_version is None or labels_version < 0 else f", labels version {labels_version}"
+    return f"lake version {version}{later}"
 
 
 def train_original(settings: Settings, *, cohort: str, seed: int, progress: Progress) -> dict[str, Any]:
@@ -87,7 +94,7 @@ def train_original(settings: Settings, *, cohort: str, seed: int, progress: Prog
     windows = load_windows(settings, cohort=cohort, version=None)
     note = "A run for each training of the original model on the source: what recovery is measured from."
     tracker = mlflow_tracker(client, settings.registry.original_experiment, note=note)
-    tags = {"cohort": cohort, "lake_version": str(windows.version)}
+    tags = {"cohort": cohort, "lake_version": str(windows.version), "labels_version": str(windows.labels_version)}
     with tracker.run("original", tags=tags) as run:
         original = train(
             windows, replace(settings.original, seed=seed), data=settings.data, spectrogram=settings.spectrogram,
@@ -101,13 +108,13 @@ def train_original(settings: Settings, *, cohort: str, seed: int, progress: Prog
             tags={**tags, "policy": "original"},
             description=(
                 f"original: accuracy {original.accuracy:.3f} ({low:.3f} to {high:.3f}) on {original.evaluation.windows} windows of "
-                f"people it has not seen; trained on cohort {cohort} at lake version {windows.version}."
+                f"people it has not seen; trained on cohort {cohort} at {lake_at(windows.version, windows.labels_version)}."
             ),
         )  # fmt: skip
     return {
         "source_accuracy": original.accuracy, "source_macro_f1": original.macro_f1, "digest": original.digest,
-        "version": version, "lake_version": windows.version, "folder": str(settings.original_folder),
-        "mlflow_run_id": run.run_id,
+        "version": version, "lake_version": windows.version, "labels_version": windows.labels_version,
+        "folder": str(settings.original_folder), "mlflow_run_id": run.run_id,
     }  # fmt: skip
 
 

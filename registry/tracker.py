@@ -232,8 +232,17 @@ class MlflowRunLog:
             else:
                 self._client.log_artifact(self.run_id, str(path), folder or None)
 
-    def dataset(self, name: str, *, version: int | None, digest: str, windows: int, context: str) -> None:
-        """Say which data the run saw, as MLflow's own kind of input; it is shown as ``name@version``.
+    def dataset(
+        self,
+        name: str,
+        *,
+        version: int | None,
+        digest: str,
+        windows: int,
+        context: str,
+        labels_version: int | None = None,
+    ) -> None:
+        """Say which data the run saw, as MLflow's own kind of input; it is shown as ``name@version``, or ``name@version labels@version``.
 
         Where the lake is stays out of it: the same data has the same name and digest from every machine.
 
@@ -243,13 +252,19 @@ class MlflowRunLog:
             digest: of the windows chosen from it; MLflow keeps 36 characters.
             windows: how many those are.
             context: ``training``, ``holdout`` …
+            labels_version: of the lake's table of labels that came later; None if there was none.
         """
+        source: dict[str, Any] = {"delta_table_name": name, "delta_table_version": version}
+        shown = name if version is None else f"{name}@{version}"
+        if labels_version is not None:
+            source["labels_version"] = labels_version
+            shown += f" labels@{labels_version}"
         # MLflow keeps the first source and profile it hears of a name and digest, so the name has the version in it.
         entity = Dataset(
-            name=name if version is None else f"{name}@{version}",
+            name=shown,
             digest=digest[:_DIGEST],
             source_type="delta_table",
-            source=json.dumps({"delta_table_name": name, "delta_table_version": version}),
+            source=json.dumps(source),
             profile=json.dumps({"num_rows": windows}),
         )
         with mlflow_errors(f"log data set {name} of run {self.run_id}"):

@@ -105,18 +105,20 @@ class _Listener(kafka.ConsumerRebalanceListener):  # type: ignore[misc]  # kafka
 
 
 class KafkaSource:
-    """A :class:`Source` over kafka-python, for the batches topic.
+    """A :class:`Source` over kafka-python, for the batches topic unless ``topic`` names another.
+
+    Each topic has a group of its own, named after it but for the batches topic: a rebalance of one must not disturb the others.
 
     Raises:
         ClientError: Kafka cannot be reached.
     """
 
-    def __init__(self, kafka_settings: KafkaSettings, ingest: IngestSettings) -> None:
+    def __init__(self, kafka_settings: KafkaSettings, ingest: IngestSettings, *, topic: str = "") -> None:
         self._listener = _Listener()
         with reaching(kafka_settings):
             self._consumer = kafka.KafkaConsumer(
                 bootstrap_servers=kafka_settings.bootstrap_servers.split(","),
-                group_id=kafka_settings.group_id,
+                group_id=f"{kafka_settings.group_id}-{topic}" if topic else kafka_settings.group_id,
                 bootstrap_timeout_ms=int(kafka_settings.bootstrap_timeout.total_seconds() * 1000),
                 session_timeout_ms=int(kafka_settings.session_timeout.total_seconds() * 1000),
                 heartbeat_interval_ms=int(kafka_settings.session_timeout.total_seconds() * 1000) // 10,
@@ -126,7 +128,7 @@ class KafkaSource:
                 fetch_max_bytes=16 << 20,
                 max_partition_fetch_bytes=4 << 20,
             )
-            self._consumer.subscribe([kafka_settings.batches_topic], listener=self._listener)
+            self._consumer.subscribe([topic or kafka_settings.batches_topic], listener=self._listener)
 
     def poll(self, timeout_seconds: float) -> Polled:
         """See :meth:`Source.poll`."""

@@ -1,11 +1,11 @@
 """What could not be decoded: list it, and send it again once the reason is gone.
 
-The dead-letter topic holds two kinds of records: a *letter* (the bytes of a batch, with its coordinates and the reason as headers)
+The dead-letter topic holds two kinds of records: a *letter* (the bytes of a batch or label, its coordinates and the reason as headers)
 and a *note* (no bytes; its header ``replayed`` names the coordinates of a letter that was sent again). So what was replayed is
 remembered where the letters are, by whomever it is replayed, and for as long.
 
 A replay first sends the batches, waits until Kafka has them, and then notes it. A crash in between leaves at most one chunk without its
-notes; those batches are sent once more the next time. That is harmless: a batch that comes twice counts once.
+notes; those batches are sent once more the next time. That is harmless: a batch or a label that comes twice counts once.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from kafka.errors import KafkaError
 
 from streaming.client import reaching
 from streaming.errors import ClientError
+from streaming.label_wire import LABEL_HEADERS
 from streaming.replay import make_producer
 from streaming.settings import KafkaSettings
 from streaming.wire import HEADERS
@@ -82,7 +83,7 @@ def letters(settings: KafkaSettings, *, reasons: Collection[str] = ()) -> list[L
 def send_again(
     settings: KafkaSettings, chosen: Sequence[Letter], *, progress: Callable[[int, int], None] | None = None
 ) -> int:
-    """Send the batches of these letters again, to the topic that batches go to, and note that it was done.
+    """Send the batches and labels of these letters again, each to its topic, and note that it was done.
 
     Args:
         settings: where Kafka is, and the topics.
@@ -120,14 +121,18 @@ def send_again(
 
 
 def _send(producer: Any, settings: KafkaSettings, chunk: Sequence[tuple[str, Any]]) -> int:
-    batches = [
-        (settings.batches_topic, record.value, record.key, [*HEADERS, (REPLAY_HEADER, coordinates.encode())])
-        for coordinates, record in chunk
-    ]
+    labels = [coordinates.rsplit("/", 2)[0] == settings.labels_topic for coordinates, _ in chunk]
+    again = [
+        (
+            settings.labels_topic if is_label else settings.batches_topic, record.value, record.key,
+            [*(LABEL_HEADERS if is_label else HEADERS), (REPLAY_HEADER, coordinates.encode())],
+        )
+        for is_label, (coordinates, record) in zip(labels, chunk, strict=True)
+    ]  # fmt: skip
     notes = [
         (settings.deadletter_topic, None, record.key, [(_NOTE, coordinates.encode())]) for coordinates, record in chunk
     ]
-    for records in (batches, notes):
+    for records in (again, notes):
         try:
             pending = [
                 producer.send(topic, value=value, key=key, headers=headers) for topic, value, key, headers in records

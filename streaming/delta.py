@@ -23,7 +23,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
-from streaming.errors import CommitConflict, LakeError
+from streaming.errors import CommitConflict, LakeError, NoTable
 from streaming.storage import Storage, plain
 
 _FENCE = "sensorloop.fence"
@@ -161,12 +161,13 @@ class Table:
             self.storage.flush(f"_delta_log/{version:020d}.json")
 
     def append(self, rows: pa.Table, transactions: Mapping[str, int]) -> None:
-        """Append rows in delta-rs' own layout: for small tables."""
+        """Append rows in delta-rs' own layout: for small tables. A column that the table lacks is added, null in the rows there are."""
         applications = [Transaction(application, version) for application, version in transactions.items()]
         with _ours(self.storage):
             write_deltalake(
-                self._delta, rows, mode="append", commit_properties=CommitProperties(app_transactions=applications)
-            )
+                self._delta, rows, mode="append", schema_mode="merge",
+                commit_properties=CommitProperties(app_transactions=applications),
+            )  # fmt: skip
             self._delta.update_incremental()
 
     @property
@@ -192,7 +193,8 @@ def open_table(storage: Storage, version: int | None = None) -> Table:
     """A table that is there, at a version (None: the newest).
 
     Raises:
-        LakeError: there is no table, or no such version.
+        NoTable: there is no table.
+        LakeError: there is no such version, or it cannot be read.
     """
     try:
         with _ours(storage, f"The table {storage.uri} cannot be read at version {version}"):
@@ -200,7 +202,7 @@ def open_table(storage: Storage, version: int | None = None) -> Table:
     except TableNotFoundError as error:
         lake, _, name = storage.uri.rpartition("/")
         msg = f"There is no table {name} in the lake {lake}: ingest something first, or set [lake] uri."
-        raise LakeError(msg) from error
+        raise NoTable(msg) from error
 
 
 def create_table(storage: Storage, schema: pa.Schema, *, partition_by: Sequence[str] = ()) -> Table:

@@ -4,10 +4,12 @@
 
     StreamingError
     ├── SettingsError          a setting is unknown, missing or of the wrong kind
-    ├── BatchError             bytes that are no valid batch (they go to the dead-letter topic)
+    ├── BatchError             bytes that are no valid batch or label (they go to the dead-letter topic)
+    ├── LabelError             labels that cannot be sent as they are
     ├── RecordingError         a file that is no valid recording
     ├── ImporterError          a published data set whose layout is not what was expected
     ├── LakeError              a table that cannot be read or written
+    │   ├── NoTable            there is no such table (yet)
     │   ├── LostOwnership      another consumer has committed for this partition: stop
     │   └── CommitConflict     another commit to the table came first
     ├── ClientError            Kafka cannot be reached, or refuses
@@ -37,12 +39,16 @@ class SettingsError(StreamingError):
 
 
 class BatchError(StreamingError):
-    """Bytes that are no valid batch. ``reason`` is a stable word for counters and dead letters."""
+    """Bytes that are no valid batch or label. ``reason`` is a stable word for counters and dead letters."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+class LabelError(StreamingError):
+    """Labels that cannot be sent as they are; the message has the file's path and row, or the option, and what would do."""
 
 
 class RecordingError(StreamingError):
@@ -55,6 +61,10 @@ class ImporterError(StreamingError):
 
 class LakeError(StreamingError):
     """A table that cannot be read or written."""
+
+
+class NoTable(LakeError):
+    """There is no such table: nothing was written to it yet, or the lake is elsewhere."""
 
 
 class LostOwnership(LakeError):

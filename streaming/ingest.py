@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Protocol
 
 import pyarrow as pa
 
@@ -33,6 +34,16 @@ from streaming.wire import decode
 _POLL_SECONDS = 0.5
 
 Clock = Callable[[], datetime]
+
+
+class Beside(Protocol):
+    """Another loop on the thread of this one, say :class:`streaming.labels.LabelIngest`."""
+
+    def step(self) -> None:
+        """One poll that hardly waits, and a commit if one is due."""
+
+    def commit(self) -> None:
+        """Publish what waits."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -106,8 +117,14 @@ class Ingest:
         self._counters: Counter[str] = Counter()
         self._last_commit = clock()
 
-    def run(self, *, stop: Callable[[], bool], report: Callable[[Mapping[str, int]], None] | None = None) -> None:
-        """Consume until ``stop()`` is true, then publish what has closed.
+    def run(
+        self,
+        *,
+        stop: Callable[[], bool],
+        report: Callable[[Mapping[str, int]], None] | None = None,
+        beside: Beside | None = None,
+    ) -> None:
+        """Consume until ``stop()`` is true, then publish what has closed; ``beside`` takes a step after each of ours.
 
         Raises:
             LostOwnership: another consumer has taken over a partition; nothing of ours was published since.
@@ -116,9 +133,13 @@ class Ingest:
         """
         while not stop():
             self.step()
+            if beside is not None:
+                beside.step()
             if report is not None:
                 report(self.counters())
         self.commit()
+        if beside is not None:
+            beside.commit()
         if report is not None:
             report(self.counters())
 
@@ -212,7 +233,7 @@ class Ingest:
                 owned.offsets.note(record.offset, Outcome.DEAD_LETTER)
                 self._counters["dead_letters"] += 1
                 self._counters[f"dead_letters_{error.reason}"] += 1
-                self._dead_letters.send(record.value, key=record.key, headers=_coordinates(partition, record, error))
+                self._dead_letters.send(record.value, key=record.key, headers=coordinates(partition, record, error))
             else:
                 self._counters["samples"] += batch.samples
                 known = owned.assembler.counters["duplicate_batches"]
@@ -221,7 +242,8 @@ class Ingest:
                 owned.offsets.note(record.offset, Outcome.REPEAT if repeat else Outcome.BATCH)
 
 
-def _coordinates(partition: TopicPartition, record: Record, error: BatchError) -> dict[str, str]:
+def coordinates(partition: TopicPartition, record: Record, error: BatchError) -> dict[str, str]:
+    """Headers of a dead letter: where it was, and why it is one."""
     return {
         "reason": error.reason,
         "detail": error.detail[:1000],

@@ -10,11 +10,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from streaming.delta import create_table, open_table
-from streaming.errors import LakeError
+from streaming.errors import NoTable
 from streaming.storage import Lake, Storage
-from streaming.tables import QUALITY, QUALITY_SCHEMA, WINDOWS
+from streaming.tables import LABELS, LABELS_SCHEMA, NO_LABELS, QUALITY, QUALITY_SCHEMA, WINDOWS
 
-__all__ = ["Lake", "read_quality", "scan_windows", "scored_windows", "table_version", "write_quality"]
+__all__ = [
+    "Lake",
+    "labels_version",
+    "read_quality",
+    "scan_labels",
+    "scan_windows",
+    "scored_windows",
+    "table_version",
+    "write_quality",
+]
 
 
 def table_version(lake: Lake, table: str = WINDOWS) -> int:
@@ -33,6 +42,29 @@ def scan_windows(lake: Lake, version: int | None = None) -> pl.LazyFrame:
         LakeError: there is no table, or no such version.
     """
     return open_table(Storage(lake, WINDOWS), version).scan()
+
+
+def labels_version(lake: Lake) -> int:
+    """The newest version of the ``labels`` table; :data:`NO_LABELS` if nobody has ingested any.
+
+    Raises:
+        LakeError: the table is there and cannot be read.
+    """
+    try:
+        return table_version(lake, LABELS)
+    except NoTable:
+        return NO_LABELS
+
+
+def scan_labels(lake: Lake, version: int) -> pl.LazyFrame:
+    """The ``labels`` table at a version, every label that was said by then; no rows at :data:`NO_LABELS`.
+
+    Raises:
+        LakeError: there is no table, or no such version.
+    """
+    if version == NO_LABELS:
+        return pl.LazyFrame(pl.DataFrame(LABELS_SCHEMA.empty_table()))
+    return open_table(Storage(lake, LABELS), version).scan()
 
 
 def write_quality(lake: Lake, rows: pa.Table) -> int:
@@ -58,8 +90,15 @@ def read_quality(lake: Lake, run_key: str) -> pl.DataFrame:
 
 
 def scored_windows(lake: Lake) -> pl.DataFrame:
-    """``window_id`` of every window that some rescoring has seen; none before the first."""
+    """``window_id`` and ``label`` of every window that some rescoring has seen; none before the first.
+
+    Of several rescorings of a window it is the label at the newest version of the lake.
+    """
     try:
-        return open_table(Storage(lake, QUALITY)).scan().select("window_id").unique().collect()
-    except LakeError:
-        return pl.DataFrame(schema={"window_id": pl.String})
+        scores = open_table(Storage(lake, QUALITY)).scan()
+    except NoTable:
+        return pl.DataFrame(schema={"window_id": pl.String, "label": pl.String})
+    versions = ["lake_version", "labels_version"]
+    there = [name for name in versions if name in scores.collect_schema().names()]
+    newest = pl.col("label").sort_by(there, nulls_last=False).last()
+    return scores.group_by("window_id").agg(newest).collect()

@@ -3,7 +3,7 @@
 **Compaction**, one group of a day's small files after the other:
 
 1. See that the newest version names the files, read them, and sort their rows by device, session and time.
-2. Write them as one file, flush it, read its windows' names back and compare.
+2. Write them as one file, flush it, read its rows' names back and compare.
 3. Commit once, against the version of 1: the new file in, the old ones out. An application transaction that every compaction
    moves lets only one of two pass (delta-rs alone would let both, and each window were there twice). Whoever publishes
    meanwhile is not disturbed. For the same reason nothing else may compact the table: not delta-rs' or Spark's own OPTIMIZE.
@@ -43,9 +43,29 @@ from streaming.log import LOG_FOLDER, read_log
 from streaming.publish import write_files
 from streaming.settings import LakeSettings
 from streaming.storage import Storage, plain
-from streaming.tables import PARTITION_COLUMN, WINDOWS
+from streaming.tables import LABELS, LABELS_PARTITION_COLUMN, PARTITION_COLUMN, WINDOWS
 
-_ORDER = [("device_id", "ascending"), ("session_id", "ascending"), ("start_ns", "ascending")]
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Kept:
+    """How the rows of a table lie."""
+
+    partition_column: str
+    order: tuple[str, ...]
+    """What rows of a large file are sorted by, for readers that want some of them."""
+    key: tuple[str, ...]
+    """What names a row."""
+
+
+_KEPT = {
+    WINDOWS: _Kept(
+        partition_column=PARTITION_COLUMN, order=("device_id", "session_id", "start_ns"), key=("window_id",)
+    ),
+    LABELS: _Kept(
+        partition_column=LABELS_PARTITION_COLUMN, order=("device_id", "said_ns", "kafka_offset"),
+        key=("topic", "kafka_partition", "kafka_offset"),
+    ),
+}  # fmt: skip
 _COMPACTION = "sensorloop/compaction"
 _SMALL = 0.5
 """Share of the wanted size below which a file is worth merging."""
@@ -81,26 +101,28 @@ class Vacuumed:
     version: int
 
 
-def compact(settings: LakeSettings, *, day: str | None = None) -> Compacted:
-    """Merge the small files of the ``windows`` table.
+def compact(settings: LakeSettings, name: str = WINDOWS, *, day: str | None = None) -> Compacted:
+    """Merge the small files of a table.
 
     Args:
         settings: of the lake; ``file_bytes`` is the wanted size.
-        day: an event date (``2026-01-31``); None: every day.
+        name: ``windows`` or ``labels``.
+        day: an event date (``2026-01-31``), of labels the day on which they were said; None: every day.
 
     Raises:
+        NoTable: there is no such table.
         CommitConflict: another compaction, or a vacuum, is at work.
         LakeError: a file cannot be read or written. Nothing of its group was changed.
     """
-    storage = Storage(settings, WINDOWS)
+    storage, kept = Storage(settings, name), _KEPT[name]
     table = open_table(storage)
     before = len(table.files())
     merged, merged_bytes, days = 0, 0, set()
-    for group in _groups(storage, table.files(), wanted=settings.file_bytes, day=day):
-        _merge(table, group, settings)
+    for group in _groups(storage, table.files(), kept.partition_column, wanted=settings.file_bytes, day=day):
+        _merge(table, group, kept, settings)
         merged += len(group)
         merged_bytes += sum(file.size for file in group)
-        days.add(group[0].partition[PARTITION_COLUMN])
+        days.add(group[0].partition[kept.partition_column])
     return Compacted(
         days=len(days), files_before=before, files_after=len(table.files()), merged=merged, bytes_merged=merged_bytes,
         version=table.version,
@@ -108,20 +130,27 @@ def compact(settings: LakeSettings, *, day: str | None = None) -> Compacted:
 
 
 def vacuum(
-    settings: LakeSettings, *, keep_versions: Sequence[int] = (), now: datetime | None = None, dry_run: bool = False
+    settings: LakeSettings,
+    name: str = WINDOWS,
+    *,
+    keep_versions: Sequence[int] = (),
+    now: datetime | None = None,
+    dry_run: bool = False,
 ) -> Vacuumed:
-    """Delete files of the ``windows`` table that no version within the retention names.
+    """Delete files of a table that no version within the retention names.
 
     Args:
         settings: of the lake; ``vacuum_retention`` is how long files stay that newer versions do without.
+        name: ``windows`` or ``labels``.
         keep_versions: versions that stay readable however old they are.
         now: our clock; None for the real one.
         dry_run: only say what would be deleted.
 
     Raises:
+        NoTable: there is no such table.
         LakeError: one of ``keep_versions`` is not there any more, or a file cannot be deleted.
     """
-    storage = Storage(settings, WINDOWS)
+    storage = Storage(settings, name)
     since = (now or datetime.now(UTC)) - settings.vacuum_retention
     table = open_table(storage)
     kept = {file.path for version in keep_versions for file in open_table(storage, version).files()}
@@ -150,11 +179,13 @@ def _is_data(path: str) -> bool:
     return path.endswith(".parquet") and not path.startswith(LOG_FOLDER)
 
 
-def _groups(storage: Storage, files: Iterable[TableFile], *, wanted: int, day: str | None) -> Iterator[list[TableFile]]:
+def _groups(
+    storage: Storage, files: Iterable[TableFile], column: str, *, wanted: int, day: str | None
+) -> Iterator[list[TableFile]]:
     """Small files of one day that together make one of the wanted size, or all that are left of the day."""
     days: dict[str, list[TableFile]] = defaultdict(list)
     for file in files:
-        value = file.partition[PARTITION_COLUMN]
+        value = file.partition[column]
         if value is not None and (day is None or value == day) and file.size < _SMALL * wanted:
             days[value].append(file)
     for value in sorted(days):
@@ -172,18 +203,19 @@ def _groups(storage: Storage, files: Iterable[TableFile], *, wanted: int, day: s
             yield group
 
 
-def _merge(table: Table, group: Sequence[TableFile], settings: LakeSettings) -> None:
-    storage = table.storage
-    day = group[0].partition[PARTITION_COLUMN]
+def _merge(table: Table, group: Sequence[TableFile], kept: _Kept, settings: LakeSettings) -> None:
+    storage, partition = table.storage, kept.partition_column
+    day = group[0].partition[partition]
     if not {file.path for file in group} <= {file.path for file in table.files()}:
         msg = f"Another compaction of {storage.uri} is at work; this one stops."
         raise CommitConflict(msg)
-    rows = pa.concat_tables(_read(storage, file.path) for file in group).sort_by(_ORDER)
+    rows = pa.concat_tables(_read(storage, file.path) for file in group)
+    rows = rows.sort_by([(name, "ascending") for name in kept.order])
     column = pa.array([day] * rows.num_rows, pa.string()).cast(pa.date32())
-    rows = rows.append_column(pa.field(PARTITION_COLUMN, pa.date32(), nullable=False), column)
-    merged = write_files(storage, rows, partition_column=PARTITION_COLUMN, compression_level=settings.compression_level)
-    written = pa.concat_tables(_read(storage, file.path, ["window_id"]) for file in merged)
-    if not written["window_id"].equals(rows["window_id"]) or rows.num_rows != sum(file.rows for file in group):
+    rows = rows.append_column(pa.field(partition, pa.date32(), nullable=False), column)
+    merged = write_files(storage, rows, partition_column=partition, compression_level=settings.compression_level)
+    written = pa.concat_tables(_read(storage, file.path, list(kept.key)) for file in merged)
+    if not written.select(kept.key).equals(rows.select(kept.key)) or rows.num_rows != sum(file.rows for file in group):
         msg = f"{storage.uri}/{merged[0].path} has other rows than the {len(group)} files it was made of; they stay as they are"
         raise LakeError(msg)
     reached("compact.files")

@@ -9,8 +9,11 @@ import pyarrow as pa
 from streaming.sensors import SENSORS, channel_names
 
 WINDOWS = "windows"
+LABELS = "labels"
 QUALITY = "quality"
 PARTITION_COLUMN = "event_date"
+LABELS_PARTITION_COLUMN = "said_date"
+"""Not the date of the interval: a file of labels about a hundred days, said today, becomes one file of the table."""
 SCHEMA_VERSION = 1
 
 SIGNAL = pa.list_(pa.float32())
@@ -57,6 +60,28 @@ def windows_schema(sensors: Iterable[str]) -> pa.Schema:
     return pa.schema([*_IDENTITY, *signals, *figures, *_ORIGIN])
 
 
+LABELS_SCHEMA = pa.schema(
+    [
+        pa.field("device_id", pa.string(), nullable=False),
+        pa.field("session_id", pa.string()),
+        pa.field("start_ns", pa.int64(), nullable=False),
+        pa.field("end_ns", pa.int64(), nullable=False),
+        pa.field("scene", pa.string()),
+        pa.field("said_by", pa.string(), nullable=False),
+        pa.field("said_ns", pa.int64(), nullable=False),
+        pa.field(LABELS_PARTITION_COLUMN, pa.date32(), nullable=False),
+        pa.field("topic", pa.string(), nullable=False),
+        pa.field("kafka_partition", pa.int32(), nullable=False),
+        pa.field("kafka_offset", pa.int64(), nullable=False),
+        pa.field("ingested_at", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+"""Schema of the ``labels`` table: a row for each label that was said, revised and withdrawn ones included; ``session_id`` null: of any
+session of the device, ``scene`` null: withdraws what was said before."""
+
+NO_LABELS = -1
+"""Version of the ``labels`` table that stands for none: before anybody said anything later, or to leave it out."""
+
 QUALITY_SCHEMA = pa.schema(
     [
         pa.field("run_key", pa.string(), nullable=False),
@@ -73,6 +98,8 @@ QUALITY_SCHEMA = pa.schema(
         pa.field("reasons", pa.string()),
         pa.field("model", pa.string(), nullable=False),
         pa.field("lake_version", pa.int64(), nullable=False),
+        pa.field("labels_version", pa.int64()),
     ]
 )
-"""Schema of the ``quality`` table: a row for each labelled window and rescoring; scores in [0, 1], higher is cleaner."""
+"""Schema of the ``quality`` table: a row for each labelled window and rescoring; scores in [0, 1], higher is cleaner. ``lake_version``
+and ``labels_version`` are those of the ``windows`` and the ``labels`` table; the latter is null in rows from before there was one."""

@@ -29,7 +29,7 @@ MAX_BLOCKS = 256
 
 
 class Reason(StrEnum):
-    """Why a batch is refused: the stable word for counters and dead letters."""
+    """Why a batch or a label is refused: the stable word for counters and dead letters."""
 
     OVERSIZED = "oversized"
     """More bytes, samples or blocks than allowed."""
@@ -61,6 +61,8 @@ class Reason(StrEnum):
     """Time too far after the Kafka record's own."""
     NOT_FINITE = "not_finite"
     """NaN or infinity among the values."""
+    BAD_INTERVAL = "bad_interval"
+    """A label that ends where it starts, or before."""
 
 
 _INT64_MAX = 2**63 - 1
@@ -172,7 +174,7 @@ def decode(
     if len(value) > max_bytes:
         raise BatchError(Reason.OVERSIZED, f"{len(value)} bytes, [ingest] max_batch_bytes is {max_bytes}")
     try:
-        message = _Batch.FromString(_unframed(value) if value[0] == _CONFLUENT_MAGIC else value)
+        message = _Batch.FromString(unframed(value))
     except DecodeError as error:
         raise BatchError(Reason.NOT_PROTOBUF, f"{len(value)} bytes: {error}") from error
     device_id, session_id, subject_id = message.device_id, message.session_id, message.subject_id
@@ -275,19 +277,26 @@ def _times(block: _Block, name: str, samples: int, latest_ns: int) -> tuple[int 
     return period_ns, offsets_us
 
 
-def _unframed(value: bytes) -> bytes:
-    """Without Confluent's magic byte 0, schema id (4 bytes) and message indexes (zigzag varints, first their number).
+def unframed(value: bytes) -> bytes:
+    """Without Confluent's magic byte 0, schema id (4 bytes) and message indexes (zigzag varints, first their number), if it has them.
 
-    No plain Protobuf message starts with a 0: that would be field number 0, which does not exist. ``SensorBatch`` is
-    the first message of its file, so its path is [0], for which a lone 0 is the short form.
+    No plain Protobuf message starts with a 0: that would be field number 0, which does not exist. ``SensorBatch`` and
+    ``SceneLabel`` are the first messages of their files, so their path is [0], for which a lone 0 is the short form.
+
+    Raises:
+        BatchError: the framing is cut short, or names another message.
     """
+    if value[0] != _CONFLUENT_MAGIC:
+        return value
     position = 5
     count, position = _varint(value, position)
     if count == 0:
         return value[position:]
     index, position = _varint(value, position)
     if (count, index) != (2, 0):
-        raise BatchError(Reason.UNKNOWN_TYPE, "the message indexes of the framing do not name SensorBatch")
+        raise BatchError(
+            Reason.UNKNOWN_TYPE, "the message indexes of the framing do not name the first message of its file"
+        )
     return value[position:]
 
 

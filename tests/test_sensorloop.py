@@ -50,6 +50,7 @@ def test_help_names_every_command_and_imports_nothing_heavy(tmp_path: Path) -> N
         "demo",
         "kafka",
         "lake",
+        "label",
         "deadletter",
         "registry",
     ):
@@ -171,7 +172,7 @@ def test_a_lake_s_care(tmp_path: Path) -> None:
     writer = Writer(LakeSettings(uri=str(tmp_path / "var" / "lake")))
     for name in ("s1", "s2"):
         writer.publish(name)
-    assert answer(run(tmp_path, "lake", "verify"))["windows"] == 8
+    assert answer(run(tmp_path, "lake", "verify"))["rows"] == 8
     assert answer(run(tmp_path, "lake", "compact"))["files_after"] == 1
     assert answer(run(tmp_path, "lake", "vacuum"))["deleted"] == 0
     gone = {"SENSORLOOP_LAKE__VACUUM_RETENTION": "0"}
@@ -182,8 +183,41 @@ def test_a_lake_s_care(tmp_path: Path) -> None:
     file.unlink()
     done = run(tmp_path, "lake", "verify")
     assert done.returncode == 3
-    assert f"error: {file.parent.name}/{file.name}: is missing; 8 rows are lost" in done.stderr.splitlines()
+    assert f"error: windows: {file.parent.name}/{file.name}: is missing; 8 rows are lost" in done.stderr.splitlines()
     assert len(json.loads(done.stdout)["problems"]) == 2
+
+
+WHEN = ("--from", "2026-01-31T08:00:00Z", "--to", "2026-01-31T09:00:00Z")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "message"),
+    [
+        (("send", "--device", "d", *WHEN), 2, "Give a --scene, or --withdraw what was said."),
+        (("send", "--device", "d", *WHEN, "--scene", "Bus", "--withdraw"), 2, "Give a --scene, or --withdraw"),
+        (("send", "--device", "d", "--from", "2026-01-31T08:00", "--to", "1", "--scene", "Bus"), 3, "has no time zone"),
+        (("send", "--device", "", *WHEN, "--scene", "Bus"), 3, "device_id is empty"),
+        (
+            ("send", "--device", "d", *WHEN, "--scene", "Bus", "--said", "2190-01-01T00:00:00Z"),
+            3,
+            "[windows] max_ahead",
+        ),
+        (("import", "labels.csv"), 3, "1 of 2 rows of labels.csv are no labels; none was sent."),
+    ],
+)
+def test_a_label_that_is_none_is_a_sentence_and_none_is_sent(
+    tmp_path: Path, arguments: tuple[str, ...], exit_code: int, message: str
+) -> None:
+    (tmp_path / "labels.csv").write_text("device_id,start,end,scene\nd,1,2,Bus\nd,2,1,Bus\n", encoding="utf-8")
+    done = run(tmp_path, "label", *arguments, KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1")
+    assert done.returncode == exit_code, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert message in done.stderr
+    assert not done.stdout
+
+
+def test_no_labels_are_none_and_not_an_error(tmp_path: Path) -> None:
+    assert answer(run(tmp_path, "label", "list")) == {"total": 0, "labels_version": -1, "labels": []}
 
 
 @pytest.mark.broker

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 UNLABELLED = -1
 """Index of the scene of a window that nobody has labelled."""
 
+_ORDER = ["device_id", "session_id", "start_ns", "window_id"]
+_DESCRIPTION = ["window_id", "subject_id", "device_id", "session_id", "scene", "start_ns", "end_ns"]
+_NOT_SAID = -2
+"""How a file says that ``labels_version`` is None; -1 says that there was none."""
 _TEXTS = ("subjects", "sessions", "devices", "window_ids")
 
 
@@ -58,7 +62,9 @@ class WindowSet:
     coverage: NDArray[np.float32]
     """(n,) smallest share of the grid backed by samples, over the sensors that are there at all."""
     version: int | None = None
-    """The lake's version that the windows were read at, if they were."""
+    """The version of the lake's ``windows`` table that the windows were read at, if they were."""
+    labels_version: int | None = None
+    """The version of its ``labels`` table, likewise; :data:`streaming.tables.NO_LABELS` if there was none."""
 
     def __post_init__(self) -> None:
         if self.signals.ndim != 3 or self.signals.shape[1] != len(self.channels):
@@ -74,6 +80,11 @@ class WindowSet:
 
     def __len__(self) -> int:
         return len(self.signals)
+
+    @property
+    def said_later(self) -> int | None:
+        """``labels_version``, or None where there was none."""
+        return None if self.labels_version is None or self.labels_version < 0 else self.labels_version
 
     def select(self, which: NDArray[Any]) -> WindowSet:
         """These windows only: ``which`` is a mask or indices."""
@@ -158,6 +169,7 @@ class WindowSet:
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         fields: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         fields["version"] = -1 if self.version is None else self.version
+        fields["labels_version"] = _NOT_SAID if self.labels_version is None else self.labels_version
         try:
             with partial.open("wb") as file:
                 np.savez(file, **fields)
@@ -175,31 +187,37 @@ class WindowSet:
         try:
             # Opened here: NumPy leaves a file open that turns out to be no archive.
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                fields: dict[str, Any] = {field.name: archive[field.name] for field in dataclasses.fields(cls)}
+                # Files from before labels could come later do not say which.
+                known = [f.name for f in dataclasses.fields(cls) if f.name in archive or f.name != "labels_version"]
+                fields: dict[str, Any] = {name: archive[name] for name in known}
         except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             msg = f"{path} holds no windows: {error}"
             raise DataError(msg) from error
         for name in ("channels", "scene_names"):
             fields[name] = tuple(fields[name].tolist())
-        version = int(fields["version"])
-        return cls(**fields | {"rate_hz": float(fields["rate_hz"]), "version": None if version < 0 else version})
+        version, labels_version = int(fields["version"]), int(fields.get("labels_version", _NOT_SAID))
+        fields["version"] = None if version < 0 else version
+        fields["labels_version"] = None if labels_version == _NOT_SAID else labels_version
+        return cls(**fields | {"rate_hz": float(fields["rate_hz"])})
 
 
 def from_lake(
     lake: Lake,
     version: int | None = None,
     *,
+    labels_version: int | None = None,
     cohort: str,
     channels: Sequence[str],
     scenes: Sequence[str] | None = None,
     min_coverage: float = 0.0,
     labelled_only: bool = False,
 ) -> WindowSet:
-    """Read the windows of a cohort.
+    """Read the windows of a cohort, each with the scene that was said of it last.
 
     Args:
         lake: the lake's settings, or its root folder.
         version: version of its ``windows`` table; None for the newest.
+        labels_version: version of its ``labels`` table; None for the newest, :data:`streaming.tables.NO_LABELS` to leave it out.
         cohort: which fleet, say ``source`` or ``target``.
         channels: what to read; one that the lake lacks is NaN.
         scenes: keep windows of these scenes (and unlabelled ones) only, and number them so; None for all, by name.
@@ -207,32 +225,35 @@ def from_lake(
         labelled_only: leave out windows without a scene.
 
     Returns:
-        The windows, by device, session and time. ``version`` is the one that was read.
+        The windows, by device, session and time. ``version`` and ``labels_version`` are those that were read.
 
     Raises:
         DataError: no such window, or no sensor of ``channels`` is in the lake.
         streaming.errors.LakeError: no such table or version.
     """
-    from streaming.lake import table_version  # noqa: PLC0415  (the lake's libraries are needed here only: the rest runs from .npz)
+    import polars as pl  # noqa: PLC0415  (the lake's libraries are needed here only: the rest runs from .npz)
 
-    if version is None:
-        version = table_version(lake)
-    scan = usable_windows(
-        lake, version, cohort=cohort, channels=channels, scenes=scenes, min_coverage=min_coverage, labelled_only=labelled_only
+    from streaming.lake import labels_version as newest_labels  # noqa: PLC0415
+    from streaming.lake import scan_windows, table_version  # noqa: PLC0415
+
+    version = table_version(lake) if version is None else version
+    labels_version = newest_labels(lake) if labels_version is None else labels_version
+    frame = usable(
+        described_windows(lake, version, labels_version, cohort=cohort, channels=channels),
+        scenes=scenes, min_coverage=min_coverage, labelled_only=labelled_only,
     )  # fmt: skip
-    columns = scan.collect_schema().names()
-    meta = ["window_id", "subject_id", "device_id", "session_id", "scene", "start_ns", "end_ns", "coverage"]
-    present = [channel for channel in channels if channel in columns]
-    frame = scan.sort("device_id", "session_id", "start_ns").select(*meta, *present).collect()
     if frame.is_empty():
         msg = (
             f"The lake {lake} has at version {version} no{' labelled' if labelled_only else ''} window of cohort {cohort!r} "
             f"with a coverage of at least {min_coverage}: ingest its recordings first, or lower [data] min_coverage."
         )
         raise DataError(msg)
+    scan = scan_windows(lake, version).filter(pl.col("cohort") == cohort)
+    present = [channel for channel in channels if channel in scan.collect_schema().names()]
+    chosen = scan.filter(pl.col("window_id").is_in(frame["window_id"].implode())).sort(_ORDER)
+    signals = _signals(chosen.select("window_id", *present).collect(), channels)
     names = tuple(scenes) if scenes is not None else tuple(sorted(frame["scene"].drop_nulls().unique().to_list()))
     number = {name: at for at, name in enumerate(names)}
-    signals = _signals(frame, channels)
     seconds = (frame["end_ns"][0] - frame["start_ns"][0]) / 1e9
     return WindowSet(
         signals=signals,
@@ -247,23 +268,23 @@ def from_lake(
         start_ns=frame["start_ns"].to_numpy().astype(np.int64),
         coverage=frame["coverage"].to_numpy().astype(np.float32),
         version=version,
+        labels_version=labels_version,
     )
 
 
-def usable_windows(
-    lake: Lake,
-    version: int,
-    *,
-    cohort: str,
-    channels: Sequence[str],
-    scenes: Sequence[str] | None = None,
-    min_coverage: float = 0.0,
-    labelled_only: bool = False,
-) -> pl.LazyFrame:
-    """The rows of the ``windows`` table that :func:`from_lake` reads, with their ``coverage``; arguments and errors are the same."""
+def described_windows(
+    lake: Lake, version: int, labels_version: int, *, cohort: str, channels: Sequence[str]
+) -> pl.DataFrame:
+    """Every window of a cohort, without its signals; arguments and errors are those of :func:`from_lake`.
+
+    Returns:
+        ``window_id subject_id device_id session_id scene start_ns end_ns coverage``, by device, session and time; ``scene`` is
+        what was said last (:mod:`training.labels`), ``coverage`` that of the sparsest sensor of ``channels``, null if none is there.
+    """
     import polars as pl  # noqa: PLC0415
 
-    from streaming.lake import scan_windows  # noqa: PLC0415
+    from streaming.lake import scan_labels, scan_windows  # noqa: PLC0415
+    from training.labels import newest_scenes  # noqa: PLC0415
 
     scan = scan_windows(lake, version).filter(pl.col("cohort") == cohort)
     columns = scan.collect_schema().names()
@@ -271,13 +292,24 @@ def usable_windows(
     if not present:
         msg = f"None of the channels {', '.join(channels)} is in the lake {lake}: set [data] channels"
         raise DataError(msg)
-    if scenes is not None:
-        scan = scan.filter(pl.col("scene").is_null() | pl.col("scene").is_in(list(scenes)))
-    if labelled_only:
-        scan = scan.filter(pl.col("scene").is_not_null())
     coverages = [pl.col(name) for name in dict.fromkeys(f"{channel.split('_')[0]}_coverage" for channel in present)]
-    scan = scan.with_columns(coverage=pl.min_horizontal(pl.when(column > 0).then(column) for column in coverages))
-    return scan.filter(pl.col("coverage") >= min_coverage)
+    coverage = pl.min_horizontal(pl.when(column > 0).then(column) for column in coverages)
+    frame = scan.sort(_ORDER).select(*_DESCRIPTION, coverage=coverage).collect()
+    labels = scan_labels(lake, labels_version).filter(pl.col("device_id").is_in(frame["device_id"].unique().implode()))
+    return frame.with_columns(newest_scenes(frame, labels.collect()))
+
+
+def usable(
+    windows: pl.DataFrame, *, scenes: Sequence[str] | None, min_coverage: float, labelled_only: bool
+) -> pl.DataFrame:
+    """Those of :func:`described_windows` that :func:`from_lake` reads; arguments are the same."""
+    import polars as pl  # noqa: PLC0415
+
+    if scenes is not None:
+        windows = windows.filter(pl.col("scene").is_null() | pl.col("scene").is_in(list(scenes)))
+    if labelled_only:
+        windows = windows.filter(pl.col("scene").is_not_null())
+    return windows.filter(pl.col("coverage") >= min_coverage)
 
 
 def _signals(frame: pl.DataFrame, channels: Sequence[str]) -> NDArray[np.float32]:

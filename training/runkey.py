@@ -18,6 +18,7 @@ def run_key(
     *,
     cohort: str,
     lake_version: int,
+    labels_version: int | None = None,
     original: str,
     data: DataSettings,
     quality: QualitySettings,
@@ -27,7 +28,8 @@ def run_key(
 
     Args:
         cohort: whose windows.
-        lake_version: at which version of the lake.
+        lake_version: at which version of the lake's ``windows`` table.
+        labels_version: at which version of its ``labels`` table; None (which keeps the keys of runs from before there was one) for none.
         original: digest of the original model.
         data: which windows, who is held out.
         quality: how labels are scored.
@@ -38,5 +40,7 @@ def run_key(
         "recipe": RECIPE, "cohort": cohort, "lake_version": lake_version, "original": original, "data": asdict(data),
         "quality": asdict(quality), "finetune": recipe,
     }  # fmt: skip
+    if labels_version is not None:
+        parts = {**parts, "labels_version": labels_version}
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

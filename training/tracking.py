@@ -52,8 +52,20 @@ class RunLog(Protocol):
         """A copy of a file, in a folder of the run's."""
         ...
 
-    def dataset(self, name: str, *, version: int | None, digest: str, windows: int, context: str) -> None:
-        """Windows of the lake's table ``name`` that the run saw, and what for: ``training``, ``holdout``."""
+    def dataset(
+        self,
+        name: str,
+        *,
+        version: int | None,
+        digest: str,
+        windows: int,
+        context: str,
+        labels_version: int | None = None,
+    ) -> None:
+        """Windows of the lake's table ``name`` that the run saw, and what for: ``training``, ``holdout``.
+
+        ``labels_version`` is that of the table with what was said later of them; None if there was none.
+        """
         ...
 
 
@@ -93,7 +105,16 @@ class NullRun:
     def file(self, path: Path, folder: str = "") -> None:
         """Nothing."""
 
-    def dataset(self, name: str, *, version: int | None, digest: str, windows: int, context: str) -> None:
+    def dataset(
+        self,
+        name: str,
+        *,
+        version: int | None,
+        digest: str,
+        windows: int,
+        context: str,
+        labels_version: int | None = None,
+    ) -> None:
         """Nothing."""
 
 
@@ -112,7 +133,10 @@ class NullTracker:
 def log_data(run: RunLog, *, training: WindowSet, holdout: WindowSet) -> None:
     """Say which windows a run learned from, and which it was measured on."""
     for context, windows in (("training", training), ("holdout", holdout)):
-        run.dataset("windows", version=windows.version, digest=windows.digest(), windows=len(windows), context=context)
+        run.dataset(
+            "windows", version=windows.version, labels_version=windows.said_later, digest=windows.digest(), windows=len(windows),
+            context=context,
+        )  # fmt: skip
 
 
 def no_progress(done: int, total: int, text: str) -> None:

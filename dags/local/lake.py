@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from dags import steps
 from dags.settings import load as load_settings
 from dags.terminal import EXIT_FINAL, EXIT_NOTHING, megabytes, result, say
+
+if TYPE_CHECKING:
+    from streaming.maintenance import Compacted, Vacuumed
+    from streaming.verify import Proof
+
+_Done = TypeVar("_Done", "Compacted", "Vacuumed", "Proof")
 
 app = typer.Typer(help="The Parquet lake.", no_args_is_help=True)
 
@@ -43,7 +51,10 @@ def pin(
     min_windows: Annotated[int, typer.Option(min=0, help="New labelled windows that make a retraining worth it.")] = 0,
     force: Annotated[bool, typer.Option(help="Retrain whether there is anything new or not.")] = False,
 ) -> None:
-    """Name the lake's newest version and count what is new in it since the last retraining. Exit code 99: not enough."""
+    """Name the newest versions of the lake's windows and labels, and count what is new since the last retraining.
+
+    New are labelled windows that were not scored yet, or with another label. Exit code 99: not enough.
+    """
     found = steps.pin(load_settings(), cohort)
     if found.fresh < min_windows and not force:
         say(
@@ -51,7 +62,8 @@ def pin(
         )
         raise typer.Exit(EXIT_NOTHING)
     say(
-        f"Lake version {found.lake_version}: {found.windows} windows of '{cohort}', {found.labelled} labelled, {found.fresh} new."
+        f"{steps.lake_at(found.lake_version, found.labels_version).capitalize()}: {found.windows} windows of '{cohort}', "
+        f"{found.labelled} labelled, {found.fresh} new."
     )
     result(**dataclasses.asdict(found))
 
@@ -61,27 +73,30 @@ def verify(
     *,
     pages: Annotated[bool, typer.Option(help="Read every page of every file, or only where windows came from.")] = True,
 ) -> None:
-    """Prove the lake: files whole, every offset accounted for once, no window twice. Exit code 3: it is not, a line a problem."""
-    from streaming.verify import verify as prove
+    """Prove the lake: files whole, every offset accounted for once, no window or label twice. Exit code 3: it is not, a line a problem."""
+    from streaming.verify import verify as run
 
-    proof = prove(load_settings().lake, pages=pages)
-    for problem in proof.problems:
-        say(f"error: {problem}")
-    if proof.orphans:
+    def prove(table: str) -> Proof:
+        proof = run(load_settings().lake, table, pages=pages)
+        for problem in proof.problems:
+            say(f"error: {table}: {problem}")
+        if proof.orphans:
+            say(
+                f"note: {table}: {len(proof.orphans)} files that no version names: a writer died before its commit, or is at work. "
+                "Harmless; 'sensorloop lake vacuum' removes old ones."
+            )
+        if proof.absent_offsets:
+            say(
+                f"note: {table}: at {proof.absent_offsets} offsets Kafka had no record (a transaction's marker, or deleted before it "
+                "was read)."
+            )
         say(
-            f"note: {len(proof.orphans)} files that no version names: a writer died before its commit, or is at work. Harmless; "
-            "'sensorloop lake vacuum' removes old ones."
+            f"Version {proof.version}: {proof.rows:,} {table} in {proof.files} files, {proof.partitions} partitions, log since version "
+            f"{proof.since_version}: {f'{len(proof.problems)} problems' if proof.problems else 'proven'}."
         )
-    if proof.absent_offsets:
-        say(
-            f"note: at {proof.absent_offsets} offsets Kafka had no record (a transaction's marker, or deleted before it was read)."
-        )
-    say(
-        f"Version {proof.version}: {proof.windows:,} windows in {proof.files} files, {proof.partitions} partitions, log since version "
-        f"{proof.since_version}: {f'{len(proof.problems)} problems' if proof.problems else 'proven'}."
-    )
-    result(**dataclasses.asdict(proof))
-    if proof.problems:
+        return proof
+
+    if any(proof is not None and proof.problems for proof in _both(prove)):
         raise typer.Exit(EXIT_FINAL)
 
 
@@ -93,12 +108,15 @@ def compact(
     """Merge small files into files of about [lake] file_bytes, day by day. Rows stay the same, and so do older versions."""
     from streaming.maintenance import compact as run
 
-    done = run(load_settings().lake, day=day)
-    say(
-        f"{done.merged} small files ({megabytes(done.bytes_merged)}) of {done.days} days merged: "
-        f"{done.files_before} files before, {done.files_after} now, at version {done.version}."
-    )
-    result(**dataclasses.asdict(done))
+    def merge(table: str) -> Compacted:
+        done = run(load_settings().lake, table, day=day)
+        say(
+            f"{table}: {done.merged} small files ({megabytes(done.bytes_merged)}) of {done.days} days merged: "
+            f"{done.files_before} files before, {done.files_after} now, at version {done.version}."
+        )
+        return done
+
+    _both(merge)
 
 
 @app.command()
@@ -108,12 +126,37 @@ def vacuum(
         list[int] | None,
         typer.Option(help="A version that must stay readable however old it is; may be given several times."),
     ] = None,
+    keep_labels_version: Annotated[
+        list[int] | None, typer.Option(help="Likewise, of the labels that came later.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Only say what would be deleted.")] = False,
 ) -> None:
     """Delete files that no version within [lake] vacuum_retention needs. Older versions cannot be read after it."""
     from streaming.maintenance import vacuum as run
+    from streaming.tables import WINDOWS
 
-    done = run(load_settings().lake, keep_versions=keep_version or (), dry_run=dry_run)
-    verb = "would be deleted" if dry_run else "deleted"
-    say(f"{done.deleted} files ({megabytes(done.bytes)}) {verb}; {done.kept} that no version needs stay for now.")
-    result(**dataclasses.asdict(done))
+    def clean(table: str) -> Vacuumed:
+        keep = keep_version if table == WINDOWS else keep_labels_version
+        done = run(load_settings().lake, table, keep_versions=keep or (), dry_run=dry_run)
+        verb = "would be deleted" if dry_run else "deleted"
+        say(
+            f"{table}: {done.deleted} files ({megabytes(done.bytes)}) {verb}; {done.kept} that no version needs stay for now."
+        )
+        return done
+
+    _both(clean)
+
+
+def _both(work: Callable[[str], _Done]) -> tuple[_Done, _Done | None]:
+    """Do something with the windows, and with the labels that came later if there are any.
+
+    The command's answer is that of the windows, and below ``labels`` that of the labels.
+    """
+    from streaming.errors import NoTable
+    from streaming.tables import LABELS, WINDOWS
+
+    windows, labels = work(WINDOWS), None
+    with suppress(NoTable):
+        labels = work(LABELS)
+    result(**dataclasses.asdict(windows), labels=None if labels is None else dataclasses.asdict(labels))
+    return windows, labels

@@ -62,7 +62,7 @@ match arguments[0]:
     case "lake":
         if option("--min-windows") == "100" and "--force" not in arguments:
             end({TOO_FEW!r}, 99)
-        answer = {{"lake_version": 12, "windows": 2400, "labelled": 2100, "cohort": option("--cohort")}}
+        answer = {{"lake_version": 12, "labels_version": 3, "windows": 2400, "labelled": 2100, "cohort": option("--cohort")}}
     case "rescore":
         if option("--seed") == "3":
             end("error: " + {MISSING!r}, 3)
@@ -126,7 +126,7 @@ def test_a_run_passes_its_parameters_and_answers_on(place: Place) -> None:
     api = place.airflow.api
     run_id, state = place.run(cohort="city", arms=["filterloss", "plain"], seed=7, min_windows=5)
     assert state == "success"
-    rescore = ["rescore", "--cohort", "city", "--lake-version", "12", "--seed", "7"]
+    rescore = ["rescore", "--cohort", "city", "--lake-version", "12", "--labels-version", "3", "--seed", "7"]
     assert place.calls() == [
         ["lake", "pin", "--cohort", "city", "--min-windows", "5"],
         rescore,
@@ -145,7 +145,7 @@ def test_a_run_passes_its_parameters_and_answers_on(place: Place) -> None:
     assert [(task["queue"], task["pool"]) for task in tasks if task["task_id"] == "finetune"] == [("gpu", "gpu")]
     answers = {task["task_id"]: api.xcom("retrain", run_id, task["task_id"]) for task in tasks}
     assert answers == {
-        "pin": {"lake_version": 12, "windows": 2400, "labelled": 2100, "cohort": "city"},
+        "pin": {"lake_version": 12, "labels_version": 3, "windows": 2400, "labelled": 2100, "cohort": "city"},
         "rescore": {"run_key": "v12-s7", "run_dir": str(place.home)},
         "finetune": {
             "run_key": "v12-s7",

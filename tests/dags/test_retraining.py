@@ -104,7 +104,8 @@ def test_every_arm_is_a_run_below_one_parent(place: Place, tuned: dict[str, Any]
     assert all(run.info.status == "FINISHED" for run in found.values())
     assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent.info.run_id}
     assert parent.data.tags["run_key"] == tuned["run_key"]
-    assert parent.data.params["lake_version"] == "2"
+    assert (parent.data.params["lake_version"], parent.data.params["labels_version"]) == ("2", "-1")
+    assert parent.data.tags["labels_version"] == "-1"
     assert int(parent.data.params["train_windows"]) + int(parent.data.params["holdout_windows"]) == 108
     results = json.loads(Path(tuned["results"]).read_text(encoding="utf-8"))
     for name, arm in results["arms"].items():

@@ -11,8 +11,11 @@ import pytest
 
 from dags import retraining, steps
 from streaming.errors import LakeError
+from streaming.label_wire import SceneLabel
+from streaming.tables import NO_LABELS
 from tests.dags.places import Place, make
 from tests.fixtures.tracking import own_tracking_uri
+from tests.streaming.lakes import LabelWriter
 from tests.training.lakes import of_people
 from tests.training.made import CHANNELS, SCENES, windows
 from training.dataset import UNLABELLED
@@ -31,7 +34,14 @@ def test_a_pin_names_the_newest_version_and_counts_a_cohort(place: Place) -> Non
     made = of_people("new", windows(people=1, each=2))
     version = place.publish(replace(made, scenes=np.array([UNLABELLED, 0, 1, 2, 2, UNLABELLED])))
     pin = steps.pin(place.settings(), "target")
-    assert pin == steps.Pin(cohort="target", lake_version=version, windows=108 + 6, labelled=108 + 4, fresh=108 + 4)
+    assert pin == steps.Pin(
+        cohort="target",
+        lake_version=version,
+        labels_version=NO_LABELS,
+        windows=108 + 6,
+        labelled=108 + 4,
+        fresh=108 + 4,
+    )
     assert steps.pin(place.settings(), "source").labelled == 90
     assert steps.pin(place.settings(), "nobody").windows == 0
 
@@ -51,6 +61,46 @@ def test_what_was_rescored_is_not_fresh_and_neither_is_what_never_will_be(
     after = steps.pin(settings, "target")
     assert (after.windows, after.labelled, after.fresh) == (before.windows + 6, before.labelled + 6, 3)
     assert steps.pin(place.settings('[data]\nscenes = ["Walk"]'), "target").fresh == 2
+
+
+def test_a_window_that_is_labelled_anew_is_fresh_until_it_is_scored_so(trained: tuple[Place, dict[str, Any]]) -> None:
+    """Also if it goes back to what it was once scored with; not if the label is what it was, or was withdrawn."""
+    place, _ = trained
+    settings = place.settings()
+    made = of_people("revised", windows(people=4, each=3))
+    place.publish(made, cohort="revised")
+    writer = LabelWriter(settings.lake)
+
+    def say(at: int, scene: str | None, day: int) -> None:
+        start = int(made.start_ns[at])
+        writer.publish(
+            0,
+            SceneLabel(
+                device_id=str(made.devices[at]), session_id=str(made.sessions[at]), start_ns=start, end_ns=start + 2 * 10**9,
+                scene=scene, said_by="ana", said_ns=start + day * 86_400 * 10**9,
+            ),
+        )  # fmt: skip
+
+    def fresh() -> tuple[int, int]:
+        found = steps.pin(settings, "revised")
+        assert found.windows == len(made)
+        return found.labelled, found.fresh
+
+    def rescore() -> None:
+        retraining.rescore(settings, cohort="revised", lake_version=None, seed=0, progress=no_progress)
+
+    assert fresh() == (36, 36)
+    rescore()
+    assert fresh() == (36, 0)
+    say(0, "Run", 1)
+    assert fresh() == (36, 0), "that is what it was"
+    say(0, "Walk", 2)
+    say(1, None, 2)
+    assert fresh() == (35, 1)
+    rescore()
+    assert fresh() == (35, 0)
+    say(0, "Run", 3)
+    assert fresh() == (35, 1)
 
 
 def test_windows_are_those_of_the_settings(place: Place) -> None:

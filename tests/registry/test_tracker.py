@@ -125,6 +125,15 @@ def test_the_same_windows_at_another_version_of_the_lake(client: MlflowClient, t
     assert versions == [17, 18]
 
 
+def test_the_same_windows_with_other_labels(client: MlflowClient, tracker: MlflowTracker) -> None:
+    for said in (None, 0, 3):
+        with tracker.run("retrain") as log:
+            log.dataset("windows", version=17, labels_version=said, digest="a", windows=200, context="training")
+    seen = [run.inputs.dataset_inputs[0].dataset for run in runs(client)]
+    assert [each.name for each in seen] == ["windows@17", "windows@17 labels@0", "windows@17 labels@3"]
+    assert [json.loads(each.source).get("labels_version") for each in seen] == [None, 0, 3]
+
+
 def test_what_people_write_about_an_experiment_stays(client: MlflowClient) -> None:
     made = MlflowTracker(client, "noted", note="Ours.").experiment_id
     assert client.get_experiment(made).tags["mlflow.note.content"] == "Ours."

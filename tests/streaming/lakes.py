@@ -9,6 +9,8 @@ import polars as pl
 import pyarrow as pa
 
 from streaming.assembler import Assembler, ClosedWindows
+from streaming.label_wire import SceneLabel
+from streaming.labels import LabelsTable, labels_rows
 from streaming.lake import scan_windows
 from streaming.offsets import Account, TopicPartition
 from streaming.rows import windows_table
@@ -20,6 +22,7 @@ from .sessions import EPOCH, NOW, SECOND, SETTINGS, batch
 
 P0 = TopicPartition(topic="sensor.batches", partition=0)
 P1 = TopicPartition(topic="sensor.batches", partition=1)
+LABELS0 = TopicPartition(topic="sensor.labels", partition=0)
 LATER = datetime(2100, 1, 1, tzinfo=UTC)
 
 
@@ -54,6 +57,33 @@ class Writer:
             windows=rows.num_rows, rows_before=self.table.rows(self.partition),
         )  # fmt: skip
         return self.table.publish(rows, {self.partition: account})
+
+
+class LabelWriter:
+    """Publishes labels, as the owner of a partition of the labels topic does."""
+
+    def __init__(self, lake: LakeSettings) -> None:
+        self.table = LabelsTable(lake)
+
+    def next(self, count: int, *said: SceneLabel) -> tuple[pa.Table, Account]:
+        """What the next commit would be: so many labels, those given or some of no meaning."""
+        found = self.table.position(LABELS0)
+        at = found.offset or 0
+        labels = said or [
+            SceneLabel(
+                device_id="d1", start_ns=at + i, end_ns=at + i + 1, scene="Walk", said_by="ana", said_ns=EPOCH + i
+            )
+            for i in range(count)
+        ]
+        account = Account(
+            commit=found.commits + 1, from_offset=at, to_offset=at + count, read_to=at + count, batches=count, windows=count,
+            rows_before=self.table.rows(LABELS0),
+        )  # fmt: skip
+        return labels_rows(LABELS0, list(enumerate(labels, at)), NOW), account
+
+    def publish(self, count: int = 0, *said: SceneLabel) -> int:
+        rows, account = self.next(count or len(said), *said)
+        return self.table.publish(rows, {LABELS0: account})
 
 
 def settings(folder: Path | str, **values: object) -> LakeSettings:

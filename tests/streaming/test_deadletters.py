@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import kafka
@@ -12,6 +13,7 @@ import pytest
 
 from streaming.client import KafkaDeadLetters
 from streaming.deadletters import REPLAY_HEADER, letters, send_again
+from streaming.label_wire import LABEL_CONTENT_TYPE
 from streaming.settings import KafkaSettings
 from streaming.topics import create_topics
 from tests.test_sensorloop import answer, run
@@ -64,6 +66,21 @@ def test_a_replay_sends_what_was_there_and_says_what_it_is(topics: KafkaSettings
     assert headers[REPLAY_HEADER] == f"{topics.batches_topic}/1/7".encode()
     assert "content-type" in headers
     assert [(letter.offset, letter.replayed) for letter in letters(topics)] == [(7, True), (8, True), (9, False)]
+
+
+def test_a_label_goes_back_to_the_labels(topics: KafkaSettings) -> None:
+    settings = replace(topics, labels_topic=f"l{topics.batches_topic}")
+    create_topics(settings.bootstrap_servers, {settings.labels_topic: 1})
+    dead = KafkaDeadLetters(settings)
+    at = {"topic": settings.labels_topic, "partition": "0", "offset": "4"}
+    dead.send(b"label", key=b"phone", headers={"reason": "not_protobuf", "detail": "why", **at})
+    dead.flush()
+    dead.close()
+    found = [letter for letter in letters(settings) if letter.topic == settings.labels_topic]
+    assert send_again(settings, found) == 1
+    ((value, _, headers),) = batches(replace(settings, batches_topic=settings.labels_topic))
+    assert (value, headers["content-type"]) == (b"label", LABEL_CONTENT_TYPE.encode())
+    assert not list(batches(settings))
 
 
 def test_an_empty_topic_and_one_that_is_not_there(topics: KafkaSettings) -> None:

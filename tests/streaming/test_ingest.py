@@ -362,3 +362,19 @@ def test_repeats_that_come_late_are_neither_lost_nor_doubled(tmp_path: Path) -> 
 
 def _no_space(_: int) -> None:
     raise OSError(28, "No space left on device")
+
+
+def test_the_loop_beside_takes_a_step_after_each_of_ours_and_publishes_at_the_end(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, {P0: log(session(3))})
+    done: list[str] = []
+
+    class Beside:
+        def step(self) -> None:
+            done.append(f"step at {rig.ingest.counters().get('records', 0)}")
+
+        def commit(self) -> None:
+            done.append(f"commit after {rig.rows().height} rows")
+
+    rig.ingest.run(stop=lambda: rig.ingest.counters().get("records") == 3, beside=Beside())
+    assert done[0] == "step at 0"
+    assert done[-2:] == ["step at 3", "commit after 3 rows"]

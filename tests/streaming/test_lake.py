@@ -11,13 +11,14 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-from streaming.delta import Table
+from streaming.delta import Table, create_table
 from streaming.errors import CommitConflict, LakeError, LostOwnership
 from streaming.faults import hooked
-from streaming.lake import read_quality, scan_windows, table_version, write_quality
+from streaming.lake import read_quality, scan_windows, scored_windows, table_version, write_quality
 from streaming.offsets import Account
 from streaming.settings import LakeSettings
-from streaming.tables import QUALITY_SCHEMA, SIGNAL
+from streaming.storage import Storage
+from streaming.tables import NO_LABELS, QUALITY, QUALITY_SCHEMA, SIGNAL
 from streaming.windows import WindowsTable
 
 from .lakes import P0, P1, session_rows
@@ -253,17 +254,46 @@ def test_no_lake_is_a_clear_error(tmp_path: Path, read: Callable[[str], object])
         read(str(tmp_path))
 
 
+def scores(key: str, *labels: str, lake_version: int = 3, labels_version: int | None = None) -> pa.Table:
+    """Of windows a, b, …"""
+    count = len(labels)
+    columns: dict[str, Any] = {
+        "run_key": [key] * count, "window_id": list("abcdef"[:count]), "label": list(labels), "subject_id": ["p"] * count,
+        "score": [0.5] * count, "tier": [1] * count, "model": ["m"] * count, "lake_version": [lake_version] * count,
+        "labels_version": [labels_version] * count,
+    }  # fmt: skip
+    return pa.table([pa.array(columns.get(f.name, [None] * count), f.type) for f in QUALITY_SCHEMA], QUALITY_SCHEMA)
+
+
 def test_a_rescoring_is_written_once(tmp_path: Path) -> None:
-    scores = pl.DataFrame(
-        {
-            "run_key": ["k1", "k1"], "window_id": ["a", "b"], "label": ["Walk", "Run"], "subject_id": ["p", "q"],
-            "margin": [0.1, None], "neighbours": [0.1, 0.2], "original": [0.1, 0.2], "physical": [1.0, 1.0],
-            "score": [0.1, 0.9], "tier": [0, 2], "reasons": ["", None], "model": ["m", "m"],
-            "lake_version": [3, 3],
-        }
-    ).to_arrow().cast(QUALITY_SCHEMA)  # fmt: skip
     uri = str(tmp_path / "with a blank")
-    version = write_quality(uri, scores)
-    assert write_quality(uri, scores) == version
+    version = write_quality(uri, scores("k1", "Walk", "Run"))
+    assert write_quality(uri, scores("k1", "Walk", "Run")) == version
     assert read_quality(uri, "k1")["window_id"].to_list() == ["a", "b"]
     assert read_quality(uri, "k2").height == 0
+
+
+def known(uri: str) -> dict[str, str]:
+    return dict(scored_windows(uri).rows())
+
+
+def test_what_was_scored_last_is_what_is_known(tmp_path: Path) -> None:
+    """Last by the lake's versions, whenever it was scored."""
+    uri = str(tmp_path)
+    assert known(uri) == {}
+    write_quality(uri, scores("k2", "Bus", labels_version=2))
+    write_quality(uri, scores("k1", "Walk", "Run", labels_version=1))
+    assert known(uri) == {"a": "Bus", "b": "Run"}
+    write_quality(uri, scores("k3", "Still", lake_version=4, labels_version=NO_LABELS))
+    assert known(uri) == {"a": "Still", "b": "Run"}
+
+
+def test_a_quality_table_from_before_labels_could_come_later_is_read_and_written(tmp_path: Path) -> None:
+    uri = str(tmp_path)
+    older = pa.schema([field for field in QUALITY_SCHEMA if field.name != "labels_version"])
+    table = create_table(Storage(uri, QUALITY), older)
+    table.append(scores("k1", "Walk", "Run").select(older.names), {"sensorloop/quality/k1": 1})
+    assert known(uri) == {"a": "Walk", "b": "Run"}
+    write_quality(uri, scores("k2", "Bus", labels_version=0))
+    assert known(uri) == {"a": "Bus", "b": "Run"}
+    assert read_quality(uri, "k1")["labels_version"].to_list() == [None, None]

@@ -137,7 +137,7 @@ s3_secret_access_key = "file:secret"
         encoding="utf-8",
     )
     found = answer(run(tmp_path, "lake", "verify"))
-    assert (found["windows"], found["problems"]) == (4, [])
+    assert (found["rows"], found["problems"]) == (4, [])
 
 
 def test_no_lake_and_no_bucket_are_clear_errors(new_s3_lake: NewLake) -> None:

@@ -12,16 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from streaming.delta import open_table
-from streaming.errors import LakeError
+from streaming.errors import LakeError, NoTable
 from streaming.maintenance import compact
 from streaming.offsets import Account
 from streaming.publish import write_files
 from streaming.storage import Storage
-from streaming.tables import PARTITION_COLUMN, WINDOWS
+from streaming.tables import LABELS, LABELS_PARTITION_COLUMN, PARTITION_COLUMN, WINDOWS
 from streaming.verify import Proof, verify
 from streaming.windows import WindowsTable
 
-from .lakes import P0, P1, Writer, lake_rows, session_rows, settings
+from .lakes import LABELS0, P0, P1, LabelWriter, Writer, lake_rows, session_rows, settings
 from .sessions import SETTINGS
 
 
@@ -59,7 +59,7 @@ def only(proof: Proof, *words: str) -> None:
 def test_a_sound_lake_is_proven(lake: Path) -> None:
     proof = verify(str(lake))
     assert proof.problems == ()
-    assert (proof.files, proof.windows, proof.partitions, proof.since_version, proof.orphans) == (4, 16, 2, 0, ())
+    assert (proof.files, proof.rows, proof.partitions, proof.since_version, proof.orphans) == (4, 16, 2, 0, ())
     compact(settings(lake))
     assert verify(str(lake)).problems == ()
 
@@ -221,3 +221,35 @@ def test_what_is_left_of_a_shortened_log_is_proven(lake: Path) -> None:
     assert (proof.problems, proof.since_version) == ((), 4)
     edit_account(lake, 5, rows_before=11)
     only(verify(str(lake)), "found 11 rows, the commit before left 12")
+
+
+def test_labels_are_proven_like_windows(lake: Path) -> None:
+    """Each kind of fault that only a table of labels can have, planted; the windows beside it stay proven."""
+    with pytest.raises(NoTable, match="no table labels"):
+        verify(str(lake), LABELS)
+    writer = LabelWriter(settings(lake))
+    writer.publish(3)
+    writer.publish(2)
+    proof = verify(str(lake), LABELS)
+    assert (proof.table, proof.problems, proof.rows, proof.files, proof.partitions) == ("labels", (), 5, 2, 1)
+    rows, account = writer.next(2)
+    storage = Storage(str(lake), LABELS)
+    files = write_files(storage, rows.slice(1), partition_column=LABELS_PARTITION_COLUMN, compression_level=1)
+    short = replace(account, windows=1)
+    open_table(storage).commit(
+        schema=rows.schema, add=files, metadata={"accounts": [short.record(LABELS0)]},
+        transactions={LABELS0.application: short.to_offset, LABELS0.commits_application: short.commit},
+    )  # fmt: skip
+    only(verify(str(lake), LABELS), "sensor.labels[0] at version 3", "2 records gave 1 rows")
+    (lake / LABELS / files[0].path).unlink()
+    only(verify(str(lake), LABELS), "is missing; 1 rows are lost")
+    assert verify(str(lake)).problems == ()
+
+
+def test_a_label_twice(lake: Path) -> None:
+    writer = LabelWriter(settings(lake))
+    writer.publish(2)
+    rows, account = writer.next(2)
+    again = rows.set_column(rows.schema.get_field_index("kafka_offset"), rows.schema.field("kafka_offset"), [[1, 2]])
+    writer.table.publish(again, {LABELS0: account})
+    only(verify(str(lake), LABELS), "label of sensor.labels[0] at offset 1: is in the table 2 times")

@@ -9,6 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streaming.errors import LakeError
+from streaming.label_wire import SceneLabel
+from streaming.settings import LakeSettings
+from streaming.tables import NO_LABELS
+from tests.streaming.lakes import LabelWriter
 from training.dataset import UNLABELLED, WindowSet, from_lake
 from training.errors import DataError, MissingScene
 
@@ -39,6 +43,7 @@ def window_sets(draw: st.DrawFn) -> WindowSet:
         scenes=np.asarray(draw(st.lists(st.integers(UNLABELLED, 1), min_size=count, max_size=count)), np.int64),
         window_ids=np.array([f"w{i}" for i in range(count)], np.str_), start_ns=np.arange(count, dtype=np.int64) * 2**40,
         coverage=rng.random(count).astype(np.float32), version=draw(st.none() | st.integers(0, 5)),
+        labels_version=draw(st.none() | st.integers(-1, 5)),
         **{name: np.array(values, np.str_) for name, values in texts.items()},
     )  # fmt: skip
 
@@ -51,6 +56,14 @@ def test_what_is_saved_is_loaded(tmp_path_factory: pytest.TempPathFactory, made:
     assert_same(loaded, made)
     assert loaded.digest() == made.digest()
     assert [path.name for path in folder.iterdir()] == ["windows.npz"]
+
+
+def test_a_file_from_before_labels_could_come_later_is_loaded(tmp_path: Path) -> None:
+    made = windows(people=1, each=1)
+    made.save(tmp_path / "new.npz")
+    with np.load(tmp_path / "new.npz") as archive:
+        np.savez(tmp_path / "old.npz", **{name: archive[name] for name in archive.files if name != "labels_version"})
+    assert_same(WindowSet.load(tmp_path / "old.npz"), made)
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive at all", b"PK\x03\x04 half an archive", None])
@@ -258,3 +271,45 @@ def test_no_lake_and_no_such_version(tmp_path: Path) -> None:
     publish(tmp_path, windows(people=1, each=1), cut=CUT)
     with pytest.raises(LakeError, match="version 77"):
         read(tmp_path, 77)
+
+
+def said(made: WindowSet, at: int, scene: str | None, **change: object) -> SceneLabel:
+    """A label of exactly one window, said a week later."""
+    start = int(made.start_ns[at])
+    fields = {
+        "device_id": str(made.devices[at]), "start_ns": start, "end_ns": start + CUT.length_ns, "scene": scene, "said_by": "ana",
+        "session_id": str(made.sessions[at]), "said_ns": start + 7 * 86_400 * 10**9,
+    } | change  # fmt: skip
+    return SceneLabel(**fields)  # type: ignore[arg-type]
+
+
+def test_what_was_said_later_counts_at_the_version_that_was_pinned(tmp_path: Path) -> None:
+    made = windows(people=2, each=2)
+    bare = replace(made, scenes=np.where(np.arange(len(made)) == 0, UNLABELLED, made.scenes))
+    version = publish(tmp_path, bare)
+    before = read(tmp_path, labelled_only=True)
+    assert (len(before), before.labels_version, before.said_later) == (11, NO_LABELS, None)
+    writer = LabelWriter(LakeSettings(uri=str(tmp_path)))
+    first = writer.publish(0, said(made, 0, "Bus"), said(made, 5, "Bus"), said(made, 6, None))
+    second = writer.publish(0, said(made, 5, "Walk", said_ns=int(made.start_ns[5]) + 8 * 86_400 * 10**9))
+
+    def scenes(labels_version: int | None) -> dict[str, str | None]:
+        found = read(tmp_path, version, labels_version=labels_version)
+        assert found.labels_version == (second if labels_version is None else labels_version)
+        names = [*found.scene_names, None]
+        return dict(zip(found.sessions.tolist(), [names[scene] for scene in found.scenes], strict=True))
+
+    own = {f"s{at}": SCENES[scene] for at, scene in enumerate(made.scenes)}
+    assert scenes(NO_LABELS) == own | {"s0": None}
+    assert scenes(first) == own | {"s0": "Bus", "s5": "Bus", "s6": None}
+    assert scenes(second) == scenes(None) == own | {"s0": "Bus", "s5": "Walk", "s6": None}
+    labelled = read(tmp_path, labels_version=first, labelled_only=True)
+    assert (len(labelled), labelled.said_later) == (11, first)
+    np.testing.assert_array_equal(
+        labelled.signals[labelled.sessions == "s5"],
+        made.signals[made.sessions == "s5"],
+        "the signals are still its own",
+    )
+    assert read(tmp_path, scenes=("Bus",), labelled_only=True).counts() == {"Bus": 1}
+    with pytest.raises(LakeError, match="version 77"):
+        read(tmp_path, labels_version=77)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from dataclasses import fields, replace
+import hashlib
+import json
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ from training.runkey import run_key
 from training.settings import DataSettings, FineTuneSettings, QualitySettings
 
 KNOWN: dict[str, Any] = {
-    "cohort": "target", "lake_version": 3, "original": "abc", "data": DataSettings(), "quality": QualitySettings(),
+    "cohort": "target", "lake_version": 3, "labels_version": 2, "original": "abc", "data": DataSettings(), "quality": QualitySettings(),
     "finetune": FineTuneSettings(),
 }  # fmt: skip
 WHERE = {"device", "threads"}
@@ -35,7 +37,7 @@ def other(value: Any, name: str = "") -> Any:
 
 def changes() -> list[tuple[str, str, Any]]:
     """Every input, and every field of every section."""
-    single = [(name, "", other(KNOWN[name])) for name in ("cohort", "lake_version", "original")]
+    single = [(name, "", other(KNOWN[name])) for name in ("cohort", "lake_version", "labels_version", "original")]
     sections = [
         (name, field.name, replace(KNOWN[name], **{field.name: other(getattr(KNOWN[name], field.name), field.name)}))
         for name in ("data", "quality", "finetune")
@@ -60,3 +62,16 @@ def test_a_key_is_short_and_stays_the_same() -> None:
     assert key == run_key(**KNOWN)
     assert len(key) == 16
     assert set(key) <= set("0123456789abcdef")
+
+
+def test_without_labels_that_came_later_it_is_the_key_from_before_there_were_any() -> None:
+    """Runs that were scored then are still found."""
+    bare = {name: value for name, value in KNOWN.items() if name != "labels_version"}
+    assert run_key(**bare) == run_key(**bare, labels_version=None) != run_key(**KNOWN)
+    fixed = {**bare, "finetune": FineTuneSettings(), "cohort": "x"}
+    parts = {
+        "cohort": "x", "lake_version": 3, "original": "abc", "data": asdict(DataSettings()), "quality": asdict(QualitySettings()),
+        "finetune": {k: v for k, v in asdict(FineTuneSettings()).items() if k not in WHERE},
+    }  # fmt: skip
+    text = json.dumps(parts, sort_keys=True, default=str)
+    assert run_key(**fixed) == hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -1,0 +1,247 @@
+"""The consumer of the labels topic: Kafka → the ``labels`` table, exactly once.
+
+A loop of its own beside :mod:`streaming.ingest`, on the same thread, with a consumer of its own: the two have next to nothing in
+common. A label is settled when it is read, so there is no open window that holds an offset back, nothing to remember of a
+session, and what is committed goes to another table. One consumer of both topics would make each partition, each commit and
+each rebalance a matter of which of the two it is, and let one topic's backlog hold up the other; two consumers cost a second
+membership of a group, and 2 % of the thread's time while there are batches without end and no labels. (Not nothing: a poll of
+kafka-python 3.0.12 that waits for 0 or 1 ms never gets as far as joining the group, tried; so there are a few that wait for 10 ms.)
+
+1. On assignment, read the partition's offset out of the table, and seek there.
+2. Decode each record; what cannot be decoded goes to the dead-letter topic with its coordinates and the reason.
+3. When a commit is due, first make the dead letters safe, then publish labels and offsets in one commit
+   (:mod:`streaming.publish`). The offset is the next to read.
+4. On revocation, forget the partition: what was not published is read again by its next owner.
+
+Nothing is merged or thrown away here, not even a label that came twice: which one counts is decided where windows are read
+(:mod:`training.labels`), at the version that was pinned.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import polars as pl
+import pyarrow as pa
+
+from streaming.client import DeadLetters, Polled, Record, Source
+from streaming.errors import BatchError
+from streaming.ingest import Clock, coordinates
+from streaming.label_wire import SceneLabel, decode_label
+from streaming.offsets import Account, Offsets, Outcome, TopicPartition
+from streaming.publish import Position, Publisher
+from streaming.settings import IngestSettings, LakeSettings, WindowSettings
+from streaming.storage import Storage
+from streaming.tables import LABELS, LABELS_PARTITION_COLUMN, LABELS_SCHEMA
+
+_POLL_SECONDS = 0.01
+_POLL_EVERY = timedelta(seconds=0.5)
+"""Unless the last poll brought something: then there is more, and it does not wait."""
+_DAY_NS = 86_400 * 1_000_000_000
+
+
+class LabelsTable:
+    """The ``labels`` table, as its writer sees it; made if it is not there.
+
+    Args:
+        settings: where the lake is.
+
+    Raises:
+        LakeError: a table is there with other columns.
+    """
+
+    def __init__(self, settings: LakeSettings) -> None:
+        self._publisher = Publisher(
+            Storage(settings, LABELS), LABELS_SCHEMA, partition_column=LABELS_PARTITION_COLUMN,
+            compression_level=settings.compression_level,
+        )  # fmt: skip
+
+    @property
+    def version(self) -> int:
+        """The newest version this writer knows."""
+        return self._publisher.table.version
+
+    def position(self, partition: TopicPartition) -> Position:
+        """See :meth:`streaming.publish.Publisher.position`."""
+        return self._publisher.position(partition)
+
+    def rows(self, partition: TopicPartition) -> int:
+        """How many labels of a partition are published, as of the version that :meth:`position` saw."""
+        of = self._publisher.table.scan().filter(
+            pl.col("topic") == partition.topic, pl.col("kafka_partition") == partition.partition
+        )
+        return int(of.select(pl.len()).collect().item())
+
+    def publish(self, labels: pa.Table, accounts: Mapping[TopicPartition, Account]) -> int:
+        """See :meth:`streaming.publish.Publisher.publish`."""
+        return self._publisher.publish(labels, accounts)
+
+
+@dataclass(kw_only=True, slots=True)
+class _Owned:
+    """A partition while it is ours."""
+
+    committed: int | None
+    """The offset in the table, as we found or left it."""
+    position: int
+    """Next offset to read."""
+    offsets: Offsets
+    commits: int
+    """How often this partition was committed, by whomever."""
+    rows: int
+    """Its labels in the table."""
+    waiting: list[tuple[int, SceneLabel]] = field(default_factory=list)
+    """(offset, label) that are not published yet."""
+
+    def account(self) -> Account:
+        """What a commit of now says of this partition."""
+        return Account(
+            commit=self.commits + 1, from_offset=self.committed or 0, to_offset=self.position, read_to=self.position,
+            windows=len(self.waiting), rows_before=self.rows, **self.offsets.counts(self.position),
+        )  # fmt: skip
+
+    def published(self, account: Account) -> None:
+        """A commit with this account took effect."""
+        self.committed, self.commits = account.to_offset, account.commit
+        self.rows = account.rows_before + account.windows
+        self.offsets.settle(account.to_offset)
+        self.waiting.clear()
+
+
+class LabelIngest:
+    """Consumes the labels topic into the ``labels`` table.
+
+    Args:
+        source: the consumer.
+        table: the table.
+        dead_letters: where undecodable labels go.
+        windows: how far ahead a time may be.
+        settings: when to commit.
+        clock: our clock, an aware datetime; for commit intervals and ``ingested_at``.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        table: LabelsTable,
+        dead_letters: DeadLetters,
+        windows: WindowSettings,
+        settings: IngestSettings,
+        clock: Clock = lambda: datetime.now(UTC),
+    ) -> None:
+        self._source = source
+        self._table = table
+        self._dead_letters = dead_letters
+        self._max_ahead_ns = int(windows.max_ahead.total_seconds() * 1e9)
+        self._settings = settings
+        self._clock = clock
+        self._owned: dict[TopicPartition, _Owned] = {}
+        self._counters: Counter[str] = Counter()
+        self._last_commit = clock()
+        self._last_poll: datetime | None = None
+        """None: the last poll brought something."""
+
+    def step(self) -> None:
+        """One poll, if one is due, and a commit if one is; all but without waiting, since another loop waits on the same thread.
+
+        Raises:
+            LostOwnership: another consumer has taken over a partition; nothing of ours was published since.
+            LakeError: the table cannot be written.
+            ClientError: Kafka refuses.
+        """
+        now = self._clock()
+        if self._last_poll is None or abs(now - self._last_poll) >= _POLL_EVERY:
+            polled = self._source.poll(_POLL_SECONDS)
+            self._last_poll = None if polled.records or polled.assigned or polled.revoked else now
+            self._heed(polled)
+        waiting = sum(len(owned.waiting) for owned in self._owned.values())
+        if waiting >= self._settings.commit_rows or now - self._last_commit >= self._settings.commit_interval:
+            self.commit()
+
+    def commit(self) -> None:
+        """Publish the labels that wait, and the offsets, if there is anything new. Errors are those of :meth:`step`."""
+        self._last_commit = self._clock()
+        moved = {p: owned for p, owned in self._owned.items() if owned.position != (owned.committed or 0)}
+        if not moved:
+            return
+        self._dead_letters.flush()
+        accounts = {p: owned.account() for p, owned in moved.items()}
+        rows = pa.concat_tables(labels_rows(p, owned.waiting, self._last_commit) for p, owned in moved.items())
+        self._table.publish(rows, accounts)
+        self._counters["label_commits"] += 1
+        self._counters["labels"] += rows.num_rows
+        for p, owned in moved.items():
+            owned.published(accounts[p])
+        self._source.hint({p: account.to_offset for p, account in accounts.items()})
+
+    def caught_up(self) -> bool:
+        """Whether every record that was in the assigned partitions when asked has been read."""
+        ends = self._source.end_offsets()
+        return bool(self._owned) and all(p in self._owned and self._owned[p].position >= end for p, end in ends.items())
+
+    def counters(self) -> dict[str, int]:
+        """Everything that was counted since the start; ``labels`` are those that are published."""
+        return dict(self._counters)
+
+    def _heed(self, polled: Polled) -> None:
+        for partition in polled.revoked:
+            self._owned.pop(partition, None)
+        for partition in polled.assigned:
+            self._own(partition)
+        for partition, records in polled.records.items():
+            # Records fetched before the seek of this very round are from the wrong place.
+            if partition in self._owned and partition not in polled.assigned:
+                self._take(partition, records)
+
+    def _own(self, partition: TopicPartition) -> None:
+        found = self._table.position(partition)
+        start = found.offset or 0
+        self._owned[partition] = _Owned(
+            committed=found.offset, position=start, offsets=Offsets(start), commits=found.commits,
+            rows=self._table.rows(partition),
+        )  # fmt: skip
+        self._source.seek(partition, found.offset)
+
+    def _take(self, partition: TopicPartition, records: Sequence[Record]) -> None:
+        owned = self._owned[partition]
+        for record in records:
+            if record.offset < owned.position:
+                continue
+            owned.position = record.offset + 1
+            self._counters["label_records"] += 1
+            try:
+                label = decode_label(record.value, max_ahead_ns=self._max_ahead_ns, received_ns=record.timestamp_ns)
+            except BatchError as error:
+                owned.offsets.note(record.offset, Outcome.DEAD_LETTER)
+                self._counters["label_dead_letters"] += 1
+                self._counters[f"label_dead_letters_{error.reason}"] += 1
+                self._dead_letters.send(record.value, key=record.key, headers=coordinates(partition, record, error))
+            else:
+                owned.offsets.note(record.offset, Outcome.BATCH)
+                owned.waiting.append((record.offset, label))
+                self._counters["labels_withdrawn"] += label.scene is None
+
+
+def labels_rows(partition: TopicPartition, labels: Sequence[tuple[int, SceneLabel]], ingested_at: datetime) -> pa.Table:
+    """Rows of :data:`streaming.tables.LABELS_SCHEMA`, one for each (offset, label), in the order given."""
+    texts = ("device_id", "session_id", "start_ns", "end_ns", "scene", "said_by", "said_ns")
+    count = len(labels)
+    columns = {name: [getattr(label, name) for _, label in labels] for name in texts}
+    columns |= {
+        LABELS_PARTITION_COLUMN: [label.said_ns // _DAY_NS for _, label in labels],
+        "topic": [partition.topic] * count,
+        "kafka_partition": [partition.partition] * count,
+        "kafka_offset": [offset for offset, _ in labels],
+        "ingested_at": [ingested_at.astimezone(UTC)] * count,
+    }
+    arrays = []
+    for field_ in LABELS_SCHEMA:
+        if field_.name == LABELS_PARTITION_COLUMN:
+            arrays.append(pa.array(columns[field_.name], pa.int32()).cast(pa.date32()))
+        else:
+            arrays.append(pa.array(columns[field_.name], field_.type))
+    return pa.table(arrays, schema=LABELS_SCHEMA)

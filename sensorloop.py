@@ -20,23 +20,20 @@ from typing import Annotated
 import typer
 
 from dags import retraining, steps
-from dags.local import deadletter, label, lake
+from dags.local import deadletter, label, lake, registry
 from dags.settings import load as load_settings
 from dags.terminal import (
     EXIT_FINAL,
     EXIT_RETRIABLE,
     counters,
-    entry_line,
     fail,
     number,
     progress,
     result,
     say,
-    say_disagreement,
     say_import,
     say_some,
     verdict_line,
-    version_line,
 )
 
 # Before torch is loaded: its threads would spin while they wait, and two programs that do so slow each other down tenfold.
@@ -47,13 +44,12 @@ HELP = "Keeps phone-sensor scene recognition models fresh: Kafka → windows →
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 kafka_app = typer.Typer(help="A real Kafka on this machine, without Java, Maven or Docker.", no_args_is_help=True)
 train_app = typer.Typer(help="Models that are trained from nothing.", no_args_is_help=True)
-registry_app = typer.Typer(help="Versions, the champion, and the account of how it came to be.", no_args_is_help=True)
 app.add_typer(kafka_app, name="kafka")
 app.add_typer(lake.app, name="lake")
 app.add_typer(label.app, name="label")
 app.add_typer(deadletter.app, name="deadletter")
 app.add_typer(train_app, name="train")
-app.add_typer(registry_app, name="registry")
+app.add_typer(registry.app, name="registry")
 
 Cohort = Annotated[str, typer.Option(help="Which fleet: the recordings' and windows' cohort.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
@@ -293,70 +289,6 @@ def promote(run_key: RunKey, arm: Annotated[str, typer.Option(help="Which arm's 
         say(reason)
     say(verdict_line(done))
     result(**done)
-
-
-@registry_app.command("serve")
-def registry_serve() -> None:
-    """Run the local MLflow server until Ctrl-C; runs, models and the ledger are below SENSORLOOP_HOME/mlflow."""
-    from registry.server import check_port, server_command
-
-    settings = load_settings()
-    check_port(settings.registry)
-    command = server_command(settings.home, settings.registry, os.environ)
-    say(f"MLflow is at {command.url}; Ctrl-C ends it.")
-    os.execve(command.argv[0], command.argv, dict(command.env))  # noqa: S606  (no shell is meant)
-
-
-@registry_app.command("list")
-def registry_list() -> None:
-    """Every version, with what the gate found."""
-    promotions = steps.promotions(load_settings())
-    versions = promotions.versions()
-    for found in versions:
-        say(version_line(found))
-    say_disagreement(promotions.disagreement())
-    result(versions=[dataclasses.asdict(version) for version in versions])
-
-
-@registry_app.command("history")
-def registry_history() -> None:
-    """The ledger: who became champion when, from which lake version, and why. Newest last."""
-    promotions = steps.promotions(load_settings())
-    entries = promotions.history()
-    for entry in entries:
-        say(entry_line(entry))
-    say_disagreement(promotions.disagreement())
-    result(entries=[dataclasses.asdict(entry) for entry in entries])
-
-
-@registry_app.command("explain")
-def registry_explain(version: Annotated[str, typer.Argument(help="A version's number.")]) -> None:
-    """Why a version was promoted or refused, rule by rule."""
-    text = steps.promotions(load_settings()).explain(version)
-    say(text)
-    result(version=version, account=text)
-
-
-@registry_app.command("rollback")
-def registry_rollback(
-    to: Annotated[str | None, typer.Option(help="Version to go back to; the champion before if not said.")] = None,
-    why: Annotated[str, typer.Option(help="Goes into the ledger.")] = "",
-) -> None:
-    """Make the champion before champion again; the ledger says so."""
-    outcome = steps.promotions(load_settings()).rollback(to=to, why=why)
-    say(f"Version {outcome.champion} is champion.")
-    result(champion=outcome.champion, entry=outcome.entry.sequence)
-
-
-@registry_app.command("verify")
-def registry_verify() -> None:
-    """Check the ledger's chain of hashes. Exit code 3: it was changed, and where."""
-    problems = steps.promotions(load_settings()).verify()
-    for problem in problems:
-        say(f"error: {problem}")
-    result(problems=[str(problem) for problem in problems])
-    if problems:
-        raise typer.Exit(EXIT_FINAL)
 
 
 @app.command("settings")

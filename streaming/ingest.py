@@ -96,11 +96,14 @@ class Ingest:
             LakeError: the table cannot be written, at the end; until then that is waited out.
             ClientError: Kafka refuses.
         """
-        while not stop():
-            self.step()
-            if report is not None:
-                report(self.counters())
-        self.commit(Reason.STOP)
+        while True:
+            while not stop():
+                self.step()
+                if report is not None:
+                    report(self.counters())
+            self.commit(Reason.STOP)
+            if stop():  # else it depends on what was read, and the commit has taken a partition anew
+                break
         self._source.flush_hints()
         self._show(self._clock())
         if report is not None:

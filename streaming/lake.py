@@ -11,10 +11,12 @@ import pyarrow.compute as pc
 
 from streaming.delta import create_table, open_table
 from streaming.errors import LakeError
+from streaming.offsets import TopicPartition
+from streaming.progress import Completeness, moment
 from streaming.storage import Lake, Storage
 from streaming.tables import QUALITY, QUALITY_SCHEMA, WINDOWS
 
-__all__ = ["Lake", "read_quality", "scan_windows", "scored_windows", "table_version", "write_quality"]
+__all__ = ["Lake", "read_quality", "scan_windows", "scored_windows", "table_version", "valid_through", "write_quality"]
 
 
 def table_version(lake: Lake, table: str = WINDOWS) -> int:
@@ -33,6 +35,19 @@ def scan_windows(lake: Lake, version: int | None = None) -> pl.LazyFrame:
         LakeError: there is no table, or no such version.
     """
     return open_table(Storage(lake, WINDOWS), version).scan()
+
+
+def valid_through(lake: Lake, version: int | None = None) -> Completeness:
+    """Until when, in event time, the ``windows`` table is complete at a version (None: the newest); see :mod:`streaming.progress`.
+
+    Raises:
+        LakeError: there is no table, or no such version.
+    """
+    table = open_table(Storage(lake, WINDOWS), version)
+    rows = table.scan().select("topic", "kafka_partition").unique().collect()
+    partitions = [TopicPartition(topic=topic, partition=number) for topic, number in sorted(rows.iter_rows())]
+    found = {partition: table.transaction(partition.complete_application) for partition in partitions}
+    return Completeness(partitions={partition: moment(ns) for partition, ns in found.items() if ns is not None})
 
 
 def write_quality(lake: Lake, rows: pa.Table) -> int:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import signal
-import threading
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -23,7 +21,6 @@ from dags.settings import load as load_settings
 from dags.terminal import (
     EXIT_FINAL,
     EXIT_RETRIABLE,
-    counters,
     entry_line,
     fail,
     number,
@@ -166,7 +163,7 @@ def replay(
     if longest_pause is not None:
         pace = dataclasses.replace(pace, longest_pause=timedelta(seconds=longest_pause))
     kafka = load_settings().kafka
-    create_topics(kafka.bootstrap_servers, {kafka.batches_topic: kafka.partitions, kafka.deadletter_topic: 1})
+    create_topics(kafka, {kafka.batches_topic: kafka.partitions, kafka.deadletter_topic: 1})
     with progress(f"Replaying {directory.name}") as show:
         report = run(
             directory, make_producer(kafka), kafka.batches_topic, pace=pace,
@@ -192,30 +189,9 @@ def ingest(
     ] = False,
 ) -> None:
     """Cut what comes in into windows in the lake, exactly once, until Ctrl-C (or SIGTERM): what has closed is then published."""
-    from streaming.client import KafkaDeadLetters, KafkaSource
-    from streaming.ingest import Ingest
-    from streaming.topics import create_topics
-    from streaming.windows import WindowsTable
+    from dags.local.ingesting import ingest as run
 
-    settings = load_settings()
-    kafka = settings.kafka
-    create_topics(kafka.bootstrap_servers, {kafka.batches_topic: kafka.partitions, kafka.deadletter_topic: 1})
-    table = WindowsTable(settings.lake, settings.windows.sensors)
-    stopping = threading.Event()
-    for stop_signal in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop_signal, lambda *_: stopping.set())
-    dead_letters = KafkaDeadLetters(kafka)
-    source = KafkaSource(kafka, settings.ingest)
-    loop = Ingest(
-        source=source, table=table, dead_letters=dead_letters, windows=settings.windows, settings=settings.ingest
-    )
-    try:
-        with counters() as show:
-            loop.run(stop=lambda: stopping.is_set() or (until_caught_up and loop.caught_up()), report=show)
-    finally:
-        source.close()
-        dead_letters.close()
-    result(**loop.counters(), lake_version=table.version)
+    result(**run(load_settings(), until_caught_up=until_caught_up))
 
 
 @train_app.command("original")

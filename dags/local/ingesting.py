@@ -1,0 +1,78 @@
+"""The command ``sensorloop ingest``: one consumer, from its settings to its end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from contextlib import ExitStack
+from typing import Any
+
+from dags.settings import Settings
+from dags.terminal import EXIT_RETRIABLE, counters, log_to_stderr, say
+from streaming.client import KafkaDeadLetters, KafkaSource
+from streaming.ingest import Ingest
+from streaming.metrics import Metrics, serve
+from streaming.topics import create_topics
+from streaming.windows import WindowsTable
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+def ingest(settings: Settings, *, until_caught_up: bool, worker: int = 0) -> dict[str, Any]:
+    """Consume until told to stop, or until everything has been read.
+
+    Args:
+        settings: all of them.
+        until_caught_up: stop when everything that is in Kafka now has been read.
+        worker: number of this consumer among those of the machine, from 0.
+
+    Raises:
+        StreamingError: see :meth:`streaming.ingest.Ingest.run`.
+    """
+    log_to_stderr(logging.getLogger("streaming"))
+    stopping = threading.Event()
+    deadline = _deadline(settings.ingest.stop_within.total_seconds())
+
+    def stop(*_: object) -> None:
+        if not stopping.is_set():
+            stopping.set()
+            deadline.start()
+
+    for number in _STOPPING:
+        signal.signal(number, stop)
+    kafka = settings.kafka
+    create_topics(kafka, {kafka.batches_topic: kafka.partitions, kafka.deadletter_topic: 1})
+    metrics = Metrics()
+    with ExitStack() as stack:
+        stack.callback(deadline.cancel)
+        if settings.ingest.metrics_port:
+            stack.callback(serve(metrics, settings.ingest.metrics_host, settings.ingest.metrics_port + worker))
+        table = WindowsTable(settings.lake, settings.windows.sensors)
+        dead_letters = KafkaDeadLetters(kafka)
+        stack.callback(dead_letters.close)
+        source = KafkaSource(kafka, settings.ingest)
+        stack.callback(source.close)
+        loop = Ingest(
+            source=source, table=table, dead_letters=dead_letters, windows=settings.windows, settings=settings.ingest,
+            watch=metrics.update,
+        )  # fmt: skip
+        with counters() as show:
+            loop.run(stop=lambda: stopping.is_set() or (until_caught_up and loop.caught_up()), report=show)
+    return {**loop.counters(), "lake_version": table.version}
+
+
+def _deadline(seconds: float) -> threading.Timer:
+    """Whatever the disk or Kafka keeps us waiting for: gone by then. Nothing is lost, what is not committed is read again."""
+
+    def end() -> None:
+        say(
+            f"error: Not done {seconds:g} s ([ingest] stop_within) after the signal to stop: ending as it is. What was not committed "
+            "is read again by the next consumer."
+        )
+        os._exit(EXIT_RETRIABLE)
+
+    timer = threading.Timer(max(0.1, seconds - 0.5), end)
+    timer.daemon = True
+    return timer

@@ -194,6 +194,17 @@ def ingest(
     result(**run(load_settings(), until_caught_up=until_caught_up))
 
 
+@app.command()
+def status(
+    once: Annotated[bool, typer.Option(help="Look once and end, for scripts.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 2.0,
+) -> None:
+    """How far ingestion is: lag, rates, and until when the lake is complete, partition by partition. Until Ctrl-C."""
+    from dags.local.status import status as run
+
+    result(**run(load_settings(), once=once, every=every))
+
+
 @train_app.command("original")
 def train_original(cohort: Cohort = "source", seed: Seed = 0) -> None:
     """Train the original model, a ResNet-34, on the source fleet's windows, and register it with its accuracy at home."""

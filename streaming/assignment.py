@@ -232,6 +232,7 @@ class Assignment:
                 rows=self._table.rows(partition), assigned=now, silence=now, found_again=found_again,
             )  # fmt: skip
             self._source.seek(partition, found.offset)
+        _log.info("Reading %s from offset %d.", partition, owned.position)
         self.owned[partition] = owned
         self.fresh.add(partition)
         self.counters["assignments"] += 1

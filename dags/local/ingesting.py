@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from contextlib import ExitStack
 from typing import Any
 
@@ -33,20 +34,17 @@ def ingest(settings: Settings, *, until_caught_up: bool, worker: int = 0) -> dic
     """
     log_to_stderr(logging.getLogger("streaming"))
     stopping = threading.Event()
-    deadline = _deadline(settings.ingest.stop_within.total_seconds())
-
-    def stop(*_: object) -> None:
-        if not stopping.is_set():
-            stopping.set()
-            deadline.start()
-
+    # Started now, since a signal's handler may interrupt whatever holds the lock that starting a thread needs.
+    threading.Thread(
+        target=_end_late, args=(stopping, settings.ingest.stop_within.total_seconds()), daemon=True
+    ).start()
     for number in _STOPPING:
-        signal.signal(number, stop)
+        signal.signal(number, lambda *_: stopping.set())
+    say(f"Ingesting {settings.kafka.batches_topic} as {settings.kafka.group_id} until SIGTERM or Ctrl-C.")
     kafka = settings.kafka
     create_topics(kafka, {kafka.batches_topic: kafka.partitions, kafka.deadletter_topic: 1})
     metrics = Metrics()
     with ExitStack() as stack:
-        stack.callback(deadline.cancel)
         if settings.ingest.metrics_port:
             stack.callback(serve(metrics, settings.ingest.metrics_host, settings.ingest.metrics_port + worker))
         table = WindowsTable(settings.lake, settings.windows.sensors)
@@ -63,16 +61,12 @@ def ingest(settings: Settings, *, until_caught_up: bool, worker: int = 0) -> dic
     return {**loop.counters(), "lake_version": table.version}
 
 
-def _deadline(seconds: float) -> threading.Timer:
-    """Whatever the disk or Kafka keeps us waiting for: gone by then. Nothing is lost, what is not committed is read again."""
-
-    def end() -> None:
-        say(
-            f"error: Not done {seconds:g} s ([ingest] stop_within) after the signal to stop: ending as it is. What was not committed "
-            "is read again by the next consumer."
-        )
-        os._exit(EXIT_RETRIABLE)
-
-    timer = threading.Timer(max(0.1, seconds - 0.5), end)
-    timer.daemon = True
-    return timer
+def _end_late(stopping: threading.Event, seconds: float) -> None:
+    """Whatever the disk, Kafka or a library keeps us waiting for: gone by then. What is not committed is read again."""
+    stopping.wait()
+    time.sleep(max(0.1, seconds - 0.5))
+    say(
+        f"error: Not done {seconds:g} s ([ingest] stop_within) after the signal to stop; ending as it is. What was not committed is "
+        "read again by the next consumer."
+    )
+    os._exit(EXIT_RETRIABLE)

@@ -8,9 +8,12 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import kafka
@@ -19,13 +22,17 @@ import psutil
 import pytest
 
 from streaming import broker, ports
+from streaming.client import KafkaDeadLetters, KafkaSource
+from streaming.ingest import Ingest
 from streaming.lake import scan_windows, valid_through
-from streaming.settings import BrokerSettings, KafkaSettings
+from streaming.progress import total
+from streaming.settings import BrokerSettings, IngestSettings, KafkaSettings, LakeSettings
 from streaming.topics import create_topics
 from streaming.verify import verify
+from streaming.windows import WindowsTable
 from streaming.wire import encode
 
-from .sessions import batch
+from .sessions import SETTINGS, batch
 
 pytestmark = pytest.mark.broker
 ROOT = Path(__file__).parents[2]
@@ -57,7 +64,8 @@ class Consumer:
         self.process = subprocess.Popen(
             [sys.executable, *argv], stdout=subprocess.PIPE, stderr=self._out, text=True, cwd=home,
             env={
-                **os.environ, "PYTHONPATH": str(ROOT), "SENSORLOOP_HOME": str(home), "OMP_NUM_THREADS": "1", "POINT": point,
+                **os.environ, "PYTHONPATH": str(ROOT), "SENSORLOOP_HOME": str(home), "OMP_NUM_THREADS": "1",
+                "PYTHONFAULTHANDLER": "1", "POINT": point,
                 **environment(kafka_settings), **{f"SENSORLOOP_{name}": value for name, value in settings.items()},
             },
         )  # fmt: skip
@@ -83,7 +91,9 @@ class Consumer:
     def kill(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
-            self.process.communicate(timeout=30)
+            self.process.wait(timeout=30)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
         self._out.close()
 
 
@@ -135,7 +145,8 @@ def started() -> Iterator[list[Consumer]]:
 class Phones:
     """Phones that send a batch each a second of theirs, as fast as :meth:`send` is called."""
 
-    def __init__(self, settings: KafkaSettings, count: int) -> None:
+    def __init__(self, settings: KafkaSettings, count: int, partitions: int = 4) -> None:
+        self.partitions = partitions
         self.topic, self.count, self.second = settings.batches_topic, count, 0
         self.producer = kafka.KafkaProducer(
             bootstrap_servers=settings.bootstrap_servers, acks="all", enable_idempotence=True, linger_ms=5
@@ -145,7 +156,7 @@ class Phones:
         for phone in range(self.count):
             name = f"phone-{phone}"
             value = encode(batch(self.second, session=f"s-{name}", device=name, end=last))
-            self.producer.send(self.topic, value=value, key=name.encode(), partition=phone % 4)
+            self.producer.send(self.topic, value=value, key=name.encode(), partition=phone % self.partitions)
         self.second += 1
 
     def close(self) -> None:
@@ -228,42 +239,76 @@ def test_a_zombie_is_refused_and_stops_with_a_sentence(
     settled(tmp_path, phones.samples)
 
 
-def test_a_storm_of_rebalances_loses_and_doubles_nothing(
-    bootstrap_servers: str, tmp_path: Path, started: list[Consumer]
-) -> None:
-    """Every second a consumer joins, and one leaves: by SIGTERM, or killed."""
-    settings = topics(bootstrap_servers)
+class Member:
+    """A consumer on a thread of its own: real to Kafka, and quick to come and go."""
+
+    def __init__(self, settings: KafkaSettings, home: Path) -> None:
+        self.stopping, self.crashed = threading.Event(), threading.Event()
+        self.failure: BaseException | None = None
+        self.ingest: Ingest | None = None
+        self.settings, self.home = settings, home
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self) -> None:
+        ingest = IngestSettings(commit_interval=timedelta(seconds=2), commit_idle=timedelta(seconds=1))
+        source, letters = KafkaSource(self.settings, ingest), KafkaDeadLetters(self.settings)
+        table = WindowsTable(LakeSettings(uri=str(self.home / "lake")), SETTINGS.sensors)
+        self.ingest = Ingest(source=source, table=table, dead_letters=letters, windows=SETTINGS, settings=ingest)
+        try:
+            self.ingest.run(stop=self._stop)
+        except InterruptedError:
+            pass
+        except BaseException as failure:  # noqa: BLE001 - the test looks at it
+            self.failure = failure
+        finally:
+            source.close()
+            letters.close()
+
+    def _stop(self) -> bool:
+        if self.crashed.is_set():
+            raise InterruptedError
+        return self.stopping.is_set()
+
+    def leave(self, *, crash: bool) -> None:
+        (self.crashed if crash else self.stopping).set()
+
+
+def test_a_storm_of_rebalances_loses_and_doubles_nothing(bootstrap_servers: str, tmp_path: Path) -> None:
+    """Every second a consumer joins and one leaves, half of them without a commit, while phones send."""
+    settings = replace(topics(bootstrap_servers), session_timeout=timedelta(seconds=6))
     phones = Phones(settings, 8)
     dice = random.Random(1)
-    running: list[Consumer] = []
-    codes: list[int] = []
+    members = [Member(settings, tmp_path)]
+    running = list(members)
     progress: list[dict[int, int]] = []
-    for second in range(25):
-        began = time.monotonic()
-        for _ in range(4):
-            phones.send()
-        running.append(Consumer(settings, tmp_path))
-        started.append(running[-1])
-        if len(running) > 3:
-            leaving = running.pop(dice.randrange(2))
-            leaving.process.send_signal(signal.SIGKILL if second % 3 == 0 else signal.SIGTERM)
-            if second % 3:
-                codes.append(leaving.process.wait(timeout=30))
-        time.sleep(max(0.0, 1 - (time.monotonic() - began)))  # this is the storm's pace
-        if second % 8 == 7 and seen(tmp_path):
-            progress.append(dict(rows(tmp_path).group_by("kafka_partition").agg(pl.len()).iter_rows()))
-    phones.send(last=True)
-    phones.close()
-    until(lambda: seen(tmp_path) == phones.samples, 90)
-    codes += [
-        consumer.process.wait(timeout=30) for consumer in running if not consumer.process.send_signal(signal.SIGTERM)
-    ]
+    try:
+        for second in range(20):
+            began = time.monotonic()
+            for _ in range(4):
+                phones.send()
+            running.append(Member(settings, tmp_path))
+            members.append(running[-1])
+            if len(running) > 3:
+                running.pop(dice.randrange(3)).leave(crash=second % 2 == 0)
+            if second % 9 == 1 and seen(tmp_path):
+                progress.append(dict(rows(tmp_path).group_by("kafka_partition").agg(pl.len()).iter_rows()))
+            time.sleep(max(0.0, 1 - (time.monotonic() - began)))  # this is the storm's pace
+        phones.send(last=True)
+        phones.close()
+        progress.append(dict(rows(tmp_path).group_by("kafka_partition").agg(pl.len()).iter_rows()))
+        until(lambda: seen(tmp_path) == phones.samples, 120)
+    finally:
+        for member in running:
+            member.leave(crash=False)
+        for member in members:
+            member.thread.join(60)
+    assert [member.failure for member in members if member.failure is not None] == []
+    assert not any(member.thread.is_alive() for member in members)
     settled(tmp_path, phones.samples)
-    assert set(codes) == {0}, [
-        consumer.told()[-2_000:] for consumer in started if consumer.process.returncode not in (0, -9)
-    ]
-    assert progress
     assert set(progress[-1]) == {0, 1, 2, 3}, "every partition gets on while it lasts"
+    counted = total(member.ingest.counters() for member in members if member.ingest is not None)
+    assert counted["revocations"] > 15, "it was a storm"
 
 
 @pytest.fixture

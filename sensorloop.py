@@ -187,11 +187,20 @@ def ingest(
     until_caught_up: Annotated[
         bool, typer.Option(help="Stop when everything that is in Kafka now has been read.")
     ] = False,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Consumers of the group, each a process; one that dies is started again.")
+    ] = 1,
+    worker: Annotated[int, typer.Option(min=0, hidden=True)] = 0,
 ) -> None:
     """Cut what comes in into windows in the lake, exactly once, until Ctrl-C (or SIGTERM): what has closed is then published."""
     from dags.local.ingesting import ingest as run
+    from dags.local.ingesting import ingest_many
 
-    result(**run(load_settings(), until_caught_up=until_caught_up))
+    settings = load_settings()
+    if workers > 1:
+        result(**ingest_many(settings, workers=workers, until_caught_up=until_caught_up))
+    else:
+        result(**run(settings, until_caught_up=until_caught_up, worker=worker))
 
 
 @app.command()

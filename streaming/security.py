@@ -25,9 +25,11 @@ _LARGEST_ANSWER = 1 << 20
 _TLS_ALERTS = {
     "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it asks for a certificate of ours: set [kafka] ssl_certificate_file and ssl_key_file",
     "TLSV1_ALERT_UNKNOWN_CA": "it does not trust who signed our certificate ([kafka] ssl_certificate_file)",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "it does not trust our certificate ([kafka] ssl_certificate_file)",
     "SSLV3_ALERT_BAD_CERTIFICATE": "it does not take our certificate ([kafka] ssl_certificate_file)",
     "SSLV3_ALERT_CERTIFICATE_EXPIRED": "our certificate has expired ([kafka] ssl_certificate_file)",
     "WRONG_VERSION_NUMBER": "its listener does not speak TLS: [kafka] security_protocol or the port is not right",
+    "UNEXPECTED_EOF_WHILE_READING": "it hung up: its listener does not speak TLS ([kafka] security_protocol or the port is not right)",
     "RECORD_LAYER_FAILURE": "its listener does not speak TLS: [kafka] security_protocol or the port is not right",
 }
 
@@ -53,32 +55,27 @@ def probe(settings: KafkaSettings, server: str, connection: socket.socket) -> No
     Args:
         settings: how.
         server: host:port, for messages, and to check the certificate against.
-        connection: just made; it is not closed.
+        connection: just made; with TLS it is closed at the end.
 
     Raises:
         AccessError: it does not let us in, or is not to be trusted.
         SettingsError: a file or a secret is not where the settings say.
         OSError: it hung up.
     """
-    host = server.rpartition(":")[0].strip("[]")
-    if settings.tls:
-        context = _context(settings)
-        try:
-            connection = context.wrap_socket(connection, server_hostname=host)
-            if not settings.sasl:
-                _await_refusal(connection)
-        except ssl.SSLError as error:
-            raise _refused(server, _explained(error, host)) from error
-    try:
+    if not settings.tls:
         if settings.sasl:
             _authenticate(settings, server, connection)
-    except (
-        ssl.SSLError
-    ) as error:  # with TLS 1.3 a broker that does not like our certificate says so after the handshake
+        return
+    host = server.rpartition(":")[0].strip("[]")
+    context = _context(settings)
+    try:
+        with context.wrap_socket(connection, server_hostname=host) as encrypted:
+            if settings.sasl:
+                _authenticate(settings, server, encrypted)
+            else:
+                _await_refusal(encrypted)
+    except ssl.SSLError as error:
         raise _refused(server, _explained(error, host)) from error
-    finally:
-        if settings.tls:
-            connection.close()
 
 
 def _access(settings: KafkaSettings) -> dict[str, Any]:

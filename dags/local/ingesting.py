@@ -1,10 +1,11 @@
-"""The command ``sensorloop ingest``: one consumer, from its settings to its end."""
+"""The command ``sensorloop ingest``: one consumer or several, from their settings to their end."""
 
 from __future__ import annotations
 
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from contextlib import ExitStack
@@ -15,8 +16,10 @@ from dags.terminal import EXIT_RETRIABLE, counters, log_to_stderr, say
 from streaming.client import KafkaDeadLetters, KafkaSource
 from streaming.ingest import Ingest
 from streaming.metrics import Metrics, serve
+from streaming.progress import total
 from streaming.topics import create_topics
 from streaming.windows import WindowsTable
+from streaming.workers import supervise
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
@@ -70,3 +73,43 @@ def _end_late(stopping: threading.Event, seconds: float) -> None:
         "read again by the next consumer."
     )
     os._exit(EXIT_RETRIABLE)
+
+
+def ingest_many(settings: Settings, *, workers: int, until_caught_up: bool) -> dict[str, Any]:
+    """The same with several consumers of the group, each a process of its own.
+
+    Returns:
+        Their counters, added up.
+
+    Raises:
+        ClientError: Kafka cannot be reached.
+        ServiceError: a worker fails each time it is started.
+    """
+    log_to_stderr(logging.getLogger("streaming"))
+    stopping = threading.Event()
+    for number in _STOPPING:
+        signal.signal(number, lambda *_: stopping.set())
+    kafka = settings.kafka
+    there = create_topics(kafka, {kafka.batches_topic: kafka.partitions, kafka.deadletter_topic: 1})
+    count = min(workers, there[kafka.batches_topic])
+    if count < workers:
+        say(
+            f"{kafka.batches_topic} has {count} partitions, so there are {count} workers: more would have nothing to do."
+        )
+    WindowsTable(settings.lake, settings.windows.sensors)  # made here, so that they need not race for it
+
+    def command(number: int) -> list[str]:
+        caught_up = ["--until-caught-up"] if until_caught_up else []
+        return [sys.executable, sys.argv[0], "ingest", "--worker", str(number), *caught_up]
+
+    done = supervise(
+        command, count, stop=stopping.is_set, say=say, grace=settings.ingest.stop_within,
+        longest_retry=settings.ingest.longest_retry,
+    )  # fmt: skip
+    versions = [result.pop("lake_version") for result in done.results]
+    return {
+        **total(done.results),
+        "lake_version": max(versions, default=None),
+        "workers": count,
+        "restarts": done.restarts,
+    }

@@ -205,7 +205,7 @@ def test_a_wrong_password_is_said_and_no_secret_is(
 def test_an_unknown_user_and_mechanism_are_said(sasl: KafkaSettings) -> None:
     with pytest.raises(AccessError, match="sasl_username = nobody or the password"):
         reach(replace(sasl, sasl_username="nobody"))
-    with pytest.raises(AccessError, match="does not know .*sasl_mechanism = PLAIN, but SCRAM-SHA-512"):
+    with pytest.raises(AccessError, match=r"does not know .*sasl_mechanism = PLAIN, but SCRAM-SHA-512"):
         reach(replace(sasl, sasl_mechanism="PLAIN"))
 
 
@@ -231,7 +231,7 @@ def test_a_certificate_of_ours_where_it_is_asked_for(
     mutual = KafkaSettings(
         bootstrap_servers=f"127.0.0.1:{secured['MUTUAL']}", security_protocol="SSL", ssl_ca_file=str(authority.ca_file)
     )
-    with pytest.raises(AccessError, match="asks for a certificate of ours: set .*ssl_certificate_file"):
+    with pytest.raises(AccessError, match=r"asks for a certificate of ours: set .*ssl_certificate_file"):
         reach(mutual)
     ours = replace(mutual, ssl_certificate_file=str(certificate), ssl_key_file=str(key))
     assert create_topics(ours, {"mutual": 1}) == {"mutual": 1}
@@ -284,7 +284,7 @@ def test_a_broker_that_hangs_up_or_is_none_is_no_traceback(authority: Authority)
         with socket.create_server(("127.0.0.1", 0)) as server:
             thread = threading.Thread(target=_answer, args=(server, answer))
             thread.start()
-            with pytest.raises(Exception, match="cannot be reached .*(hung up|Kafka's protocol)"):
+            with pytest.raises(Exception, match=r"cannot be reached .*(hung up|Kafka's protocol)"):
                 reach(replace(settings, bootstrap_servers=f"127.0.0.1:{server.getsockname()[1]}"))
             thread.join()
 

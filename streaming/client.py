@@ -30,7 +30,8 @@ _ASK_AFTER_S = 2.0
 """How long nothing comes before Kafka is asked whether it is there."""
 _ANSWER_MS = 2_000
 _DELIVERY_MS = 4_000
-_CLOSE_MS = 3_000
+_CLOSE_MS = 1_500
+_HINT_MS = 1_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -256,7 +257,7 @@ class KafkaSource:
         hints = {partition: offset for partition, offset in self._hints.items() if _theirs(partition) in assigned}
         if hints and self._answering:
             with contextlib.suppress(KafkaError):
-                self._consumer.commit(_metadata(hints), timeout_ms=_ANSWER_MS)
+                self._consumer.commit(_metadata(hints), timeout_ms=_HINT_MS)
 
     def confirm(self, offsets: Mapping[TopicPartition, int]) -> Membership:
         """See :meth:`Source.confirm`."""

@@ -96,7 +96,8 @@ def supervise(
 
 
 def _start(worker: _Worker, command: Sequence[str], say: Callable[[str], None], grace: timedelta) -> None:
-    guarded = (sys.executable, "-P", guard.__file__, str(os.getpid()), str(grace.total_seconds()), "--", *command)
+    patience = grace.total_seconds() + _EXTRA_S
+    guarded = (sys.executable, "-P", guard.__file__, str(os.getpid()), str(patience), "--", *command)
     child = subprocess.Popen(
         guarded, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
         start_new_session=True,  # Ctrl-C at the terminal is ours to pass on
@@ -164,7 +165,7 @@ def _stop_all(workers: Sequence[_Worker], results: list[dict[str, Any]], grace: 
     for worker in running:
         if worker.child is not None:
             worker.child.terminate()
-    deadline = time.monotonic() + grace.total_seconds() + _EXTRA_S
+    deadline = time.monotonic() + grace.total_seconds() + 2 * _EXTRA_S
     for worker in running:
         if worker.child is None:
             continue

@@ -17,6 +17,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import httpx
 import kafka
 import polars as pl
 import psutil
@@ -356,3 +357,78 @@ def test_a_broker_that_is_killed_and_comes_back_is_waited_for(
     assert before < seen(lake_home)
     consumer.stop()
     settled(lake_home, 40 * 4 * 25)
+
+
+def test_several_workers_share_the_partitions_and_status_says_how_far_they_are(
+    bootstrap_servers: str, tmp_path: Path, started: list[Consumer]
+) -> None:
+    settings = topics(bootstrap_servers)
+    phones = Phones(settings, 4)
+    for second in range(20):
+        phones.send(last=second == 19)
+    phones.close()
+    (port,) = ports.free_ports(1)
+    workers = Consumer(settings, tmp_path, "--workers", "2", INGEST__METRICS_PORT=str(port))
+    started.append(workers)
+    until(lambda: seen(tmp_path) == phones.samples)
+    lag = "sensorloop_ingest_lag_records"
+    until(lambda: lag in scraped(port) + scraped(port + 1))
+    assert lag in scraped(port) + scraped(port + 1)
+    counted = workers.stop()
+    assert (counted["workers"], counted["restarts"], counted["records"]) == (2, 0, 80)
+    settled(tmp_path, phones.samples)
+    done = subprocess.run(
+        [sys.executable, "-m", "sensorloop", "status", "--once"], cwd=tmp_path, check=True, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "SENSORLOOP_HOME": str(tmp_path), **environment(settings)}, timeout=60,
+    )  # fmt: skip
+    status = json.loads(done.stdout.splitlines()[-1])
+    assert (status["lag"], len(status["partitions"])) == (0, 4)
+    assert status["valid_through"] is not None
+    assert "complete until" in done.stderr
+
+
+def scraped(port: int) -> str:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/metrics").text
+    except httpx.HTTPError:
+        return ""
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of a megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("only root may mount: the fault at the storage seam is tested in test_operating.py")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_disk_that_is_really_full_is_waited_for(
+    bootstrap_servers: str, small_disk: Path, tmp_path: Path, started: list[Consumer]
+) -> None:
+    settings = topics(bootstrap_servers)
+    phones = Phones(settings, 4)
+    for second in range(60):
+        phones.send(last=second == 59)
+    phones.close()
+    # The table is there, and then there is no room for a file.
+    WindowsTable(LakeSettings(uri=str(small_disk)), ("accelerometer",))
+    ballast = small_disk / "ballast"
+    with pytest.raises(OSError, match="No space left"):
+        ballast.write_bytes(bytes(2 << 20))
+    consumer = Consumer(settings, tmp_path, LAKE__URI=str(small_disk))
+    started.append(consumer)
+    consumer.wait_told("Reading is paused")
+    assert "No space left" in consumer.told()
+    assert scan_windows(str(small_disk)).collect().height == 0, "no torn file is visible"
+    ballast.unlink()
+    consumer.wait_told("It works again")
+    until(lambda: scan_windows(str(small_disk)).collect().height == 240)
+    counted = consumer.stop()
+    assert counted["records"] == 240, "what was held was not read again"
+    assert verify(str(small_disk)).problems == ()

@@ -10,7 +10,6 @@ import dataclasses
 import os
 import signal
 import sys
-import threading
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -25,7 +24,6 @@ from dags.settings import load as load_settings
 from dags.terminal import (
     EXIT_FINAL,
     EXIT_RETRIABLE,
-    counters,
     fail,
     number,
     progress,
@@ -172,7 +170,7 @@ def replay(
     if longest_pause is not None:
         pace = dataclasses.replace(pace, longest_pause=timedelta(seconds=longest_pause))
     kafka = load_settings().kafka
-    create_topics(kafka.bootstrap_servers, {kafka.batches_topic: kafka.partitions, kafka.deadletter_topic: 1})
+    create_topics(kafka, {kafka.batches_topic: kafka.partitions, kafka.deadletter_topic: 1})
     with progress(f"Replaying {directory.name}") as show:
         report = run(
             directory, make_producer(kafka), kafka.batches_topic, pace=pace,
@@ -196,45 +194,34 @@ def ingest(
     until_caught_up: Annotated[
         bool, typer.Option(help="Stop when everything that is in Kafka now has been read.")
     ] = False,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Consumers of the group, each a process; one that dies is started again.")
+    ] = 1,
+    worker: Annotated[int, typer.Option(min=0, hidden=True)] = 0,
 ) -> None:
     """Cut what comes in into windows in the lake, exactly once, and keep labels that come later, until Ctrl-C (or SIGTERM).
 
     What has closed is then published.
     """
-    from streaming.client import KafkaDeadLetters, KafkaSource
-    from streaming.ingest import Ingest
-    from streaming.labels import LabelIngest, LabelsTable
-    from streaming.topics import create_topics
-    from streaming.windows import WindowsTable
+    from dags.local.ingesting import ingest as run
+    from dags.local.ingesting import ingest_many
 
     settings = load_settings()
-    kafka = settings.kafka
-    topics = {kafka.batches_topic: kafka.partitions, kafka.labels_topic: kafka.partitions, kafka.deadletter_topic: 1}
-    create_topics(kafka.bootstrap_servers, topics)
-    table, said = WindowsTable(settings.lake, settings.windows.sensors), LabelsTable(settings.lake)
-    stopping = threading.Event()
-    for stop_signal in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop_signal, lambda *_: stopping.set())
-    dead_letters = KafkaDeadLetters(kafka)
-    source, other = KafkaSource(kafka, settings.ingest), KafkaSource(kafka, settings.ingest, topic=kafka.labels_topic)
-    loop = Ingest(
-        source=source, table=table, dead_letters=dead_letters, windows=settings.windows, settings=settings.ingest
-    )
-    labels = LabelIngest(
-        source=other, table=said, dead_letters=dead_letters, windows=settings.windows, settings=settings.ingest
-    )
-    try:
-        with counters() as show:
-            loop.run(
-                stop=lambda: stopping.is_set() or (until_caught_up and loop.caught_up() and labels.caught_up()),
-                report=lambda counted: show({**counted, **labels.counters()}),
-                beside=labels,
-            )
-    finally:
-        source.close()
-        other.close()
-        dead_letters.close()
-    result(**loop.counters(), **labels.counters(), lake_version=table.version, labels_version=said.version)
+    if workers > 1:
+        result(**ingest_many(settings, workers=workers, until_caught_up=until_caught_up))
+    else:
+        result(**run(settings, until_caught_up=until_caught_up, worker=worker))
+
+
+@app.command()
+def status(
+    once: Annotated[bool, typer.Option(help="Look once and end, for scripts.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 2.0,
+) -> None:
+    """How far ingestion is: lag, rates, and until when the lake is complete, partition by partition. Until Ctrl-C."""
+    from dags.local.status import status as run
+
+    result(**run(load_settings(), once=once, every=every))
 
 
 @train_app.command("original")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -74,6 +75,23 @@ def number(text: str, option: str) -> float:
     if not 0 < value < float("inf"):
         fail(f"{option} is a number above 0, or 'max', not '{text}'.", 2)
     return value
+
+
+class _Stderr(logging.Handler):
+    """To stderr as it is at the moment: a live table puts itself in its place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
+def log_to_stderr(logger: logging.Logger) -> None:
+    """What it says from INFO on goes to stderr, with the time."""
+    if not logger.handlers:
+        handler = _Stderr()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
 
 
 @contextmanager

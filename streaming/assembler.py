@@ -34,6 +34,8 @@ from streaming.wire import SensorBatch
 
 _END_OF_TIME = int(np.iinfo(np.int64).max)
 _MICROSECOND = timedelta(microseconds=1)
+_CHUNK_BYTES = 1_024
+"""What Python's objects around the samples of a batch take, about."""
 
 
 class SessionKey(NamedTuple):
@@ -132,6 +134,24 @@ class Assembler:
     def needed_offset(self) -> int | None:
         """The lowest offset that an open window still needs; None if nothing is open."""
         return min((chunk.offset for session in self._open.values() for chunk in session.chunks), default=None)
+
+    def held_bytes(self) -> int:
+        """About how much memory the batches of open windows take. Looks at each of them."""
+        return sum(
+            _CHUNK_BYTES + sum(times.nbytes + values.nbytes for times, values in chunk.sensors.values())
+            for session in self._open.values() for chunk in session.chunks
+        )  # fmt: skip
+
+    def open_since_ns(self) -> int | None:
+        """Event time from which on windows are open, ns since the epoch; None if none is. Nothing before it is still to come out."""
+        hop = self._settings.hop_ns
+        starts = (
+            session.next_start_ns
+            if session.next_start_ns is not None
+            else min(chunk.first_ns // hop * hop for chunk in session.chunks)
+            for session in self._open.values() if any(chunk.sensors for chunk in session.chunks)
+        )  # fmt: skip
+        return min(starts, default=None)
 
     def add(self, batch: SensorBatch, offset: int, now: datetime) -> Iterator[ClosedWindows]:
         """Take a batch; yields the windows it closes."""

@@ -6,19 +6,32 @@ only notes it; :meth:`Source.poll` hands the notes over on the thread that polls
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Any, Protocol
 
 import kafka
-from kafka.errors import KafkaError
+from kafka.coordinator.assignors.range import RangePartitionAssignor
+from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+from kafka.errors import CommitFailedError, KafkaError, RebalanceInProgressError
 
 from streaming.errors import ClientError
 from streaming.offsets import TopicPartition
+from streaming.security import client_options
 from streaming.servers import reach, unreachable
 from streaming.settings import IngestSettings, KafkaSettings
+
+_ASK_AFTER_S = 2.0
+"""How long nothing comes before Kafka is asked whether it is there."""
+_ANSWER_MS = 2_000
+_DELIVERY_MS = 4_000
+_CLOSE_MS = 1_500
+_HINT_MS = 1_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +54,19 @@ class Polled:
     """Partitions taken away since the last poll, even if they are back: what is held of them is void."""
     assigned: frozenset[TopicPartition] = frozenset()
     """Partitions given since the last poll: seek them before their records count."""
+    answering: bool = True
+    """Whether Kafka answers, as far as is known."""
+
+
+class Membership(Enum):
+    """Whether Kafka still knows this consumer as a member of its group."""
+
+    OWNER = auto()
+    """It does: what is assigned to it is its own."""
+    GONE = auto()
+    """It does not: others have its partitions."""
+    UNSURE = auto()
+    """The group is being rearranged, or Kafka does not answer."""
 
 
 class Source(Protocol):
@@ -53,10 +79,29 @@ class Source(Protocol):
         """Read on from an offset; None: from the oldest there is."""
 
     def end_offsets(self) -> Mapping[TopicPartition, int]:
-        """One past the newest offset of every partition assigned."""
+        """One past the newest offset of every partition assigned.
+
+        Raises:
+            ClientError: Kafka does not answer.
+        """
+
+    def known_ends(self) -> Mapping[TopicPartition, int]:
+        """The same, as far as it is known without asking."""
+
+    def pause(self, partitions: Collection[TopicPartition]) -> None:
+        """Bring no records of these any more; membership and positions stay."""
+
+    def resume(self, partitions: Collection[TopicPartition]) -> None:
+        """Bring them again."""
 
     def hint(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Tell Kafka how far we are, for tools that show lag; nothing depends on it."""
+
+    def flush_hints(self) -> None:
+        """Wait a moment until Kafka knows."""
+
+    def confirm(self, offsets: Mapping[TopicPartition, int]) -> Membership:
+        """Ask whether we are still who we were, by a hint that Kafka takes from members only."""
 
     def close(self) -> None:
         """Leave the group."""
@@ -115,15 +160,23 @@ class KafkaSource:
 
     def __init__(self, kafka_settings: KafkaSettings, ingest: IngestSettings, *, topic: str = "") -> None:
         self._listener = _Listener()
+        self._servers = kafka_settings.bootstrap_servers
+        self._heard = time.monotonic()
+        self._answering = True
+        self._hints: dict[TopicPartition, int] = {}
+        self._ends: dict[TopicPartition, int] = {}
         with reaching(kafka_settings):
             self._consumer = kafka.KafkaConsumer(
-                bootstrap_servers=kafka_settings.bootstrap_servers.split(","),
+                **client_options(kafka_settings),
                 group_id=f"{kafka_settings.group_id}-{topic}" if topic else kafka_settings.group_id,
-                bootstrap_timeout_ms=int(kafka_settings.bootstrap_timeout.total_seconds() * 1000),
                 session_timeout_ms=int(kafka_settings.session_timeout.total_seconds() * 1000),
                 heartbeat_interval_ms=int(kafka_settings.session_timeout.total_seconds() * 1000) // 10,
                 enable_auto_commit=False,  # the table holds the truth; see streaming/publish.py
                 auto_offset_reset="earliest",
+                # When consumers come and go, most partitions stay where they are; the second is for a group that still has the old one.
+                partition_assignment_strategy=(StickyPartitionAssignor, RangePartitionAssignor),
+                # After an outage of Kafka it is tried every 2 s; the default goes up to 30.
+                reconnect_backoff_max_ms=2_000,
                 max_poll_records=ingest.max_poll_records,
                 fetch_max_bytes=16 << 20,
                 max_partition_fetch_bytes=4 << 20,
@@ -140,7 +193,22 @@ class KafkaSource:
             ]
             for partition, batch in polled.items()
         }
-        return Polled(records=records, revoked=revoked, assigned=assigned)
+        return Polled(
+            records=records, revoked=revoked, assigned=assigned, answering=self._still_there(heard=bool(records))
+        )
+
+    def _still_there(self, *, heard: bool) -> bool:
+        """Whether Kafka answers; asked when nothing has come for a while, since a poll says nothing of it."""
+        if heard:
+            self._heard, self._answering = time.monotonic(), True
+        elif time.monotonic() - self._heard >= _ASK_AFTER_S and self._consumer.assignment():
+            try:
+                self._ends.update(self._ask_ends(_ANSWER_MS))
+            except ClientError:
+                self._answering = False
+            else:
+                self._heard, self._answering = time.monotonic(), True
+        return self._answering
 
     def seek(self, partition: TopicPartition, offset: int | None) -> None:
         """See :meth:`Source.seek`."""
@@ -154,16 +222,73 @@ class KafkaSource:
 
     def end_offsets(self) -> Mapping[TopicPartition, int]:
         """See :meth:`Source.end_offsets`."""
-        return {_ours(p): end for p, end in self._consumer.end_offsets(list(self._consumer.assignment())).items()}
+        return self._ask_ends(timeout_ms=None)
+
+    def known_ends(self) -> Mapping[TopicPartition, int]:
+        """See :meth:`Source.known_ends`."""
+        known: dict[TopicPartition, int] = {}
+        for theirs in self._consumer.assignment():
+            end = max(self._consumer.highwater(theirs) or 0, self._ends.get(_ours(theirs), 0))
+            if end:
+                known[_ours(theirs)] = end
+        return known
+
+    def _ask_ends(self, timeout_ms: int | None) -> dict[TopicPartition, int]:
+        try:
+            found = self._consumer.end_offsets(list(self._consumer.assignment()), timeout_ms=timeout_ms)
+        except KafkaError as error:
+            raise unreachable(self._servers, str(error)) from error
+        return {_ours(partition): end for partition, end in found.items()}
+
+    def pause(self, partitions: Collection[TopicPartition]) -> None:
+        """See :meth:`Source.pause`."""
+        self._consumer.pause(*self._assigned(partitions))
+
+    def resume(self, partitions: Collection[TopicPartition]) -> None:
+        """See :meth:`Source.resume`."""
+        self._consumer.resume(*self._assigned(partitions))
 
     def hint(self, offsets: Mapping[TopicPartition, int]) -> None:
         """See :meth:`Source.hint`."""
-        metadata = {_theirs(p): kafka.structs.OffsetAndMetadata(offset, "", -1) for p, offset in offsets.items()}
-        self._consumer.commit_async(metadata, callback=lambda *_: None)
+        self._hints.update(offsets)
+        self._consumer.commit_async(_metadata(offsets), callback=lambda *_: None)
+
+    def flush_hints(self) -> None:
+        """See :meth:`Source.flush_hints`."""
+        assigned = self._consumer.assignment()
+        hints = {partition: offset for partition, offset in self._hints.items() if _theirs(partition) in assigned}
+        if hints and self._answering:
+            with contextlib.suppress(KafkaError):
+                self._consumer.commit(_metadata(hints), timeout_ms=_HINT_MS)
+
+    def confirm(self, offsets: Mapping[TopicPartition, int]) -> Membership:
+        """See :meth:`Source.confirm`."""
+        try:
+            self._consumer.commit(_metadata(offsets), timeout_ms=_ANSWER_MS)
+        except CommitFailedError as error:
+            # kafka-python says so too where the group is only being rearranged, with that error inside.
+            rearranged = bool(error.args) and isinstance(error.args[0], RebalanceInProgressError)
+            return Membership.UNSURE if rearranged else Membership.GONE
+        except KafkaError:
+            return Membership.UNSURE
+        return Membership.OWNER
 
     def close(self) -> None:
         """See :meth:`Source.close`."""
-        self._consumer.close(autocommit=False)
+        # A Kafka that does not answer must not keep us from ending.
+        self._consumer.close(autocommit=False, timeout_ms=_CLOSE_MS)
+
+    def _assigned(self, partitions: Collection[TopicPartition]) -> list[Any]:
+        """Those that are still assigned: others may be gone before the next poll says so."""
+        assigned = self._consumer.assignment()
+        return [theirs for theirs in map(_theirs, partitions) if theirs in assigned]
+
+
+@dataclass(frozen=True, slots=True)
+class _Letter:
+    value: bytes | None
+    key: bytes | None
+    headers: list[tuple[str, bytes]]
 
 
 class KafkaDeadLetters:
@@ -171,48 +296,68 @@ class KafkaDeadLetters:
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._topic = settings.deadletter_topic
-        self._pending: list[Any] = []
+        self._pending: list[tuple[_Letter, Any]] = []
+        """What is not safe yet, and what became of its sending."""
         with reaching(settings):
             self._producer = kafka.KafkaProducer(
-                bootstrap_servers=settings.bootstrap_servers.split(","),
-                bootstrap_timeout_ms=int(settings.bootstrap_timeout.total_seconds() * 1000),
-                acks="all",
-                linger_ms=20,
-            )
+                **client_options(settings), acks="all", linger_ms=20, reconnect_backoff_max_ms=2_000,
+                # While the loop waits for a letter it does not poll, and it must end in time when it is told to.
+                request_timeout_ms=_DELIVERY_MS // 2, delivery_timeout_ms=_DELIVERY_MS, max_block_ms=_ANSWER_MS,
+            )  # fmt: skip
 
     def send(self, value: bytes | None, *, key: bytes | None, headers: Mapping[str, str]) -> None:
         """See :meth:`DeadLetters.send`."""
-        encoded = [(name, text.encode()) for name, text in headers.items()]
-        self._pending.append(self._producer.send(self._topic, value=value, key=key, headers=encoded))
+        # kafka-python refuses a record that has neither key nor value.
+        letter = _Letter(
+            b"" if value is None and key is None else value, key, [(n, t.encode()) for n, t in headers.items()]
+        )
+        try:
+            self._pending.append((letter, self._send(letter)))
+        except KafkaError:
+            self._pending.append((letter, None))  # flush tries again, and says what is wrong
 
     def flush(self) -> None:
-        """See :meth:`DeadLetters.flush`."""
-        try:
-            self._producer.flush()
-            for pending in self._pending:
-                pending.get(timeout=30)
-        except KafkaError as error:
-            msg = f"A dead letter could not be written to {self._topic}: {error}. Its batch stays uncommitted and is read again."
-            raise ClientError(msg) from error
-        self._pending.clear()
+        """See :meth:`DeadLetters.flush`. Those that did not get through are sent again by the next one."""
+        failures: list[KafkaError] = []
+        waiting, self._pending = self._pending, []
+        for letter, sent in waiting:
+            if failures:  # the others would wait as long, and in vain
+                self._pending.append((letter, sent))
+                continue
+            try:
+                (sent or self._send(letter)).get(timeout=_DELIVERY_MS / 1000)
+            except KafkaError as error:
+                failures.append(error)
+                self._pending.append((letter, None))
+        if failures:
+            msg = f"Dead letters cannot be written to {self._topic}: {failures[0]}. Their batches stay uncommitted."
+            raise ClientError(msg) from failures[0]
+
+    def _send(self, letter: _Letter) -> Any:
+        return self._producer.send(self._topic, value=letter.value, key=letter.key, headers=letter.headers)
 
     def close(self) -> None:
         """Give the connection back."""
-        self._producer.close()
+        self._producer.close(timeout=_CLOSE_MS / 1000)
 
 
 @contextmanager
 def reaching(settings: KafkaSettings) -> Iterator[None]:
-    """Within this a Kafka that is not there is a sentence that says where and what to change.
+    """Within this a Kafka that is not there, or lets nobody in, is a sentence that says where and what to change.
 
     Raises:
         ClientError: Kafka cannot be reached.
+        AccessError: it can be, but refuses us, or is not the one that it should be.
     """
-    reach(settings.bootstrap_servers, timeout=settings.bootstrap_timeout)
+    reach(settings, timeout=settings.bootstrap_timeout)
     try:
         yield
     except (KafkaError, OSError) as error:
         raise unreachable(settings.bootstrap_servers, str(error)) from error
+
+
+def _metadata(offsets: Mapping[TopicPartition, int]) -> dict[Any, Any]:
+    return {_theirs(p): kafka.structs.OffsetAndMetadata(offset, "", -1) for p, offset in offsets.items()}
 
 
 def _ours(partition: Any) -> TopicPartition:

@@ -23,6 +23,7 @@ from streaming.client import reaching
 from streaming.errors import ClientError
 from streaming.label_wire import LABEL_HEADERS
 from streaming.replay import make_producer
+from streaming.security import client_options
 from streaming.settings import KafkaSettings
 from streaming.wire import HEADERS
 
@@ -168,8 +169,7 @@ def _records(settings: KafkaSettings) -> Iterator[Any]:
 def _consumer(settings: KafkaSettings) -> Iterator[Any]:
     with reaching(settings):
         consumer = kafka.KafkaConsumer(
-            bootstrap_servers=settings.bootstrap_servers.split(","),
-            bootstrap_timeout_ms=int(settings.bootstrap_timeout.total_seconds() * 1000),
+            **client_options(settings),
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="earliest",

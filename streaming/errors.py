@@ -10,9 +10,12 @@
     ├── ImporterError          a published data set whose layout is not what was expected
     ├── LakeError              a table that cannot be read or written
     │   ├── NoTable            there is no such table (yet)
+    │   ├── Unwritable         its disk is full, read-only or broken: may work later
     │   ├── LostOwnership      another consumer has committed for this partition: stop
     │   └── CommitConflict     another commit to the table came first
+    ├── OverBudget             one partition needs more memory than allowed
     ├── ClientError            Kafka cannot be reached, or refuses
+    │   └── AccessError        it does not let us in, or is not whom we were told to trust
     ├── ServiceError           a process of this machine ended before it was ready, or did not get ready
     └── BrokerError            the local broker cannot be set up or started
         ├── DownloadError
@@ -67,8 +70,19 @@ class NoTable(LakeError):
     """There is no such table: nothing was written to it yet, or the lake is elsewhere."""
 
 
+class Unwritable(LakeError):
+    """Files cannot be written now: the disk is full, read-only or broken. Nothing was published."""
+
+    retriable: ClassVar[bool] = True
+
+
 class LostOwnership(LakeError):
-    """Another consumer has committed for this partition since we last did: we are not its owner any more."""
+    """Another consumer has committed for this partition since we last did, or since we found it: are we its owner any more?"""
+
+    def __init__(self, message: str, partition: object = None) -> None:
+        super().__init__(message)
+        self.partition = partition
+        """The :class:`streaming.offsets.TopicPartition`."""
 
 
 class CommitConflict(LakeError):
@@ -77,10 +91,20 @@ class CommitConflict(LakeError):
     retriable: ClassVar[bool] = True
 
 
+class OverBudget(StreamingError):
+    """The open windows of one partition need more memory than ``[ingest] memory_budget`` allows."""
+
+
 class ClientError(StreamingError):
     """Kafka cannot be reached, or refuses what was asked."""
 
     retriable: ClassVar[bool] = True
+
+
+class AccessError(ClientError):
+    """Kafka does not let us in, or shows a certificate that we were not told to trust. No message has a secret."""
+
+    retriable: ClassVar[bool] = False
 
 
 class ServiceError(StreamingError):

@@ -150,6 +150,7 @@ def _run(parent: int, grace_s: float, command: Sequence[str]) -> int:
     wait_gone([child], grace_s, reap=reap)
     me = psutil.Process()
     end_all(lambda: descendants(me), reap=reap)
+    reap()  # one that ended between the last collecting and the look that found it gone
     return codes.get(child.pid, -signal.SIGKILL)
 
 

@@ -3,37 +3,53 @@
 The protocol, all on the thread that polls:
 
 1. On assignment, read the partition's offset and its sessions out of the table, and seek there. Kafka's own offset is a hint.
+   A partition that was taken away and comes back goes on where it was if nobody has committed it meanwhile.
 2. Decode each record; what cannot be decoded goes to the dead-letter topic with its coordinates and the reason.
 3. Put samples into windows; windows that close wait in memory.
-4. When a commit is due, first make the dead letters safe, then publish windows and offsets in one commit, with an account of
-   what became of the offsets (:mod:`streaming.publish`). The offset is the lowest one an open window still needs.
-5. On revocation, forget the partition: what was not published is read again by its next owner.
+4. When a commit is due (:mod:`streaming.rotation`), first make the dead letters safe, then publish windows and offsets in one
+   commit, with an account of what became of the offsets (:mod:`streaming.publish`). The offset is the lowest one an open window
+   still needs.
+5. A commit that is refused because somebody else has committed the partition: if we have committed it since it was assigned, or
+   Kafka does not know us any more, we are the zombie, and stop. Else the owner before us was late: take the partition anew.
+6. A commit that fails because the lake or the dead-letter topic cannot be written: keep the windows, stop reading, go on polling
+   (so that the partitions stay ours) and try again, more and more slowly.
+7. What is held in memory stays within a budget (:mod:`streaming.memory`).
+8. On revocation, forget the partition: what was not published is read again by its next owner.
 
 A crash anywhere loses only what is in memory, and the offset in the table says where to read that again.
 """
 
 from __future__ import annotations
 
+import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 import pyarrow as pa
 
-from streaming.assembler import Assembler, ClosedWindows
-from streaming.client import DeadLetters, Record, Source
-from streaming.errors import BatchError
-from streaming.offsets import Account, Offsets, Outcome, TopicPartition
+from streaming.assignment import Assignment
+from streaming.backoff import Backoff
+from streaming.client import DeadLetters, Polled, Record, Source
+from streaming.clock import Clock, SteadyClock
+from streaming.errors import BatchError, ClientError, LakeError, LostOwnership
+from streaming.offsets import Outcome, TopicPartition
+from streaming.partition import Owned
+from streaming.progress import Progress
+from streaming.rotation import Reason, due
 from streaming.rows import windows_table
 from streaming.settings import IngestSettings, WindowSettings
 from streaming.windows import WindowsTable
-from streaming.wire import decode
+from streaming.wire import SensorBatch, decode
 
 _POLL_SECONDS = 0.5
+_WATCH = timedelta(seconds=1)
+_MEASURE = timedelta(seconds=10)
+"""How often what is held is measured just to show it: with 10,000 phones that takes a tenth of a second."""
 
-Clock = Callable[[], datetime]
+_log = logging.getLogger(__name__)
 
 
 class Beside(Protocol):
@@ -46,44 +62,6 @@ class Beside(Protocol):
         """Publish what waits."""
 
 
-@dataclass(kw_only=True, slots=True)
-class _Owned:
-    """A partition while it is ours."""
-
-    assembler: Assembler
-    committed: int | None
-    """The offset in the table, as we found or left it."""
-    position: int
-    """Next offset to read."""
-    offsets: Offsets
-    commits: int
-    """How often this partition was committed, by whomever."""
-    rows: int
-    """Its windows in the table."""
-    closed: list[ClosedWindows] = field(default_factory=list)
-
-    @property
-    def resume_at(self) -> int:
-        """Where a restart would have to read from, once ``closed`` is published."""
-        needed = self.assembler.needed_offset()
-        return self.position if needed is None else needed
-
-    def account(self) -> Account:
-        """What a commit of now says of this partition."""
-        return Account(
-            commit=self.commits + 1, from_offset=self.committed or 0, to_offset=self.resume_at, read_to=self.position,
-            windows=sum(len(group.starts_ns) for group in self.closed), rows_before=self.rows,
-            **self.offsets.counts(self.resume_at),
-        )  # fmt: skip
-
-    def published(self, account: Account) -> None:
-        """A commit with this account took effect."""
-        self.committed, self.commits = account.to_offset, account.commit
-        self.rows = account.rows_before + account.windows
-        self.offsets.settle(account.to_offset)
-        self.closed.clear()
-
-
 class Ingest:
     """Consumes the batches topic into the ``windows`` table.
 
@@ -92,8 +70,9 @@ class Ingest:
         table: the table.
         dead_letters: where undecodable batches go.
         windows: how to cut.
-        settings: when to commit.
-        clock: our clock, an aware datetime; for idle sessions, commit intervals and ``ingested_at``.
+        settings: when to commit, and how much to hold.
+        clock: our clock; for idle sessions, commits and ``ingested_at``.
+        watch: told about once a second how far it is.
     """
 
     def __init__(
@@ -104,18 +83,22 @@ class Ingest:
         dead_letters: DeadLetters,
         windows: WindowSettings,
         settings: IngestSettings,
-        clock: Clock = lambda: datetime.now(UTC),
+        clock: Clock | None = None,
+        watch: Callable[[Progress], None] | None = None,
     ) -> None:
         self._source = source
         self._table = table
         self._dead_letters = dead_letters
         self._windows = windows
         self._settings = settings
-        self._clock = clock
-        self._owned: dict[TopicPartition, _Owned] = {}
-        self._retired: Counter[str] = Counter()
+        self._clock = clock or SteadyClock()
+        self._watch = watch
+        self._backoff = Backoff(settings.longest_retry)
         self._counters: Counter[str] = Counter()
-        self._last_commit = clock()
+        self._commits: list[tuple[str, float]] = []
+        self._answering = True
+        self._last_commit = self._heard = self._watched = self._measured = now = self._clock()
+        self._ours = Assignment(source=source, table=table, windows=windows, settings=settings, now=now)
 
     def run(
         self,
@@ -128,118 +111,240 @@ class Ingest:
 
         Raises:
             LostOwnership: another consumer has taken over a partition; nothing of ours was published since.
-            LakeError: the table cannot be written.
+            OverBudget: one partition needs more memory than is allowed.
+            LakeError: the table cannot be written, at the end; until then that is waited out.
             ClientError: Kafka refuses.
         """
-        while not stop():
-            self.step()
+        while True:
+            while not stop():
+                self.step()
+                if beside is not None:
+                    beside.step()
+                if report is not None:
+                    report(self.counters())
+            self.commit(Reason.STOP)
             if beside is not None:
-                beside.step()
-            if report is not None:
-                report(self.counters())
-        self.commit()
-        if beside is not None:
-            beside.commit()
+                beside.commit()
+            if stop():  # else it depends on what was read, and the commit has taken a partition anew
+                break
+        self._source.flush_hints()
+        self._measured -= _MEASURE
+        self._show(self._clock())
         if report is not None:
             report(self.counters())
 
     def step(self) -> None:
         """One poll, and a commit if one is due."""
+        ours = self._ours
+        ours.fresh.clear()
         polled = self._source.poll(_POLL_SECONDS)
         now = self._clock()
-        for partition in polled.revoked:
-            self._disown(partition)
-        for partition in polled.assigned:
-            self._own(partition)
+        self._heard_of(polled, now)
+        ours.listen(now, answering=polled.answering)
+        ours.rebalance(polled, now)
+        if self._holding:
+            if not self._backoff.waiting(now):
+                self._try(now, lambda: ours.adopt(now), lambda: self.commit(Reason.AGE))
+        elif ours.expecting:
+            self._try(now, lambda: ours.adopt(now))
         for partition, records in polled.records.items():
-            # Records fetched before the seek of this very round are from the wrong place.
-            if partition in self._owned and partition not in polled.assigned:
-                self._take(partition, records, now)
-        for owned in self._owned.values():
-            owned.closed.extend(owned.assembler.close_idle(now))
-        waiting = sum(len(group.starts_ns) for owned in self._owned.values() for group in owned.closed)
-        if waiting >= self._settings.commit_rows or now - self._last_commit >= self._settings.commit_interval:
-            self.commit()
+            self._take(partition, records, now)
+        for partition in list(ours.owned):
+            self._close_idle(partition, now)
+        if not self._holding and (reason := self._due(now)) is not None:
+            self._try(now, lambda: self.commit(reason))
+        if not self._holding and ours.turn_over(now):
+            self._try(now, lambda: self.commit(Reason.MEMORY), lambda: ours.next_turn(now))
+        ours.flow(holding=self._holding)
+        if now - self._watched >= _WATCH:
+            self._show(now)
 
-    def commit(self) -> None:
+    def commit(self, reason: Reason = Reason.STOP) -> None:
         """Publish what has closed, and the offsets, if there is anything new."""
-        self._last_commit = self._clock()
-        moved = {p: o for p, o in self._owned.items() if o.closed or o.resume_at != o.committed}
-        if not moved:
-            return
-        self._dead_letters.flush()
-        rows = pa.concat_tables(
-            windows_table(
-                owned.closed, self._windows, topic=p.topic, partition=p.partition, ingested_at=self._last_commit
-            )
-            for p, owned in moved.items()
-        )
-        accounts = {p: owned.account() for p, owned in moved.items()}
-        self._table.publish(rows, accounts)
-        self._counters["commits"] += 1
-        self._counters["rows"] += rows.num_rows
-        for p, owned in moved.items():
-            owned.published(accounts[p])
-        self._source.hint({p: account.to_offset for p, account in accounts.items()})
+        self._last_commit = now = self._clock()
+        while moved := {p: owned for p, owned in self._ours.owned.items() if owned.moved}:
+            try:
+                self._publish(moved | self._quiet(), reason, now)
+            except LostOwnership as error:
+                self._ours.lost(error, now)
+            else:
+                return
 
     def caught_up(self) -> bool:
         """Whether every record that was in the assigned partitions when asked has been read."""
-        ends = self._source.end_offsets()
-        return bool(self._owned) and all(p in self._owned and self._owned[p].position >= end for p, end in ends.items())
+        try:
+            ends = self._source.end_offsets()
+        except ClientError:
+            return False  # Kafka is away; it will be back
+        read = self._ours.positions
+        return bool(read) and all(p in read and read[p] >= end for p, end in ends.items())
 
     def counters(self) -> dict[str, int]:
         """Everything that was counted since the start."""
-        total = self._counters + self._retired
-        for owned in self._owned.values():
-            total.update(owned.assembler.counters)
-        total["open_sessions"] = sum(owned.assembler.open_sessions for owned in self._owned.values())
+        total = self._ours.totals() + self._counters
+        total["open_sessions"] = sum(owned.assembler.open_sessions for owned in self._ours.owned.values())
         return dict(total)
 
-    def _own(self, partition: TopicPartition) -> None:
-        self._disown(partition)
-        found = self._table.position(partition)
-        memory = self._table.sessions(partition, self._windows.hop_ns)
-        start = found.offset or 0
-        self._owned[partition] = _Owned(
-            assembler=Assembler(self._windows, memory), committed=found.offset, position=start, offsets=Offsets(start),
-            commits=found.commits, rows=self._table.rows(partition),
-        )  # fmt: skip
-        self._source.seek(partition, found.offset)
-        self._counters["assignments"] += 1
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of batches and windows that are held now."""
+        return self._ours.held_bytes
 
-    def _disown(self, partition: TopicPartition) -> None:
-        owned = self._owned.pop(partition, None)
-        if owned is not None:
-            self._retired.update(owned.assembler.counters)
-            self._counters["revocations"] += 1
+    @property
+    def _holding(self) -> bool:
+        """Whether the lake or the dead-letter topic cannot be written, and nothing is read."""
+        return self._backoff.until is not None
+
+    def _heard_of(self, polled: Polled, now: datetime) -> None:
+        if polled.answering != self._answering:
+            self._answering = polled.answering
+            self._counters["kafka_outages"] += not polled.answering
+            if polled.answering:
+                _log.warning("Kafka answers again; reading goes on.")
+            else:
+                _log.warning("Kafka does not answer. Waiting for it; what is held stays, and nothing is lost.")
+        if polled.records:
+            self._heard = now
 
     def _take(self, partition: TopicPartition, records: Sequence[Record], now: datetime) -> None:
-        owned = self._owned[partition]
         for record in records:
-            if record.offset < owned.position:
-                continue
-            owned.position = record.offset + 1
-            self._counters["records"] += 1
-            self._counters["bytes"] += len(record.value or b"")
-            try:
-                batch = decode(
-                    record.value or b"",
-                    max_bytes=self._settings.max_batch_bytes,
-                    max_samples=self._settings.max_batch_samples,
-                    max_ahead_ns=int(self._windows.max_ahead.total_seconds() * 1e9),
-                    received_ns=record.timestamp_ns,
+            owned = self._ours.owned.get(partition)
+            if owned is None or partition in self._ours.fresh:
+                return  # it was taken anew, from where the table says
+            if self._holding or (self._ours.budget.over and not self._relieved(partition, now)):
+                if partition in self._ours.owned and partition not in self._ours.fresh:
+                    self._source.seek(partition, owned.position)  # what is not taken comes again
+                return
+            if record.offset >= owned.position:
+                self._take_one(partition, owned, record, now)
+
+    def _close_idle(self, partition: TopicPartition, now: datetime) -> None:
+        owned = self._ours.owned.get(partition)
+        if owned is not None:
+            self._ours.budget.add(owned.close(owned.assembler.close_idle(owned.silence), now))
+            if self._ours.budget.over and not self._holding:
+                self._relieved(partition, now)
+
+    def _take_one(self, partition: TopicPartition, owned: Owned, record: Record, now: datetime) -> None:
+        owned.position = record.offset + 1
+        self._counters["records"] += 1
+        self._counters["bytes"] += len(record.value or b"")
+        try:
+            batch = decode(
+                record.value or b"",
+                max_bytes=self._settings.max_batch_bytes,
+                max_samples=self._settings.max_batch_samples,
+                max_ahead_ns=int(self._windows.max_ahead.total_seconds() * 1e9),
+                received_ns=record.timestamp_ns,
+            )
+        except BatchError as error:
+            owned.offsets.note(record.offset, Outcome.DEAD_LETTER)
+            self._counters["dead_letters"] += 1
+            self._counters[f"dead_letters_{error.reason}"] += 1
+            self._dead_letters.send(record.value, key=record.key, headers=coordinates(partition, record, error))
+        else:
+            self._counters["samples"] += batch.samples
+            known = owned.assembler.counters["duplicate_batches"]
+            closed = owned.close(owned.assembler.add(batch, record.offset, owned.silence), now)
+            self._ours.budget.add(closed + _size(batch))
+            owned.newest_ns = max(owned.newest_ns or 0, max((b.start_ns for b in batch.blocks), default=0)) or None
+            repeat = owned.assembler.counters["duplicate_batches"] > known
+            owned.offsets.note(record.offset, Outcome.REPEAT if repeat else Outcome.BATCH)
+
+    def _due(self, now: datetime) -> Reason | None:
+        waiting = [owned.waiting() for owned in self._ours.owned.values()]
+        return due(waiting, now=now, heard=self._heard, committed=self._last_commit, settings=self._settings)
+
+    def _quiet(self) -> dict[TopicPartition, Owned]:
+        """Partitions without news, of which a commit that is made anyway should say that they are complete until now."""
+        return {
+            p: owned
+            for p, owned in self._ours.owned.items()
+            if owned.ours and owned.all_read and not owned.assembler.open_sessions
+        }
+
+    def _publish(self, chosen: Mapping[TopicPartition, Owned], reason: Reason, now: datetime) -> None:
+        began = time.perf_counter()
+        self._dead_letters.flush()
+        rows = pa.concat_tables(
+            windows_table(owned.closed, self._windows, topic=p.topic, partition=p.partition, ingested_at=now)
+            for p, owned in chosen.items()
+        )
+        accounts = {p: owned.account(now) for p, owned in chosen.items()}
+        try:
+            self._table.publish(rows, accounts)
+        except LostOwnership:
+            raise
+        except LakeError:
+            for owned in chosen.values():  # it may have taken effect: whoever is found to have committed may be we
+                owned.ours, owned.found_again = False, 0
+            raise
+        seconds = time.perf_counter() - began
+        for p, owned in chosen.items():
+            owned.published(accounts[p])
+        self._source.hint({p: account.to_offset for p, account in accounts.items()})
+        self._commits.append((reason, seconds))
+        self._counters.update({"commits": 1, f"commits_{reason}": 1, "rows": rows.num_rows})
+        _log.info(
+            "Committed %d windows of %d partitions in %.3f s, version %d (%s).",
+            rows.num_rows, len(accounts), seconds, self._table.version, reason,
+        )  # fmt: skip
+
+    def _try(self, now: datetime, *actions: Callable[[], None]) -> None:
+        """Do what needs the lake or the dead-letter topic; if they cannot be written, stop reading and try again later."""
+        try:
+            for action in actions:
+                action()
+        except LostOwnership:
+            raise
+        except (LakeError, ClientError) as error:
+            wait = self._backoff.failed(now)
+            self._counters["failed_tries"] += 1
+            _log.warning(
+                "%s Reading is paused, %d windows wait in memory; next try in %g s.",
+                error, sum(owned.closed_rows for owned in self._ours.owned.values()), wait.total_seconds(),
+            )  # fmt: skip
+        else:
+            if self._holding:
+                _log.warning("It works again after %d tries; reading goes on.", self._backoff.failures)
+                self._backoff.succeeded()
+
+    def _relieved(self, partition: TopicPartition, now: datetime) -> bool:
+        """Bring what is held below the budget; False if nothing more of this partition may be taken for now.
+
+        Raises:
+            OverBudget: this partition alone needs more.
+        """
+        ours, budget = self._ours, self._ours.budget
+        budget.measured(ours.held_bytes)
+        if budget.over and any(owned.closed for owned in ours.owned.values()):
+            self._try(now, lambda: self.commit(Reason.MEMORY))
+            if self._holding or partition in ours.fresh or partition not in ours.owned:
+                return False
+            budget.measured(ours.held_bytes)
+        if budget.over:
+            ours.set_aside(partition, now)
+        return True
+
+    def _show(self, now: datetime) -> None:
+        self._watched = now
+        if self._watch is not None:
+            if now - self._measured >= _MEASURE:
+                self._ours.budget.measured(self.held_bytes)
+                self._measured = now
+            self._watch(
+                Progress(
+                    partitions=tuple(owned.progress(p) for p, owned in self._ours.owned.items()), counters=self.counters(),
+                    held_bytes=self._ours.budget.held, paused=len(self._ours.paused), answering=self._answering,
+                    commits=tuple(self._commits),
                 )
-            except BatchError as error:
-                owned.offsets.note(record.offset, Outcome.DEAD_LETTER)
-                self._counters["dead_letters"] += 1
-                self._counters[f"dead_letters_{error.reason}"] += 1
-                self._dead_letters.send(record.value, key=record.key, headers=coordinates(partition, record, error))
-            else:
-                self._counters["samples"] += batch.samples
-                known = owned.assembler.counters["duplicate_batches"]
-                owned.closed.extend(owned.assembler.add(batch, record.offset, now))
-                repeat = owned.assembler.counters["duplicate_batches"] > known
-                owned.offsets.note(record.offset, Outcome.REPEAT if repeat else Outcome.BATCH)
+            )  # fmt: skip
+        self._commits.clear()
+
+
+def _size(batch: SensorBatch) -> int:
+    """Not less than what is held of a batch."""
+    return 1_024 + sum(block.values.nbytes + 8 * len(block.values) for block in batch.blocks)
 
 
 def coordinates(partition: TopicPartition, record: Record, error: BatchError) -> dict[str, str]:

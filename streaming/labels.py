@@ -28,8 +28,9 @@ import polars as pl
 import pyarrow as pa
 
 from streaming.client import DeadLetters, Polled, Record, Source
+from streaming.clock import Clock
 from streaming.errors import BatchError
-from streaming.ingest import Clock, coordinates
+from streaming.ingest import coordinates
 from streaming.label_wire import SceneLabel, decode_label
 from streaming.offsets import Account, Offsets, Outcome, TopicPartition
 from streaming.publish import Position, Publisher

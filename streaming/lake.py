@@ -11,6 +11,8 @@ import pyarrow.compute as pc
 
 from streaming.delta import create_table, open_table
 from streaming.errors import NoTable
+from streaming.offsets import TopicPartition
+from streaming.progress import Completeness, moment
 from streaming.storage import Lake, Storage
 from streaming.tables import LABELS, LABELS_SCHEMA, NO_LABELS, QUALITY, QUALITY_SCHEMA, WINDOWS
 
@@ -22,6 +24,7 @@ __all__ = [
     "scan_windows",
     "scored_windows",
     "table_version",
+    "valid_through",
     "write_quality",
 ]
 
@@ -65,6 +68,19 @@ def scan_labels(lake: Lake, version: int) -> pl.LazyFrame:
     if version == NO_LABELS:
         return pl.LazyFrame(pl.DataFrame(LABELS_SCHEMA.empty_table()))
     return open_table(Storage(lake, LABELS), version).scan()
+
+
+def valid_through(lake: Lake, version: int | None = None) -> Completeness:
+    """Until when, in event time, the ``windows`` table is complete at a version (None: the newest); see :mod:`streaming.progress`.
+
+    Raises:
+        LakeError: there is no table, or no such version.
+    """
+    table = open_table(Storage(lake, WINDOWS), version)
+    rows = table.scan().select("topic", "kafka_partition").unique().collect()
+    partitions = [TopicPartition(topic=topic, partition=number) for topic, number in sorted(rows.iter_rows())]
+    found = {partition: table.transaction(partition.complete_application) for partition in partitions}
+    return Completeness(partitions={partition: moment(ns) for partition, ns in found.items() if ns is not None})
 
 
 def write_quality(lake: Lake, rows: pa.Table) -> int:

@@ -40,6 +40,11 @@ class TopicPartition:
         """The Delta application whose version is the number of commits: it moves also where the offset does not."""
         return f"{self.application}/commits"
 
+    @property
+    def complete_application(self) -> str:
+        """The Delta application whose version is ``valid_through``, ns since the epoch: it outlives the log's old files."""
+        return f"{self.application}/valid_through"
+
 
 class Outcome(StrEnum):
     """What became of an offset; the words of :class:`Account`."""
@@ -70,6 +75,8 @@ class Account:
     """Rows of this partition in this commit."""
     rows_before: int = 0
     """Rows of this partition in the table before it."""
+    valid_through_ns: int | None = None
+    """Until when the partition is complete, see :mod:`streaming.progress`; None if nothing is known."""
 
     def record(self, partition: TopicPartition) -> dict[str, Any]:
         """As it is kept in the commit's metadata."""
@@ -84,7 +91,9 @@ def parse_account(record: Mapping[str, Any]) -> tuple[TopicPartition, Account]:
     """
     try:
         partition = TopicPartition(topic=str(record["topic"]), partition=int(record["partition"]))
-        return partition, Account(**{field.name: int(record[field.name]) for field in fields(Account)})
+        through = record.get("valid_through_ns")  # absent from commits of before there was such a thing
+        numbers = {field.name: int(record[field.name]) for field in fields(Account) if field.name != "valid_through_ns"}
+        return partition, Account(**numbers, valid_through_ns=None if through is None else int(through))
     except (KeyError, TypeError, ValueError) as error:
         msg = f"no account of a partition: {record!r}"
         raise ValueError(msg) from error

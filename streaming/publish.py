@@ -5,10 +5,10 @@
    files and folders to disk (:mod:`streaming.storage`).
 3. Look at the newest version. If the fence was raised, a vacuum may have taken the files for leftovers: go back to 1. If a
    partition's stored offset or number of commits is not what this writer found or left there, somebody else owns it now.
-4. Commit once: the files; as Delta application transactions, of each partition the next Kafka offset to read and the number of
-   commits; and, as the commit's metadata, what became of the offsets in between (:mod:`streaming.offsets`). Delta refuses it if
-   since 3 somebody committed for one of the partitions, or raised the fence: then look whether it was this very commit, whose first
-   answer was lost; else go back to 1, by way of the check of 3.
+4. Commit once: the files; as Delta application transactions, of each partition the next Kafka offset to read, the number of
+   commits and until when it is complete (:mod:`streaming.progress`); and, as the commit's metadata, what became of the offsets in
+   between (:mod:`streaming.offsets`). Delta refuses it if since 3 somebody committed for one of the partitions, or raised the
+   fence: then look whether it was this very commit, whose first answer was lost; else go back to 1, by way of the check of 3.
 
 A crash before 4 leaves files that no version names (vacuum removes them); after 4 everything is there. The stored offset is the
 lowest one that an open window still needs, so the same number can be committed twice: only the number of commits tells
@@ -127,7 +127,7 @@ class Publisher:
         for partition, account in accounts.items():
             found = _position(self.table, partition)
             if found.commits != account.commit - 1 or (found.offset or 0) != account.from_offset:
-                raise LostOwnership(_taken(partition, account, found))
+                raise LostOwnership(_taken(partition, account, found), partition)
 
 
 def write_files(storage: Storage, rows: pa.Table, *, partition_column: str, compression_level: int) -> list[TableFile]:
@@ -167,11 +167,19 @@ def _position(table: Table, partition: TopicPartition) -> Position:
 
 def _transactions(accounts: Mapping[TopicPartition, Account]) -> dict[str, int]:
     offsets = {partition.application: account.to_offset for partition, account in accounts.items()}
-    return offsets | {partition.commits_application: account.commit for partition, account in accounts.items()}
+    commits = {partition.commits_application: account.commit for partition, account in accounts.items()}
+    complete = {
+        partition.complete_application: account.valid_through_ns
+        for partition, account in accounts.items()
+        if account.valid_through_ns is not None and account.valid_through_ns >= 0
+    }
+    return offsets | commits | complete
 
 
 def _taken(partition: TopicPartition, account: Account, found: Position) -> str:
     return (
         f"Another consumer has committed {partition}: its offset was {account.from_offset} after {account.commit - 1} commits when "
-        f"we last wrote it, and is {found.offset} after {found.commits} now. Nothing of ours was published; this consumer stops."
+        f"we last saw it, and is {found.offset} after {found.commits} now. Nothing of ours was published; this consumer stops. "
+        "Its partition was given to the other one, as after a pause longer than [kafka] session_timeout; or a consumer of another "
+        "[kafka] group_id fills the same lake."
     )

@@ -19,6 +19,7 @@ from streaming.client import reaching
 from streaming.delivery import Delivery, DeliverySettings, Session, deliver, whole_us
 from streaming.errors import ClientError, RecordingError, SettingsError
 from streaming.recording import read_recording, scan
+from streaming.security import client_options
 from streaming.sensors import SENSORS
 from streaming.settings import KafkaSettings
 from streaming.wire import HEADERS, encode
@@ -73,8 +74,7 @@ def make_producer(settings: KafkaSettings) -> Any:
     """
     with reaching(settings):
         return kafka.KafkaProducer(
-            bootstrap_servers=settings.bootstrap_servers.split(","),
-            bootstrap_timeout_ms=int(settings.bootstrap_timeout.total_seconds() * 1000),
+            **client_options(settings),
             acks="all",
             enable_idempotence=True,
             linger_ms=20,

@@ -10,30 +10,44 @@ import time
 from datetime import timedelta
 
 from streaming.errors import ClientError
+from streaming.security import probe
+from streaming.settings import KafkaSettings
+
+Kafka = KafkaSettings | str
+"""A Kafka: its settings, or just host:port, comma-separated, where there is nothing else to say."""
 
 _CONNECT_S = 5.0
 _POLL_S = 0.2
 
 
-def reach(bootstrap_servers: str, *, timeout: timedelta = timedelta(0)) -> str:
-    """The first server that takes a connection.
+def settings_of(kafka: Kafka) -> KafkaSettings:
+    """The settings, defaults where there are none."""
+    return KafkaSettings(bootstrap_servers=kafka) if isinstance(kafka, str) else kafka
+
+
+def reach(kafka: Kafka, *, timeout: timedelta = timedelta(0)) -> str:
+    """The first server that takes a connection, and lets us in if it asks who we are.
 
     Args:
-        bootstrap_servers: host:port, comma-separated.
-        timeout: how long to go on asking those that refuse; zero: each is asked once.
+        kafka: where it is.
+        timeout: how long to go on asking those that refuse connections; zero: each is asked once.
 
     Returns:
         Its host:port.
 
     Raises:
         ClientError: none does; with the last one's reason.
+        AccessError: it does not let us in, or is not whom we trust.
     """
     deadline = time.monotonic() + timeout.total_seconds()
+    settings = settings_of(kafka)
+    bootstrap_servers = settings.bootstrap_servers
     servers = [server.strip() for server in bootstrap_servers.split(",")]
     while True:
         for server in servers:
             try:
-                socket.create_connection(_address(server), timeout=_CONNECT_S).close()
+                with socket.create_connection(_address(server), timeout=_CONNECT_S) as connection:
+                    probe(settings, server, connection)
             except (OSError, ValueError) as error:
                 last = error
             else:

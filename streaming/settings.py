@@ -7,6 +7,8 @@ from datetime import timedelta
 
 from streaming.sensors import SENSORS
 
+_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+_MECHANISMS = ("SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN")
 _LOG_RETENTION = timedelta(days=30)
 """Delta's default for its log."""
 
@@ -57,6 +59,49 @@ class KafkaSettings:
     """A consumer that Kafka has not heard of for so long loses its partitions. Brokers allow 6 s to 30 min by default."""
     partitions: int = 4
     """Partitions of a topic that we create; a consumer more than this has nothing to do."""
+    security_protocol: str = "PLAINTEXT"
+    """PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL, as the brokers' listener has it. SASL without SSL shows batches to the whole network."""
+    ssl_ca_file: str = ""
+    """PEM file of who signed the brokers' certificates; empty: those that the system trusts."""
+    ssl_certificate_file: str = ""
+    """PEM file of our own certificate, where brokers ask for one."""
+    ssl_key_file: str = ""
+    """PEM file of its key."""
+    ssl_key_password: str = ""
+    """Where the password of that file is: ``env:NAME`` or ``file:PATH``; empty: it has none."""
+    ssl_check_hostname: bool = True
+    """Whether a broker's certificate must be for the name it is called by. Without it anybody with a certificate can be the broker."""
+    sasl_mechanism: str = "SCRAM-SHA-512"
+    """SCRAM-SHA-512, SCRAM-SHA-256 or PLAIN, with SASL_… only. PLAIN shows the broker the password."""
+    sasl_username: str = ""
+    """Who we are to Kafka."""
+    sasl_password: str = ""
+    """Where the password is: ``env:NAME`` or ``file:PATH``."""
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("security_protocol", self.security_protocol, _PROTOCOLS),
+            ("sasl_mechanism", self.sasl_mechanism, _MECHANISMS),
+        ):
+            if value not in known:
+                msg = f"[kafka] {name} = {value!r}: known are {', '.join(known)}"
+                raise ValueError(msg)
+        if self.sasl and not (self.sasl_username and self.sasl_password):
+            msg = f"[kafka] security_protocol = {self.security_protocol} needs sasl_username and sasl_password"
+            raise ValueError(msg)
+        if bool(self.ssl_certificate_file) != bool(self.ssl_key_file):
+            msg = "[kafka] ssl_certificate_file and ssl_key_file belong together: set both, or neither"
+            raise ValueError(msg)
+
+    @property
+    def tls(self) -> bool:
+        """Whether connections are encrypted."""
+        return self.security_protocol in {"SSL", "SASL_SSL"}
+
+    @property
+    def sasl(self) -> bool:
+        """Whether we say who we are."""
+        return self.security_protocol.startswith("SASL_")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,15 +206,47 @@ class IngestSettings:
     """When a consumer commits, and how much it holds."""
 
     commit_interval: timedelta = timedelta(seconds=30)
-    """Longest time a closed window waits to become visible."""
+    """Longest time a closed window waits for its commit."""
+    commit_idle: timedelta = timedelta(seconds=5)
+    """When nothing has come for so long, what has closed is committed without waiting for more."""
     commit_rows: int = 2_000
     """Closed windows that make a commit due before its time; about 30 MB of signals."""
+    commit_bytes: int = 64 << 20
+    """Bytes of their signals that do so, where windows are long or sensors many."""
+    memory_budget: int = 1 << 30
+    """Most bytes of batches and windows held at a time. Kafka's client has up to 50 MB on top, the process itself 200 MB.
+    An open window holds some 15 s of its session, 10,000 phones at 100 Hz a gigabyte."""
+    longest_retry: timedelta = timedelta(minutes=1)
+    """Longest pause between tries to write a lake that cannot be written (a full disk): 1 s, then 2 s, 4 s, …"""
+    stop_within: timedelta = timedelta(seconds=10)
+    """After SIGTERM: what is not published by then is read again by the next consumer. Kubernetes kills after 30 s by default."""
+    metrics_host: str = "127.0.0.1"
+    """Address that Prometheus' metrics are served at; anybody who reaches it may read them."""
+    metrics_port: int = 0
+    """Its port; 0: none are served. With --workers the first worker has this port, the second the next, and so on."""
     max_poll_records: int = 5_000
     """Records per poll; kafka-python is fastest with large polls."""
     max_batch_bytes: int = 1_048_576
     """A larger batch is refused; Kafka's own default limit."""
     max_batch_samples: int = 200_000
     """A batch with more samples in one block is refused: no phone measures so much in a second."""
+
+    def __post_init__(self) -> None:
+        if min(self.commit_rows, self.commit_bytes, self.max_poll_records) < 1 or self.memory_budget < 1 << 20:
+            msg = (
+                f"[ingest] commit_rows = {self.commit_rows}, commit_bytes = {self.commit_bytes}, max_poll_records = "
+                f"{self.max_poll_records}, memory_budget = {self.memory_budget}: at least 1, and 1 MiB of memory"
+            )
+            raise ValueError(msg)
+        if min(self.commit_interval, self.commit_idle, self.longest_retry, self.stop_within) <= timedelta(0):
+            msg = (
+                f"[ingest] commit_interval = {self.commit_interval}, commit_idle = {self.commit_idle}, longest_retry = "
+                f"{self.longest_retry}, stop_within = {self.stop_within}: each must be longer than nothing"
+            )
+            raise ValueError(msg)
+        if not 0 <= self.metrics_port < 65_536:
+            msg = f"[ingest] metrics_port = {self.metrics_port}: a number from 1 to 65535, or 0 for none"
+            raise ValueError(msg)
 
 
 def _ns(duration: timedelta) -> int:

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
 
-from streaming.errors import LakeError, SettingsError
+from streaming.errors import LakeError, SettingsError, Unwritable
 from streaming.secret import reveal
 from streaming.settings import LakeSettings
 
@@ -73,7 +73,7 @@ class Storage:
         """Write a new file and return when it would survive a power cut.
 
         Raises:
-            LakeError: it cannot be written; what there is of it is named by no version.
+            Unwritable: it cannot be written; what there is of it is named by no version.
         """
         try:
             if self.local:
@@ -85,9 +85,9 @@ class Storage:
         except OSError as error:
             msg = (
                 f"Cannot write Parquet files below {self.uri}: {plain(error)}. Nothing was published; "
-                "free space or fix access, then start again."
+                "free space or fix access."
             )
-            raise LakeError(msg) from error
+            raise Unwritable(msg) from error
 
     def flush(self, path: str) -> None:
         """Return when a file that another library wrote would survive a power cut. A store's objects do.

@@ -9,19 +9,20 @@ from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from streaming.errors import ClientError
-from streaming.servers import reach, unreachable
+from streaming.security import client_options
+from streaming.servers import Kafka, reach, settings_of, unreachable
 
 _TIMEOUT_MS = 30_000
 
 
-def create_topics(bootstrap_servers: str, topics: Mapping[str, int]) -> dict[str, int]:
+def create_topics(kafka: Kafka, topics: Mapping[str, int]) -> dict[str, int]:
     """Have these topics, making those that are missing, and wait until each partition has a leader.
 
     A topic that is there keeps its number of partitions: adding some would send a device's later batches to another
     partition, out of order with its earlier ones.
 
     Args:
-        bootstrap_servers: host:port, comma-separated.
+        kafka: where it is.
         topics: name → partitions. Replication is the cluster's default.
 
     Returns:
@@ -33,7 +34,7 @@ def create_topics(bootstrap_servers: str, topics: Mapping[str, int]) -> dict[str
     if not topics:
         return {}
     try:
-        with _admin(bootstrap_servers) as admin:
+        with admin_client(kafka) as admin:
             there = set(admin.list_topics())
             missing = {name: {"num_partitions": count} for name, count in topics.items() if name not in there}
             if missing:
@@ -43,17 +44,24 @@ def create_topics(bootstrap_servers: str, topics: Mapping[str, int]) -> dict[str
             admin.wait_for_topics(list(topics), timeout_ms=_TIMEOUT_MS)
             return {topic["name"]: len(topic["partitions"]) for topic in admin.describe_topics(list(topics))}
     except (KafkaError, OSError) as error:
-        msg = f"Topics {', '.join(topics)} at {bootstrap_servers}: {error}"
+        msg = f"Topics {', '.join(topics)} at {settings_of(kafka).bootstrap_servers}: {error}"
         raise ClientError(msg) from error
 
 
-def _admin(bootstrap_servers: str) -> Any:
-    server = reach(bootstrap_servers)
+def admin_client(kafka: Kafka) -> Any:
+    """kafka-python's client for asking and arranging; to be used in a ``with``.
+
+    Raises:
+        ClientError: Kafka cannot be reached, or is none.
+    """
+    settings = settings_of(kafka)
+    server = reach(settings)
     try:
-        return KafkaAdminClient(bootstrap_servers=server, bootstrap_timeout_ms=_TIMEOUT_MS)
+        options = client_options(settings) | {"bootstrap_servers": server, "bootstrap_timeout_ms": _TIMEOUT_MS}
+        return KafkaAdminClient(**options)
     except KafkaError as error:
         reason = f"{server} takes connections, but does not answer as a Kafka broker: {error}"
-        raise unreachable(bootstrap_servers, reason) from error
+        raise unreachable(settings.bootstrap_servers, reason) from error
 
 
 def _raise_for(topic: Mapping[str, object]) -> None:

@@ -20,7 +20,7 @@ def start(settings: Settings) -> dict[str, Any]:
     """
     external = external_kafka(settings)
     if external:
-        reach(external)
+        reach(settings.kafka)
         say(f"Kafka at {external} is used; none is started.")
         return {"bootstrap_servers": external, "started": False}
     with progress("Starting Kafka") as show:
@@ -44,7 +44,7 @@ def status(settings: Settings) -> dict[str, Any]:
     """
     external = external_kafka(settings)
     if external:
-        reach(external)
+        reach(settings.kafka)
         say(f"Kafka at {external} can be reached. It is used, not the local one.")
         return {"running": True, "bootstrap_servers": external}
     found = broker.status(settings.home)

@@ -115,7 +115,7 @@ def _send(settings: Settings, labels: list[SceneLabel]) -> None:
     from streaming.topics import create_topics
 
     kafka = settings.kafka
-    create_topics(kafka.bootstrap_servers, {kafka.labels_topic: kafka.partitions})
+    create_topics(kafka, {kafka.labels_topic: kafka.partitions})
     producer = make_producer(kafka)
     try:
         send_labels(producer, kafka.labels_topic, labels)

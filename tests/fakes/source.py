@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from streaming.client import Polled, Record
+from streaming.client import Membership, Polled, Record
 from streaming.offsets import TopicPartition
 
 
@@ -15,6 +15,9 @@ class FakeSource:
         self.logs = logs
         self.positions: dict[TopicPartition, int] = {}
         self.hints: dict[TopicPartition, int] = {}
+        self.paused: set[TopicPartition] = set()
+        self.membership = Membership.OWNER
+        self.answering = True
         self._poll_records = poll_records
         self._revoked: set[TopicPartition] = set()
         self._assigned: set[TopicPartition] = set()
@@ -35,11 +38,18 @@ class FakeSource:
         del timeout_seconds
         records = {}
         for partition, position in self.positions.items():
+            if partition in self.paused or not self.answering:
+                continue
             batch = [r for r in self.logs[partition] if r.offset >= position][: self._poll_records]
             if batch:
                 records[partition] = batch
                 self.positions[partition] = batch[-1].offset + 1
-        polled = Polled(records=records, revoked=frozenset(self._revoked), assigned=frozenset(self._assigned))
+        polled = Polled(
+            records=records,
+            revoked=frozenset(self._revoked),
+            assigned=frozenset(self._assigned),
+            answering=self.answering,
+        )
         self._revoked, self._assigned = set(), set()
         return polled
 
@@ -49,6 +59,23 @@ class FakeSource:
 
     def end_offsets(self) -> Mapping[TopicPartition, int]:
         return {p: (self.logs[p][-1].offset + 1 if self.logs[p] else 0) for p in self.positions}
+
+    def known_ends(self) -> Mapping[TopicPartition, int]:
+        return self.end_offsets()
+
+    def pause(self, partitions: Collection[TopicPartition]) -> None:
+        self.paused |= set(partitions)
+
+    def resume(self, partitions: Collection[TopicPartition]) -> None:
+        self.paused -= set(partitions)
+
+    def confirm(self, offsets: Mapping[TopicPartition, int]) -> Membership:
+        if self.membership is Membership.OWNER:
+            self.hints.update(offsets)
+        return self.membership
+
+    def flush_hints(self) -> None:
+        pass
 
     def hint(self, offsets: Mapping[TopicPartition, int]) -> None:
         self.hints.update(offsets)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from streaming import sensor_batch_pb2 as pb
 from streaming.account import account
-from streaming.client import Record
+from streaming.client import Membership, Record
 from streaming.delivery import DeliverySettings
 from streaming.errors import LakeError, LostOwnership
 from streaming.faults import hooked
@@ -266,6 +266,7 @@ def test_a_zombie_is_refused(tmp_path: Path) -> None:
     owner = Rig(tmp_path, zombie.logs)
     owner.until_caught_up()
     before = owner.rows()
+    zombie.source.membership = Membership.GONE
     with pytest.raises(LostOwnership):
         zombie.ingest.commit()
     assert owner.rows().equals(before)

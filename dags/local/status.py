@@ -1,0 +1,81 @@
+"""The command ``sensorloop status``: a live table of how far ingestion is."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from dags.settings import Settings
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from streaming.status import Status
+
+
+def status(settings: Settings, *, once: bool, every: float) -> dict[str, Any]:
+    """Show it until Ctrl-C, or once; rates are between two looks, so once has none.
+
+    Raises:
+        ClientError: Kafka cannot be reached.
+        LakeError: the lake cannot be read.
+    """
+    from rich.console import Console
+    from rich.live import Live
+
+    from streaming.status import Observer, rates
+
+    observer = Observer(settings.kafka, settings.lake)
+    console = Console(stderr=True)
+    try:
+        now = observer.look()
+        if once:
+            console.print(table(now, {}))
+        else:
+            with Live(table(now, {}), console=console, auto_refresh=False) as live:
+                try:
+                    while True:
+                        time.sleep(every)
+                        before, now = now, observer.look()
+                        live.update(table(now, rates(before, now)), refresh=True)
+                except KeyboardInterrupt:
+                    pass
+    finally:
+        observer.close()
+    return {
+        "lake_version": now.lake_version,
+        "lag": now.lag,
+        "valid_through": _iso(now.valid_through),
+        "partitions": [
+            {**dataclasses.asdict(each), "lag": each.lag, "valid_through": _iso(each.valid_through)}
+            for each in now.partitions
+        ],
+    }
+
+
+def table(now: Status, rate: Mapping[int, tuple[float, float]]) -> Table:
+    """The table for a terminal."""
+    from rich.table import Table
+
+    version = "no lake yet" if now.lake_version is None else f"lake version {now.lake_version}"
+    complete = "–" if now.valid_through is None else f"{now.valid_through:%Y-%m-%d %H:%M:%S} UTC"
+    shown = Table(
+        "partition", title=f"{version}, complete until {complete}, lag {now.lag:,}", title_justify="left", box=None
+    )
+    for column in ("in Kafka", "in the lake", "lag", "came/s", "settled/s", "complete until (UTC)"):
+        shown.add_column(column, justify="right")
+    for each in now.partitions:
+        came, done = rate.get(each.partition, (None, None))
+        shown.add_row(
+            str(each.partition), f"{each.end:,}", "–" if each.committed is None else f"{each.committed:,}", f"{each.lag:,}",
+            "" if came is None else f"{came:,.1f}", "" if done is None else f"{done:,.1f}",
+            "–" if each.valid_through is None else f"{each.valid_through:%Y-%m-%d %H:%M:%S}",
+        )  # fmt: skip
+    return shown
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()

@@ -1,0 +1,258 @@
+"""The partitions that Kafka gave us: looked up in the table, taken anew, set aside, given back.
+
+What it prevents: reading on from a place that somebody else has left behind; and stopping, although we are the rightful owner, because
+the owner before us was late. Kafka gives a partition away when it has not heard of its owner for the session time-out; that one may
+be in the middle of a commit, and the commit counts if it comes before our first. So of two that find the partition committed by
+somebody else, the one that Kafka still knows as a member of the group takes it anew, and the other one stops.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from datetime import datetime, timedelta
+
+from streaming.assembler import Assembler
+from streaming.client import Membership, Polled, Source
+from streaming.errors import LostOwnership, OverBudget
+from streaming.memory import Budget, Turns
+from streaming.offsets import Offsets, TopicPartition
+from streaming.partition import Owned
+from streaming.settings import IngestSettings, WindowSettings
+from streaming.windows import WindowsTable
+
+_LATE_OWNERS = 3
+"""How many owners before us may be late: one is stopped in the middle of a commit, and there may have been a few rebalances."""
+
+_log = logging.getLogger(__name__)
+
+
+class Assignment:
+    """The partitions of one consumer.
+
+    Args:
+        source: the consumer.
+        table: where they are committed.
+        windows: how to cut.
+        settings: how much to hold.
+        now: on our clock.
+    """
+
+    def __init__(
+        self, *, source: Source, table: WindowsTable, windows: WindowSettings, settings: IngestSettings, now: datetime
+    ) -> None:
+        self.owned: dict[TopicPartition, Owned] = {}
+        """Those that are read."""
+        self.fresh: set[TopicPartition] = set()
+        """Sought in this very round: records that its poll brought of them are from the wrong place."""
+        self.budget = Budget(settings.memory_budget)
+        self.paused: set[TopicPartition] = set()
+        """Those that the consumer does not fetch for now."""
+        self.counters: Counter[str] = Counter()
+        self.turns: Turns | None = None
+        """Whether they are read one at a time."""
+        self._source = source
+        self._table = table
+        self._windows = windows
+        self._settings = settings
+        self._given: dict[TopicPartition, bool] = {}
+        """Assigned, and not looked up in the table yet; True: ask Kafka first whether it is ours."""
+        self._parked: dict[TopicPartition, Owned] = {}
+        """Taken away just now; what is held of them is still right if they come back as they were."""
+        self._parked_at = self._listened = now
+        self._read: dict[TopicPartition, int] = {}
+        """Up to where those were read that wait for their turn."""
+
+    @property
+    def expecting(self) -> bool:
+        """Whether some are assigned and not looked up yet."""
+        return bool(self._given)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of batches and windows that are held. Looks at all of them."""
+        return sum(owned.held_bytes for owned in (*self.owned.values(), *self._parked.values()))
+
+    @property
+    def positions(self) -> dict[TopicPartition, int]:
+        """Next offset to read of each partition that is being read, or will be when its turn comes."""
+        return self._read | {partition: owned.position for partition, owned in self.owned.items()}
+
+    def totals(self) -> Counter[str]:
+        """What was counted, also of partitions that are no longer ours."""
+        total = Counter(self.counters)
+        for owned in (*self.owned.values(), *self._parked.values()):
+            total.update(owned.assembler.counters)
+        return total
+
+    def rebalance(self, polled: Polled, now: datetime) -> None:
+        """Note what was given and taken away; :meth:`adopt` looks it up."""
+        if polled.revoked or polled.assigned:
+            self._end_turns()
+            for partition in polled.revoked | polled.assigned:
+                self._given.pop(partition, None)
+                self.paused.discard(partition)
+                owned = self.owned.pop(partition, None)
+                if owned is not None:
+                    self._parked[partition], self._parked_at = owned, now
+                    self.counters["revocations"] += 1
+            self._given |= dict.fromkeys(polled.assigned, False)
+            self._source.resume(polled.assigned)  # a client may remember that they were paused
+        if polled.assigned or now - self._parked_at >= self._settings.commit_interval:
+            self._unpark(but=set(self._given))
+
+    def listen(self, now: datetime, *, answering: bool) -> None:
+        """Let silences grow, but only where we would have heard a phone that sends."""
+        passed, self._listened = now - self._listened, now
+        ends = self._source.known_ends()
+        for partition, owned in self.owned.items():
+            owned.end = ends.get(partition, owned.end)
+            if answering and partition not in self.paused:
+                owned.listen(passed, within=self._settings.max_poll_records)
+
+    def adopt(self, now: datetime) -> None:
+        """Begin to read what was assigned.
+
+        Raises:
+            LostOwnership: one that we doubted is not ours.
+            LakeError: the table cannot be read; what is left is looked up the next time.
+        """
+        for partition, doubtful in list(self._given.items()):
+            if doubtful:
+                membership = self._source.confirm({partition: self._table.offset(partition) or 0})
+                if membership is Membership.GONE:
+                    msg = f"{partition} was committed by another consumer, and is that one's now; this consumer stops."
+                    raise LostOwnership(msg, partition)
+                if membership is Membership.UNSURE:
+                    continue
+            self._own(partition, now)
+            del self._given[partition]
+
+    def lost(self, error: LostOwnership, now: datetime) -> None:
+        """Somebody else has committed a partition: the owner before us, late; or the one after us.
+
+        Raises:
+            LostOwnership: we are not its owner any more.
+        """
+        partition = error.partition
+        owned = self.owned.get(partition) if isinstance(partition, TopicPartition) else None
+        if (
+            not isinstance(partition, TopicPartition)
+            or owned is None
+            or owned.ours
+            or owned.found_again >= _LATE_OWNERS
+        ):
+            raise error
+        membership = self._source.confirm({partition: owned.committed or 0})
+        if membership is Membership.GONE:
+            raise error
+        self._retire(self.owned.pop(partition))
+        self.counters["taken_anew"] += 1
+        _log.warning(
+            "%s was committed by its owner before us after we had got it; it is read anew from there.", partition
+        )
+        if membership is Membership.OWNER:
+            self._own(partition, now, owned.found_again + 1)
+        else:
+            self._given[partition] = True
+
+    def set_aside(self, current: TopicPartition, now: datetime) -> None:
+        """Read only this one for now, and forget what is held of the others.
+
+        Raises:
+            OverBudget: it alone needs more than the budget.
+        """
+        self._unpark(but=set())
+        if self.turns is None and self.held_bytes > self.budget.limit:
+            self.turns = Turns(list(self.owned), current, now)
+            self.counters["memory_turns"] += 1
+            _log.warning(
+                "Open windows need more than [ingest] memory_budget = %d MiB: partitions are read one at a time, more slowly.",
+                self.budget.limit >> 20,
+            )  # fmt: skip
+        if self.turns is not None:
+            for partition in self.turns.waiting:
+                self._forget(partition)
+        self.budget.measured(self.held_bytes)
+        if self.budget.over:
+            msg = (
+                f"The {self.owned[current].assembler.open_sessions} open sessions of {current} need {self.budget.held >> 20} MiB, more "
+                f"than [ingest] memory_budget = {self.budget.limit >> 20} MiB. Raise it, or lower [windows] length or lateness, which "
+                "say how long a session's samples are held. Nothing is lost: they are read again from Kafka."
+            )
+            raise OverBudget(msg)
+
+    def turn_over(self, now: datetime) -> bool:
+        """Whether the one whose turn it is was read to its end, or for long enough."""
+        if self.turns is None:
+            return False
+        current = self.owned.get(self.turns.current)
+        enough: timedelta = self._settings.commit_interval / (4 if current is None or current.all_read else 1)
+        return now - self.turns.since >= enough
+
+    def next_turn(self, now: datetime) -> None:
+        """Go on to the next partition, or to all of them if memory suffices again."""
+        if self.turns is None:
+            return
+        ended, following = self.turns.current, self.turns.next(self.held_bytes, now)
+        if self.turns.fit(self.budget.limit):
+            _log.warning("Memory suffices again: all partitions are read.")
+            self._end_turns()
+            return
+        self._forget(ended)
+        self._own(following, now)
+        self.budget.measured(self.held_bytes)
+
+    def flow(self, *, holding: bool) -> None:
+        """Have the consumer fetch exactly the partitions that are to be read; none while ``holding``."""
+        wanted = set(self._given) | set(self.turns.waiting if self.turns is not None else ())
+        if holding:
+            wanted |= set(self.owned)
+        if wanted - self.paused:
+            self._source.pause(wanted - self.paused)
+        if self.paused - wanted:
+            self._source.resume(self.paused - wanted)
+        self.paused = wanted
+
+    def _own(self, partition: TopicPartition, now: datetime, found_again: int = 0) -> None:
+        found = self._table.position(partition)
+        parked = self._parked.pop(partition, None)
+        if parked is not None and parked.at(found):
+            owned = parked
+            owned.assigned, owned.ours, owned.found_again = now, False, 0
+            self.counters["continuations"] += 1
+            self._source.seek(partition, owned.position)
+        else:
+            if parked is not None:
+                self._retire(parked)
+            start = found.offset or 0
+            owned = Owned(
+                assembler=Assembler(self._windows, self._table.sessions(partition, self._windows.hop_ns)),
+                committed=found.offset, position=start, offsets=Offsets(start), commits=found.commits,
+                rows=self._table.rows(partition), assigned=now, silence=now, found_again=found_again,
+            )  # fmt: skip
+            self._source.seek(partition, found.offset)
+        _log.info("Reading %s from offset %d.", partition, owned.position)
+        self.owned[partition] = owned
+        self.fresh.add(partition)
+        self.counters["assignments"] += 1
+
+    def _unpark(self, *, but: set[TopicPartition]) -> None:
+        for partition in [partition for partition in self._parked if partition not in but]:
+            self._retire(self._parked.pop(partition))
+
+    def _end_turns(self) -> None:
+        if self.turns is not None:
+            self._given |= dict.fromkeys((p for p in self.turns.all if p not in self.owned), False)
+            self.turns = None
+            self._read.clear()
+
+    def _forget(self, partition: TopicPartition) -> None:
+        owned = self.owned.pop(partition, None)
+        if owned is not None:
+            self._read[partition] = owned.position
+            self._retire(owned)
+
+    def _retire(self, owned: Owned) -> None:
+        """What was counted of it stays counted."""
+        self.counters.update(owned.assembler.counters)

@@ -46,7 +46,7 @@ class KafkaSettings:
     bootstrap_servers: str = ""
     """host:port, comma-separated. Empty: the local broker's, see [broker]. KAFKA_BOOTSTRAP_SERVERS overrides it."""
     group_id: str = "sensorloop-ingest"
-    """Consumer group of the ingesting processes."""
+    """Consumer group of the ingesting processes; that of labels is called so with ``-`` and their topic after it."""
     batches_topic: str = "sensor.batches"
     """What phones measured."""
     labels_topic: str = "sensor.labels"

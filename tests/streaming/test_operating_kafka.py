@@ -25,6 +25,7 @@ import pytest
 
 from streaming import broker, ports
 from streaming.client import KafkaDeadLetters, KafkaSource
+from streaming.deadletters import letters
 from streaming.ingest import Ingest
 from streaming.lake import scan_windows, valid_through
 from streaming.progress import total
@@ -254,9 +255,9 @@ class Member:
 
     def _run(self) -> None:
         ingest = IngestSettings(commit_interval=timedelta(seconds=2), commit_idle=timedelta(seconds=1))
-        source, letters = KafkaSource(self.settings, ingest), KafkaDeadLetters(self.settings)
+        source, dead = KafkaSource(self.settings, ingest), KafkaDeadLetters(self.settings)
         table = WindowsTable(LakeSettings(uri=str(self.home / "lake")), SETTINGS.sensors)
-        self.ingest = Ingest(source=source, table=table, dead_letters=letters, windows=SETTINGS, settings=ingest)
+        self.ingest = Ingest(source=source, table=table, dead_letters=dead, windows=SETTINGS, settings=ingest)
         try:
             self.ingest.run(stop=self._stop)
         except InterruptedError:
@@ -265,7 +266,7 @@ class Member:
             self.failure = failure
         finally:
             source.close()
-            letters.close()
+            dead.close()
 
     def _stop(self) -> bool:
         if self.crashed.is_set():
@@ -432,3 +433,13 @@ def test_a_disk_that_is_really_full_is_waited_for(
     counted = consumer.stop()
     assert counted["records"] == 240, "what was held was not read again"
     assert verify(str(small_disk)).problems == ()
+
+
+def test_a_record_with_neither_key_nor_value_is_a_dead_letter(bootstrap_servers: str) -> None:
+    settings = topics(bootstrap_servers, partitions=1)
+    dead = KafkaDeadLetters(settings)
+    headers = {"reason": "empty", "detail": "", "topic": settings.batches_topic, "partition": "0", "offset": "7"}
+    dead.send(None, key=None, headers=headers)
+    dead.flush()
+    dead.close()
+    assert [(letter.offset, letter.bytes) for letter in letters(settings)] == [(7, 0)]

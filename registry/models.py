@@ -166,12 +166,15 @@ def load_model(client: MlflowClient, version: Version, folder: Path) -> LoadedMo
         folder.mkdir(parents=True, exist_ok=True)
         # Fetched beside and then renamed: a fetch that was killed leaves nothing that looks like a model.
         with tempfile.TemporaryDirectory(dir=folder) as scratch, mlflow_errors(f"fetch {version.source}"):
-            download_artifacts(artifact_uri=version.source, dst_path=scratch, tracking_uri=client.tracking_uri)
-            if not (Path(scratch) / "MLmodel").exists():
+            files_at = _files_at(client, version.source)
+            fetched = Path(
+                download_artifacts(artifact_uri=files_at, dst_path=scratch, tracking_uri=client.tracking_uri)
+            )  # a folder in ``scratch``, or that itself
+            if not (fetched / "MLmodel").exists():
                 msg = f"Version {version.version} has no files at {version.source} any more"
                 raise ModelError(msg)
             with contextlib.suppress(OSError):  # somebody else has fetched it meanwhile
-                Path(scratch).rename(there)
+                fetched.rename(there)
     try:
         model = load_pyfunc(str(there), model_config={"device": "cpu"})
     except Exception as error:
@@ -179,6 +182,14 @@ def load_model(client: MlflowClient, version: Version, folder: Path) -> LoadedMo
         raise ModelError(msg) from error
     metadata = model.metadata.metadata or {}
     return LoadedModel(version=version, metadata=metadata, files=there / "extra_files", model=model)
+
+
+def _files_at(client: MlflowClient, source: str) -> str:
+    """Where the files of a version are. What MLflow 3.17 does with ``models:/m-…`` asks the process's own MLflow, not the client's."""
+    logged = source.removeprefix("models:/")
+    if logged == source or not logged.startswith("m-"):
+        return source
+    return str(client.get_logged_model(logged).artifact_location)
 
 
 def _checked(example: Signals) -> Signals:

@@ -21,7 +21,7 @@ from registry.connection import connect
 from registry.errors import ServerPortTaken
 from registry.gate import Score, verdict
 from registry.ledger import Ledger
-from registry.models import log_model
+from registry.models import load_model, log_model
 from registry.promotion import Promotions
 from registry.registered import MlflowVersions
 from registry.server import ServerCommand, check_port, ready, server_command
@@ -114,6 +114,11 @@ def test_from_a_run_to_a_champion_that_a_stranger_can_load(server: ServerCommand
     assert listed.aliases == ("champion",)
     assert listed.tags["validation_status"] == "passed"
     assert promotions.verify() == ()
+
+    # The client's server is asked, whatever MLflow this process would ask by itself.
+    again = load_model(client, listed, tmp_path / "cache")
+    assert again.predict(signals).shape == network(torch.from_numpy(signals)).shape
+    assert not (tmp_path / "mlflow.db").exists()
 
     page = httpx.get(f"{server.url}/")
     assert page.status_code == 200

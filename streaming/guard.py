@@ -150,7 +150,11 @@ def _run(parent: int, grace_s: float, command: Sequence[str]) -> int:
     wait_gone([child], grace_s, reap=reap)
     me = psutil.Process()
     end_all(lambda: descendants(me), reap=reap)
-    reap()  # one that ended between the last collecting and the look that found it gone
+    # A process whose main thread has ended looks dead, but has no exit code before its other threads have ended too.
+    deadline = time.monotonic() + _LEFTOVER_S
+    while child.pid not in codes and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+        reap()
     return codes.get(child.pid, -signal.SIGKILL)
 
 

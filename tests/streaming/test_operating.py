@@ -131,7 +131,9 @@ class TestLateOwners:
             other.ingest.step()
         other.ingest.commit()
         rig.source.assign(P0)
-        rig.until_caught_up()
+        counters = rig.until_caught_up()
+        assert "continuations" not in counters
+        assert "taken_anew" not in counters, "it was looked up, not found out by a refused commit"
         assert rig.rows()["acc_fresh"].sum() == 30 * 25
         assert verify(str(tmp_path)).problems == ()
 
@@ -294,6 +296,15 @@ class TestWaiting:
         rig.ingest.step()
         rig.ingest.commit()
         assert rig.rows()["acc_fresh"].sum() == 20 * 25
+
+    def test_what_waits_in_kafka_is_no_silence_of_phones(self, tmp_path: Path) -> None:
+        """A phone's later batches lie behind those of another one, and reading that far takes longer than the idle time-out."""
+        mine, other = endless(20), endless(60, "s2")
+        rig = Rig(tmp_path, {P0: log([*mine[:10], *other, *mine[10:]])}, max_poll_records=4)
+        while rig.ingest.counters().get("records", 0) < 72:
+            rig.ingest.step()
+            rig.clock.advance(10)
+            assert rig.ingest.counters().get("idle_sessions", 0) == 0
 
     def test_a_pause_of_ours_is_no_silence_of_phones(self, tmp_path: Path) -> None:
         records = log(endless(20))

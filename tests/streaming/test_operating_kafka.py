@@ -376,7 +376,8 @@ def test_several_workers_share_the_partitions_and_status_says_how_far_they_are(
     until(lambda: lag in scraped(port) + scraped(port + 1))
     assert lag in scraped(port) + scraped(port + 1)
     counted = workers.stop()
-    assert (counted["workers"], counted["restarts"], counted["records"]) == (2, 0, 80)
+    assert (counted["workers"], counted["restarts"], counted["rows"]) == (2, 0, 80)
+    assert counted["records"] >= 80, "what the first had read when the second joined may be read again"
     settled(tmp_path, phones.samples)
     done = subprocess.run(
         [sys.executable, "-m", "sensorloop", "status", "--once"], cwd=tmp_path, check=True, capture_output=True, text=True,

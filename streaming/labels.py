@@ -11,7 +11,11 @@ kafka-python 3.0.12 that waits for 0 or 1 ms never gets as far as joining the gr
 2. Decode each record; what cannot be decoded goes to the dead-letter topic with its coordinates and the reason.
 3. When a commit is due, first make the dead letters safe, then publish labels and offsets in one commit
    (:mod:`streaming.publish`). The offset is the next to read.
-4. On revocation, forget the partition: what was not published is read again by its next owner.
+4. A commit that is refused because somebody else has committed the partition: if we have committed it since it was assigned, or Kafka
+   does not know us any more, we are the zombie, and stop. Else the owner before us was late: read on from where it left the table.
+5. A commit that fails because the lake or the dead-letter topic cannot be written: keep the labels, stop reading, go on polling (so
+   that the partitions stay ours) and try again, more and more slowly.
+6. On revocation, forget the partition: what was not published is read again by its next owner.
 
 Nothing is merged or thrown away here, not even a label that came twice: which one counts is decided where windows are read
 (:mod:`training.labels`), at the version that was pinned.
@@ -19,6 +23,7 @@ Nothing is merged or thrown away here, not even a label that came twice: which o
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,9 +32,10 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 import pyarrow as pa
 
-from streaming.client import DeadLetters, Polled, Record, Source
+from streaming.backoff import Backoff
+from streaming.client import DeadLetters, Membership, Polled, Record, Source
 from streaming.clock import Clock
-from streaming.errors import BatchError
+from streaming.errors import BatchError, ClientError, LakeError, LostOwnership
 from streaming.ingest import coordinates
 from streaming.label_wire import SceneLabel, decode_label
 from streaming.offsets import Account, Offsets, Outcome, TopicPartition
@@ -42,6 +48,8 @@ _POLL_SECONDS = 0.01
 _POLL_EVERY = timedelta(seconds=0.5)
 """Unless the last poll brought something: then there is more, and it does not wait."""
 _DAY_NS = 86_400 * 1_000_000_000
+
+_log = logging.getLogger(__name__)
 
 
 class LabelsTable:
@@ -96,6 +104,8 @@ class _Owned:
     """Its labels in the table."""
     waiting: list[tuple[int, SceneLabel]] = field(default_factory=list)
     """(offset, label) that are not published yet."""
+    ours: bool = False
+    """Whether we have committed it since it was assigned."""
 
     def account(self) -> Account:
         """What a commit of now says of this partition."""
@@ -110,6 +120,7 @@ class _Owned:
         self.rows = account.rows_before + account.windows
         self.offsets.settle(account.to_offset)
         self.waiting.clear()
+        self.ours = True
 
 
 class LabelIngest:
@@ -141,6 +152,9 @@ class LabelIngest:
         self._settings = settings
         self._clock = clock
         self._owned: dict[TopicPartition, _Owned] = {}
+        self._given: set[TopicPartition] = set()
+        """Assigned, and not looked up in the table yet."""
+        self._backoff = Backoff(settings.longest_retry)
         self._counters: Counter[str] = Counter()
         self._last_commit = clock()
         self._last_poll: datetime | None = None
@@ -151,8 +165,6 @@ class LabelIngest:
 
         Raises:
             LostOwnership: another consumer has taken over a partition; nothing of ours was published since.
-            LakeError: the table cannot be written.
-            ClientError: Kafka refuses.
         """
         now = self._clock()
         if self._last_poll is None or abs(now - self._last_poll) >= _POLL_EVERY:
@@ -160,43 +172,95 @@ class LabelIngest:
             self._last_poll = None if polled.records or polled.assigned or polled.revoked else now
             self._heed(polled)
         waiting = sum(len(owned.waiting) for owned in self._owned.values())
-        if waiting >= self._settings.commit_rows or now - self._last_commit >= self._settings.commit_interval:
-            self.commit()
+        due = waiting >= self._settings.commit_rows or now - self._last_commit >= self._settings.commit_interval
+        if (due or self._given or self._holding) and not self._backoff.waiting(now):
+            self._try(now, commit=due or self._holding)
 
     def commit(self) -> None:
-        """Publish the labels that wait, and the offsets, if there is anything new. Errors are those of :meth:`step`."""
+        """Publish the labels that wait, and the offsets, if there is anything new.
+
+        Raises:
+            LostOwnership: as :meth:`step`.
+            LakeError: the table cannot be written.
+            ClientError: the dead-letter topic cannot.
+        """
         self._last_commit = self._clock()
-        moved = {p: owned for p, owned in self._owned.items() if owned.position != (owned.committed or 0)}
-        if not moved:
-            return
-        self._dead_letters.flush()
-        accounts = {p: owned.account() for p, owned in moved.items()}
-        rows = pa.concat_tables(labels_rows(p, owned.waiting, self._last_commit) for p, owned in moved.items())
-        self._table.publish(rows, accounts)
-        self._counters["label_commits"] += 1
-        self._counters["labels"] += rows.num_rows
-        for p, owned in moved.items():
-            owned.published(accounts[p])
-        self._source.hint({p: account.to_offset for p, account in accounts.items()})
+        while moved := {p: owned for p, owned in self._owned.items() if owned.position != (owned.committed or 0)}:
+            self._dead_letters.flush()
+            accounts = {p: owned.account() for p, owned in moved.items()}
+            rows = pa.concat_tables(labels_rows(p, owned.waiting, self._last_commit) for p, owned in moved.items())
+            try:
+                self._table.publish(rows, accounts)
+            except LostOwnership as error:
+                self._lost(error)
+                continue
+            self._counters["label_commits"] += 1
+            self._counters["labels"] += rows.num_rows
+            for p, owned in moved.items():
+                owned.published(accounts[p])
+            self._source.hint({p: account.to_offset for p, account in accounts.items()})
 
     def caught_up(self) -> bool:
         """Whether every record that was in the assigned partitions when asked has been read."""
-        ends = self._source.end_offsets()
+        try:
+            ends = self._source.end_offsets()
+        except ClientError:
+            return False  # Kafka is away; it will be back
         return bool(self._owned) and all(p in self._owned and self._owned[p].position >= end for p, end in ends.items())
 
     def counters(self) -> dict[str, int]:
         """Everything that was counted since the start; ``labels`` are those that are published."""
         return dict(self._counters)
 
+    @property
+    def _holding(self) -> bool:
+        """Whether the lake or the dead-letter topic cannot be written, and nothing is read."""
+        return self._backoff.until is not None
+
     def _heed(self, polled: Polled) -> None:
-        for partition in polled.revoked:
+        for partition in polled.revoked | polled.assigned:
             self._owned.pop(partition, None)
-        for partition in polled.assigned:
-            self._own(partition)
+        self._given = (self._given - polled.revoked) | polled.assigned
+        self._source.resume(polled.assigned)  # a client may remember that they were paused
         for partition, records in polled.records.items():
-            # Records fetched before the seek of this very round are from the wrong place.
-            if partition in self._owned and partition not in polled.assigned:
+            # What comes of others was fetched before they were looked up, from the wrong place.
+            if partition in self._owned:
                 self._take(partition, records)
+
+    def _try(self, now: datetime, *, commit: bool) -> None:
+        """Do what needs the lake or the dead-letter topic; if they cannot be used, stop reading and try again later."""
+        try:
+            for partition in sorted(self._given, key=str):
+                self._own(partition)
+            if commit:
+                self.commit()
+        except LostOwnership:
+            raise
+        except (LakeError, ClientError) as error:
+            wait = self._backoff.failed(now)
+            self._counters["label_failed_tries"] += 1
+            self._source.pause(set(self._owned))
+            _log.warning("%s Labels are not read for now; next try in %g s.", error, wait.total_seconds())
+        else:
+            if self._holding:
+                self._backoff.succeeded()
+                self._source.resume(set(self._owned))
+                self._last_poll = None
+
+    def _lost(self, error: LostOwnership) -> None:
+        """Somebody else has committed a partition: the owner before us, late; or the one after us, and then we stop."""
+        partition = error.partition
+        owned = self._owned.get(partition) if isinstance(partition, TopicPartition) else None
+        if (
+            not isinstance(partition, TopicPartition)
+            or owned is None
+            or owned.ours
+            or self._source.confirm({partition: owned.committed or 0}) is Membership.GONE
+        ):
+            raise error
+        self._counters["labels_taken_anew"] += 1
+        del self._owned[partition]
+        self._own(partition)
 
     def _own(self, partition: TopicPartition) -> None:
         found = self._table.position(partition)
@@ -206,6 +270,8 @@ class LabelIngest:
             rows=self._table.rows(partition),
         )  # fmt: skip
         self._source.seek(partition, found.offset)
+        self._given.discard(partition)
+        self._last_poll = None
 
     def _take(self, partition: TopicPartition, records: Sequence[Record]) -> None:
         owned = self._owned[partition]

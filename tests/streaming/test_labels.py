@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streaming.client import Record
+from streaming.client import Membership, Record
 from streaming.errors import LostOwnership
 from streaming.faults import hooked
 from streaming.label_wire import SceneLabel, encode_label
@@ -177,9 +177,59 @@ def test_a_zombie_is_refused(tmp_path: Path) -> None:
         zombie.ingest.step()
     owner = Rig(tmp_path, zombie.logs)
     owner.until_caught_up()
+    zombie.source.membership = Membership.GONE
     with pytest.raises(LostOwnership):
         zombie.ingest.commit()
     assert owner.rows().height == 2
+
+
+def test_a_zombie_that_has_committed_is_refused_whatever_kafka_thinks(tmp_path: Path) -> None:
+    zombie = Rig(tmp_path, {L0: log([label(1), label(2)])}, commit_rows=2)
+    for _ in range(2):
+        zombie.ingest.step()
+    assert zombie.rows().height == 2
+    logs = {L0: log([label(i) for i in range(3)])}
+    zombie.source.logs = logs
+    zombie.ingest.step()
+    Rig(tmp_path, logs).until_caught_up()
+    with pytest.raises(LostOwnership):
+        zombie.ingest.commit()
+    assert zombie.rows().height == 3
+
+
+def test_an_owner_that_was_late_is_read_on_from(tmp_path: Path) -> None:
+    """Its commit came after we had been given the partition, and before our first: we are the owner, and go on."""
+    ours = Rig(tmp_path, {L0: log([label(i) for i in range(4)])}, commit_rows=100)
+    for _ in range(2):
+        ours.ingest.step()
+    late = Rig(tmp_path, {L0: ours.logs[L0][:1]})
+    late.until_caught_up()
+    ours.until_caught_up()
+    counters = ours.until_caught_up()
+    assert counters["labels_taken_anew"] == 1
+    assert ours.rows()["kafka_offset"].to_list() == [0, 1, 2, 3]
+    assert ours.proof().problems == ()
+
+
+def test_a_full_disk_is_waited_out(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, {L0: log([label(i) for i in range(9)])}, commit_rows=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("streaming.storage.os.fsync", _no_space)
+        for _ in range(5):
+            rig.ingest.step()
+        assert rig.ingest.counters()["label_failed_tries"] == 1, "once a second, and the clock stands still"
+        assert rig.ingest.counters()["label_records"] == 2, "nothing is read meanwhile"
+        rig.now += timedelta(seconds=1)
+        rig.ingest.step()
+        assert rig.ingest.counters()["label_failed_tries"] == 2
+    rig.now += timedelta(seconds=2)
+    rig.until_caught_up()
+    assert rig.rows().height == 9
+    assert rig.proof().problems == ()
+
+
+def _no_space(_: int) -> None:
+    raise OSError(28, "No space left on device")
 
 
 def test_offsets_that_kafka_had_no_record_at_are_absent(tmp_path: Path) -> None:

@@ -166,13 +166,7 @@ def load_model(client: MlflowClient, version: Version, folder: Path) -> LoadedMo
         folder.mkdir(parents=True, exist_ok=True)
         # Fetched beside and then renamed: a fetch that was killed leaves nothing that looks like a model.
         with tempfile.TemporaryDirectory(dir=folder) as scratch, mlflow_errors(f"fetch {version.source}"):
-            files_at = _files_at(client, version.source)
-            fetched = Path(
-                download_artifacts(artifact_uri=files_at, dst_path=scratch, tracking_uri=client.tracking_uri)
-            )  # a folder in ``scratch``, or that itself
-            if not (fetched / "MLmodel").exists():
-                msg = f"Version {version.version} has no files at {version.source} any more"
-                raise ModelError(msg)
+            fetched = _fetched(client, version, Path(scratch))
             with contextlib.suppress(OSError):  # somebody else has fetched it meanwhile
                 fetched.rename(there)
     try:
@@ -182,6 +176,22 @@ def load_model(client: MlflowClient, version: Version, folder: Path) -> LoadedMo
         raise ModelError(msg) from error
     metadata = model.metadata.metadata or {}
     return LoadedModel(version=version, metadata=metadata, files=there / "extra_files", model=model)
+
+
+def _fetched(client: MlflowClient, version: Version, scratch: Path) -> Path:
+    """The files of a version, in ``scratch`` or a folder of it."""
+    gone = f"Version {version.version} has no files at {version.source} any more"
+    try:
+        found = download_artifacts(
+            artifact_uri=_files_at(client, version.source), dst_path=str(scratch), tracking_uri=client.tracking_uri
+        )
+    except MlflowException as error:
+        if "No such artifact" in error.message:
+            raise ModelError(gone) from error
+        raise
+    if not (Path(found) / "MLmodel").exists():
+        raise ModelError(gone)
+    return Path(found)
 
 
 def _files_at(client: MlflowClient, source: str) -> str:

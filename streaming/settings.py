@@ -128,7 +128,7 @@ class WindowSettings:
     """Share of a window's grid below which it is counted as sparse. It is published all the same."""
 
     def __post_init__(self) -> None:
-        if self.hop <= timedelta(0) or self.length % self.hop:
+        if not timedelta(0) < self.hop <= self.length or self.length % self.hop:
             msg = f"[windows] hop = {self.hop} must divide length = {self.length}, so that each sample is in equally many windows"
             raise ValueError(msg)
         if self.hop_ns * self.rate_hz % 1_000_000_000:

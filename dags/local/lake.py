@@ -105,7 +105,7 @@ def compact(
     *,
     day: Annotated[str | None, typer.Option(help="An event date, say 2026-01-31; every day if not said.")] = None,
 ) -> None:
-    """Merge small files into files of about [lake] file_bytes, day by day. Rows stay the same, and so do older versions."""
+    """Merge small files into files of about file_bytes (a setting of the lake), day by day. Rows stay the same, and so do older versions."""
     from streaming.maintenance import compact as run
 
     def merge(table: str) -> Compacted:
@@ -131,7 +131,7 @@ def vacuum(
     ] = None,
     dry_run: Annotated[bool, typer.Option(help="Only say what would be deleted.")] = False,
 ) -> None:
-    """Delete files that no version within [lake] vacuum_retention needs. Older versions cannot be read after it."""
+    """Delete files that no version within vacuum_retention (a setting of the lake) needs. Older versions cannot be read after it."""
     from streaming.maintenance import vacuum as run
     from streaming.tables import WINDOWS
 

@@ -105,7 +105,7 @@ def compact(
     *,
     day: Annotated[str | None, typer.Option(help="An event date, say 2026-01-31; every day if not said.")] = None,
 ) -> None:
-    """Merge small files into files of about file_bytes (a setting of the lake), day by day. Rows stay the same, and so do older versions."""
+    """Merge small files into files of about file_bytes (a setting of the lake), day by day. Rows stay the same."""
     from streaming.maintenance import compact as run
 
     def merge(table: str) -> Compacted:

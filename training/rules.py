@@ -71,6 +71,10 @@ PULLS = Rule(
     holds=lambda value: bool(value) and all(map(POSITIVE.holds, value)) and len(set(value)) == len(value),
     allowed="a list of one or more numbers above 0, none of them twice",
 )
+SOME_SHARES = Rule(
+    holds=lambda value: bool(value) and all(map(FLOOR.holds, value)) and len(set(value)) == len(value),
+    allowed="a list of one or more shares above 0, at most 1, none of them twice",
+)
 ASCENDING_PARTS = Rule(
     holds=lambda value: bool(value) and all(map(PART.holds, value)) and list(value) == sorted(set(value)),
     allowed="a list of one or more ascending shares, above 0 and below 1",

@@ -27,6 +27,7 @@ from streaming import broker, ports
 from streaming.client import KafkaDeadLetters, KafkaSource
 from streaming.deadletters import letters
 from streaming.ingest import Ingest
+from streaming.labels import LabelsTable
 from streaming.lake import scan_windows, valid_through
 from streaming.progress import total
 from streaming.settings import BrokerSettings, IngestSettings, KafkaSettings, LakeSettings
@@ -418,8 +419,9 @@ def test_a_disk_that_is_really_full_is_waited_for(
     for second in range(60):
         phones.send(last=second == 59)
     phones.close()
-    # The table is there, and then there is no room for a file.
+    # The tables are there, and then there is no room for a file.
     WindowsTable(LakeSettings(uri=str(small_disk)), ("accelerometer",))
+    LabelsTable(LakeSettings(uri=str(small_disk)))
     ballast = small_disk / "ballast"
     with pytest.raises(OSError, match="No space left"):
         ballast.write_bytes(bytes(2 << 20))

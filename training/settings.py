@@ -164,7 +164,8 @@ class FineTuneSettings:
     def __post_init__(self) -> None:
         rules.check(
             "finetune", self, trainable=_TRAINABLE, epochs=rules.at_least(1), max_steps=rules.at_least(1), worth=rules.DIFFERENCE,
-            batch=rules.at_least(1), head_pulls=rules.PULLS, shares=rules.SOME_SHARES, learning_rate=rules.POSITIVE, pull=rules.NOT_NEGATIVE,
+            batch=rules.at_least(1), head_pulls=rules.PULLS, shares=rules.SOME_SHARES,
+            learning_rate=rules.POSITIVE, pull=rules.NOT_NEGATIVE,
             validation_folds=rules.at_least(2, "so that somebody is left to judge"), device=_DEVICE, threads=rules.at_least(0),
             seed=rules.SEED,
         )  # fmt: skip

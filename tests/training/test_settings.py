@@ -51,7 +51,8 @@ REFUSED: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     "finetune": {
         "trainable": ("blok", ""), "epochs": (0,), "max_steps": (0,), "worth": (-1.1, 1.1, math.nan), "batch": (0, -1),
-        "head_pulls": PULLS, "shares": ((), (0.0, 1.0), (0.5, 0.5), (1.5,)), "learning_rate": POSITIVE, "pull": NOT_NEGATIVE, "validation_folds": (1, 0),
+        "shares": ((), (0.0, 1.0), (0.5, 0.5), (1.5,)),
+        "head_pulls": PULLS, "learning_rate": POSITIVE, "pull": NOT_NEGATIVE, "validation_folds": (1, 0),
         "device": ("gpu",), "threads": (-1,), "seed": SEED,
     },
 }  # fmt: skip
@@ -71,7 +72,8 @@ AT_THE_EDGE: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     "finetune": {
         "trainable": ("auto", "head", "block", "layer4", "all"), "epochs": (1,), "max_steps": (1,), "worth": (-1.0, 1.0),
-        "batch": (1,), "head_pulls": ((1e-3,),), "shares": ((1.0,),), "pull": (0.0,), "validation_folds": (2,), "device": ("auto", "cpu", "cuda"),
+        "batch": (1,), "head_pulls": ((1e-3,),), "shares": ((1.0,),),
+        "pull": (0.0,), "validation_folds": (2,), "device": ("auto", "cpu", "cuda"),
     },
 }  # fmt: skip
 

@@ -13,34 +13,31 @@ A session's windows close, in order of their start, when
 What makes a restart harmless: :meth:`Assembler.needed_offset` is the lowest offset any open window still needs, margin for
 interpolation included, and :class:`SessionMemory` (out of the table) says up to where a session's windows are published.
 Reading again from that offset rebuilds exactly the open windows, and closes none a second time.
+
+That a window closes is a matter of a few integers; cutting it out of the samples is not. So windows of all sessions that closed may wait
+to be cut together (:mod:`streaming.cutting`), each out of what was known when it closed: waiting changes no bit of them.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+import heapq
+import itertools
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from streaming.resample import Times, Values, largest_gap_ns, resample
-from streaming.sensors import SENSORS
+from streaming.cutting import Carrier, Chunk, ClosedWindows, Closing, Piece, SessionKey, cut
 from streaming.sequences import Sequences
 from streaming.settings import WindowSettings
-from streaming.wire import SensorBatch
+from streaming.wire import SensorBatch, SensorBlock
+
+__all__ = ["Assembler", "ClosedWindows", "SessionKey", "SessionMemory"]
 
 _END_OF_TIME = int(np.iinfo(np.int64).max)
 _MICROSECOND = timedelta(microseconds=1)
-
-
-class SessionKey(NamedTuple):
-    """Names a session."""
-
-    device_id: str
-    session_id: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,60 +50,31 @@ class SessionMemory:
     """Sequence numbers below this had all come when the last window closed."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ClosedWindows:
-    """Windows of one session that closed together, in order of start.
-
-    k windows, m grid points each; a sensor that sent nothing is absent from the mappings.
-    """
-
-    key: SessionKey
-    subject_id: str
-    phone_model: str
-    position: str
-    cohort: str
-    starts_ns: Times
-    scenes: list[str | None]
-    signals: Mapping[str, Values]
-    """Sensor → float32 [k, axes, m]."""
-    coverage: Mapping[str, NDArray[np.float32]]
-    """Sensor → share of grid points with a signal, [k]."""
-    max_gap_ms: Mapping[str, NDArray[np.float32]]
-    fresh: Mapping[str, NDArray[np.int32]]
-    """Sensor → raw samples in each window's first hop, [k]."""
-    samples: NDArray[np.int32]
-    """Raw samples of all sensors in each window, [k]."""
-    first_offsets: Times
-    last_offsets: Times
-    next_sequence: int
-
-
-@dataclass(slots=True)
-class _Chunk:
-    """What is kept of one batch."""
-
-    offset: int
-    scene: str | None
-    sensors: dict[str, tuple[Times, Values]]
-    first_ns: int
-    last_ns: int
-    ends_session: bool
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Session:
-    first: SensorBatch
+    carrier: Carrier
     touched: datetime
     next_start_ns: int | None = None
     expected_sequence: int = 0
     sequences: Sequences = field(default_factory=Sequences)
-    chunks: list[_Chunk] = field(default_factory=list)
+    chunks: list[Chunk] = field(default_factory=list)
+    in_order: bool = True
+    """See :class:`streaming.cutting.Closing`; of the chunks, among themselves and against ``newest_ns``."""
     last_sequence: int | None = None
     newest_ns: int = -_END_OF_TIME
+    queued: bool = False
+    """Whether the queue of needed offsets has it."""
 
     @property
     def complete(self) -> bool:
         return self.last_sequence is not None and self.sequences.covers(self.expected_sequence, self.last_sequence)
+
+    @property
+    def lowest_offset(self) -> int | None:
+        """The lowest offset of its chunks."""
+        if self.in_order:
+            return self.chunks[0].offset if self.chunks else None
+        return min((chunk.offset for chunk in self.chunks), default=None)
 
 
 class Assembler:
@@ -115,13 +83,27 @@ class Assembler:
     Args:
         settings: how to cut.
         memory: what is published of each session of this partition.
+        together: how many closed windows to wait for before they are cut (see :meth:`flush`); 1: none waits.
     """
 
-    def __init__(self, settings: WindowSettings, memory: Mapping[SessionKey, SessionMemory]) -> None:
+    def __init__(
+        self, settings: WindowSettings, memory: Mapping[SessionKey, SessionMemory], *, together: int = 1
+    ) -> None:
         self._settings = settings
+        self._together = together
+        self._sensors = frozenset(settings.sensors)
+        self._hop_ns = settings.hop_ns
+        self._max_gap_ns = settings.max_gap_ns
+        self._behind_ns = settings.lateness // _MICROSECOND * 1_000 + settings.length_ns - 1
         self._memory = memory
-        self._open: dict[SessionKey, _Session] = {}
+        self._open: OrderedDict[SessionKey, _Session] = OrderedDict()
+        """Those that were silent longest come first."""
         self._closed: dict[SessionKey, _Session] = {}
+        self._needed: list[tuple[int, int, _Session]] = []
+        """A heap of (offset, tie-break, session): of each open session an offset that it needed at some time, and no lower one since."""
+        self._waiting: list[Closing] = []
+        self._waiting_windows = 0
+        self._queued = 0
         self.counters: Counter[str] = Counter()
 
     @property
@@ -130,163 +112,175 @@ class Assembler:
         return len(self._open)
 
     def needed_offset(self) -> int | None:
-        """The lowest offset that an open window still needs; None if nothing is open."""
-        return min((chunk.offset for session in self._open.values() for chunk in session.chunks), default=None)
+        """The lowest offset that an open window, or one that waits to be cut, still needs; None if there is none."""
+        waiting = [chunk.offset for closing in self._waiting for chunk in closing.chunks]
+        while self._needed:
+            offset, _, session = self._needed[0]
+            lowest = session.lowest_offset
+            if lowest == offset:
+                return min([offset, *waiting])
+            if lowest is None:
+                heapq.heappop(self._needed)
+                session.queued = False
+            else:
+                heapq.heapreplace(self._needed, (lowest, self._tie(), session))
+        return min(waiting, default=None)
 
-    def add(self, batch: SensorBatch, offset: int, now: datetime) -> Iterator[ClosedWindows]:
-        """Take a batch; yields the windows it closes."""
+    def add(self, batch: SensorBatch, offset: int, now: datetime) -> list[ClosedWindows]:
+        """Take a batch; returns windows that were cut."""
         key = SessionKey(batch.device_id, batch.session_id)
-        session = self._open.get(key) or self._opened(key, batch, now)
-        session.touched = now
+        session = self._open.get(key)
+        if session is None:
+            session = self._opened(key, batch, now)
+        else:
+            self._open.move_to_end(key)
+            session.touched = now
         newest_sequence = session.sequences.next
         if not session.sequences.add(batch.sequence):
             self.counters["duplicate_batches"] += 1
             if not session.chunks:
                 self._shut(key, session)
-            return
+            return []
         if batch.end_of_session:
             session.last_sequence = batch.sequence
         came_before = batch.sequence < session.expected_sequence
         chunk = self._chunk(session, batch, offset, count_late=not came_before)
         if chunk is not None:
-            session.chunks.append(chunk)
-        if came_before and (chunk is None or not chunk.sensors or chunk.last_ns < (session.next_start_ns or 0)):
+            self._keep(session, chunk)
+        if came_before and (chunk is None or not chunk.pieces or chunk.last_ns < (session.next_start_ns or 0)):
             # All of it is in the table: read again after a restart, or a repeat of what was read before it.
             self.counters["duplicate_batches"] += 1
         elif batch.sequence < newest_sequence:
             self.counters["out_of_order_batches"] += 1
         if session.complete:
-            yield from self._close(key, session, _END_OF_TIME)
+            self._close(key, session, _END_OF_TIME)
             self._shut(key, session)
         else:
-            lateness_ns = self._settings.lateness // _MICROSECOND * 1_000
-            yield from self._close(key, session, session.newest_ns - lateness_ns - self._settings.length_ns + 1)
+            self._close(key, session, session.newest_ns - self._behind_ns)
             if not session.chunks:  # nothing of a late batch was kept: its session is as closed as before
                 self._shut(key, session)
+        return self.flush() if self._waiting_windows >= self._together else []
 
-    def close_idle(self, now: datetime) -> Iterator[ClosedWindows]:
+    def close_idle(self, now: datetime) -> list[ClosedWindows]:
         """Close every session that was silent for the idle time-out."""
-        silent = [key for key, s in self._open.items() if now - s.touched >= self._settings.idle_timeout]
-        for key in silent:
-            session = self._open[key]
-            yield from self._close(key, session, _END_OF_TIME)
+        while self._open:
+            key, session = next(iter(self._open.items()))
+            if now - session.touched < self._settings.idle_timeout:
+                break
+            self._close(key, session, _END_OF_TIME)
             self._shut(key, session)
             self.counters["idle_sessions"] += 1
+        return self.flush() if self._waiting_windows >= self._together else []
 
-    def _chunk(self, session: _Session, batch: SensorBatch, offset: int, *, count_late: bool) -> _Chunk | None:
+    def flush(self) -> list[ClosedWindows]:
+        """Cut the windows that wait."""
+        if not self._waiting:
+            return []
+        groups, windows, sparse = cut(self._waiting, self._settings)
+        self._waiting.clear()
+        self._waiting_windows = 0
+        self.counters["windows"] += windows
+        self.counters["sparse_windows"] += sparse
+        return groups
+
+    def _chunk(self, session: _Session, batch: SensorBatch, offset: int, *, count_late: bool) -> Chunk | None:
         """The part of a batch that open windows can use; None if there is none. The rest is late, or published already."""
-        sensors: dict[str, tuple[Times, Values]] = {}
+        pieces: dict[str, Piece] = {}
         for block in batch.blocks:
-            times, values = block.times_ns(), block.values
-            if block.sensor not in self._settings.sensors:
-                self.counters["unused_samples"] += len(times)
+            if block.sensor not in self._sensors:
+                self.counters["unused_samples"] += len(block.values)
                 continue
-            if session.next_start_ns is not None and len(times):
-                if count_late:
-                    self.counters["late_samples"] += int(np.searchsorted(times, session.next_start_ns))
-                useful = int(np.searchsorted(times, session.next_start_ns - self._settings.max_gap_ns))
-                times, values = times[useful:], values[useful:]
-            if len(times):
-                if block.sensor in sensors:
-                    before = sensors[block.sensor]
-                    times, values = np.concatenate([before[0], times]), np.concatenate([before[1], values])
-                sensors[block.sensor] = (times, values)
-        if not sensors:
+            piece = _piece(block)
+            if piece is not None and session.next_start_ns is not None:
+                piece = self._useful(piece, session.next_start_ns, count_late=count_late)
+            if piece is not None:
+                before = pieces.get(block.sensor)
+                pieces[block.sensor] = piece if before is None else _joined(before, piece)
+        if not pieces:
             # An end marker is kept until the session closes: after a restart it must be read again.
             return (
-                _Chunk(offset, None, {}, _END_OF_TIME, _END_OF_TIME, ends_session=True)
-                if batch.end_of_session
-                else None
+                Chunk(offset, None, {}, _END_OF_TIME, _END_OF_TIME, ends_session=True) if batch.end_of_session else None
             )
-        first_ns = min(int(times.min()) for times, _ in sensors.values())
-        last_ns = max(int(times.max()) for times, _ in sensors.values())
-        session.newest_ns = max(session.newest_ns, last_ns)
-        return _Chunk(offset, batch.scene, sensors, first_ns, last_ns, batch.end_of_session)
+        first_ns = min([piece.first_ns for piece in pieces.values()])
+        last_ns = max([piece.last_ns for piece in pieces.values()])
+        return Chunk(offset, batch.scene, pieces, first_ns, last_ns, batch.end_of_session)
 
-    def _close(self, key: SessionKey, session: _Session, limit_ns: int) -> Iterator[ClosedWindows]:
-        """Close the windows that start before ``limit_ns``, a contiguous run of them at a time."""
-        hop = self._settings.hop_ns
-        if session.next_start_ns is not None and limit_ns <= session.next_start_ns:
+    def _useful(self, piece: Piece, next_start_ns: int, *, count_late: bool) -> Piece | None:
+        """Without what no open window needs."""
+        if piece.first_ns >= next_start_ns:
+            return piece
+        if count_late:
+            self.counters["late_samples"] += _before(piece, next_start_ns)
+        skip = _before(piece, next_start_ns - self._max_gap_ns)
+        if not skip:
+            return piece
+        if skip == len(piece.values):
+            return None
+        times = None if piece.irregular is None else piece.irregular[skip:]
+        first_ns = piece.first_ns + skip * piece.period_ns if times is None else int(times[0])
+        return Piece(piece.values[skip:], first_ns, piece.last_ns, piece.period_ns, times)
+
+    def _keep(self, session: _Session, chunk: Chunk) -> None:
+        if (
+            session.chunks
+            and (
+                chunk.offset < session.chunks[-1].offset
+                or session.chunks[-1].ends_session
+                or chunk.first_ns < session.newest_ns
+            )
+        ) or not _sorted(chunk):
+            session.in_order = False
+        session.chunks.append(chunk)
+        if chunk.pieces:
+            session.newest_ns = max(session.newest_ns, chunk.last_ns)
+        if not session.queued:
+            session.queued = True
+            heapq.heappush(self._needed, (chunk.offset, self._tie(), session))
+
+    def _tie(self) -> int:
+        self._queued += 1
+        return self._queued
+
+    def _close(self, key: SessionKey, session: _Session, limit_ns: int) -> None:
+        """Close the windows that start before ``limit_ns``."""
+        hop = self._hop_ns
+        from_ns = session.next_start_ns or 0
+        if session.next_start_ns is not None and limit_ns <= from_ns:
             return
-        starts = self._starts(session, limit_ns)
-        if len(starts):
-            signals = {name: _merged(session.chunks, name) for name in self._settings.sensors}
-            signals = {name: signal for name, signal in signals.items() if len(signal[0])}
-            # A run is broken where windows do not touch: hours offline must not become a grid of hours.
-            for run in np.split(starts, np.flatnonzero(np.diff(starts) > self._settings.length_ns) + 1):
-                yield self._cut(key, session, run, signals)
+        closed = [
+            chunk
+            for chunk in session.chunks
+            if chunk.pieces and chunk.first_ns // hop * hop < limit_ns and chunk.last_ns >= from_ns
+        ]
+        if closed:
+            self._waiting.append(
+                Closing(
+                    key, session.carrier, tuple(session.chunks), session.in_order, from_ns, limit_ns,
+                    session.sequences.contiguous_from(session.expected_sequence),
+                )
+            )  # fmt: skip
+            last_ns = max([chunk.last_ns for chunk in closed])
+            # At most so many; how many have a sample shows when they are cut.
+            first_ns = max(from_ns, min([chunk.first_ns for chunk in closed]))
+            self._waiting_windows += min(last_ns, limit_ns - 1) // hop - first_ns // hop + 1
+            if limit_ns == _END_OF_TIME:
+                session.next_start_ns = last_ns // hop * hop + hop
         if limit_ns == _END_OF_TIME:
-            session.next_start_ns = int(starts[-1]) + hop if len(starts) else session.next_start_ns
             return
         # Also where no window was: whether a batch is late must not depend on what a restart has read again before it.
         session.next_start_ns = -(-limit_ns // hop) * hop
-        keep_from = session.next_start_ns - self._settings.max_gap_ns
-        session.chunks = [chunk for chunk in session.chunks if chunk.ends_session or chunk.last_ns >= keep_from]
-
-    def _starts(self, session: _Session, limit_ns: int) -> Times:
-        """Starts of the open windows before ``limit_ns``: the hops that hold a sample."""
-        hop = self._settings.hop_ns
-        if all(chunk.first_ns // hop * hop >= limit_ns for chunk in session.chunks):
-            return np.empty(0, np.int64)
-        times = [times for chunk in session.chunks for times, _ in chunk.sensors.values()]
-        slots = np.unique(np.concatenate([each // hop * hop for each in times])) if times else np.empty(0, np.int64)
-        return slots[(slots < limit_ns) & (slots >= (session.next_start_ns or 0))]
-
-    def _cut(
-        self, key: SessionKey, session: _Session, starts: Times, signals: Mapping[str, tuple[Times, Values]]
-    ) -> ClosedWindows:
-        s = self._settings
-        period = 1_000_000_000 // s.rate_hz
-        # Times of grid points are multiples of 1/rate counted from the run's first window, itself a multiple of the hop.
-        points = int((starts[-1] - starts[0]) * s.rate_hz // 1_000_000_000) + s.grid_size
-        grid = starts[0] + np.arange(points, dtype=np.int64) * 1_000_000_000 // s.rate_hz
-        index = ((starts - starts[0]) * s.rate_hz // 1_000_000_000)[:, None] + np.arange(s.grid_size)
-        ends = starts + s.length_ns
-        cut: dict[str, Values] = {}
-        coverage, gaps, fresh = {}, {}, {}
-        samples = np.zeros(len(starts), np.int32)
-        for name, (times, values) in signals.items():
-            line = resample(times, values, grid=grid, period_ns=period, max_gap_ns=s.max_gap_ns)
-            cut[name] = np.ascontiguousarray(line[:, index].transpose(1, 0, 2))
-            coverage[name] = (~np.isnan(cut[name][:, 0])).mean(axis=1, dtype=np.float32)
-            gaps[name] = np.array(
-                [largest_gap_ns(times, int(a), int(b)) / 1e6 for a, b in zip(starts, ends, strict=True)], np.float32
-            )
-            begin = np.searchsorted(times, starts)
-            fresh[name] = (np.searchsorted(times, starts + s.hop_ns) - begin).astype(np.int32)
-            samples += (np.searchsorted(times, ends) - begin).astype(np.int32)
-        best = np.max(list(coverage.values()), axis=0)
-        self.counters["windows"] += len(starts)
-        self.counters["sparse_windows"] += int((best < s.min_coverage).sum())
-        first_offsets, last_offsets, scenes = self._origin(session.chunks, starts, ends)
-        return ClosedWindows(
-            key=key, subject_id=session.first.subject_id, phone_model=session.first.phone_model,
-            position=session.first.position, cohort=session.first.cohort, starts_ns=starts, scenes=scenes, signals=cut,
-            coverage=coverage, max_gap_ms=gaps, fresh=fresh, samples=samples, first_offsets=first_offsets,
-            last_offsets=last_offsets, next_sequence=session.sequences.contiguous_from(session.expected_sequence),
-        )  # fmt: skip
-
-    def _origin(self, chunks: list[_Chunk], starts: Times, ends: Times) -> tuple[Times, Times, list[str | None]]:
-        """Per window: the lowest and highest offset it came from, and the label that most of its samples carry."""
-        margin = self._settings.max_gap_ns
-        first, last = np.empty(len(starts), np.int64), np.empty(len(starts), np.int64)
-        scenes: list[str | None] = []
-        real = [chunk for chunk in chunks if chunk.sensors]
-        spans = np.array([[chunk.first_ns, chunk.last_ns, chunk.offset] for chunk in real], np.int64)
-        for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
-            near = np.flatnonzero((spans[:, 1] >= start - margin) & (spans[:, 0] < end + margin))
-            first[i], last[i] = spans[near, 2].min(), spans[near, 2].max()
-            votes: Counter[str | None] = Counter()
-            for j in near:
-                votes[real[j].scene] += max(
-                    0, min(int(spans[j, 1]), int(end) - 1) - max(int(spans[j, 0]), int(start)) + 1
-                )
-            scenes.append(max(votes, key=lambda scene: (votes[scene], str(scene))))
-        return first, last, scenes
+        keep_from = session.next_start_ns - self._max_gap_ns
+        if any(chunk.last_ns < keep_from for chunk in session.chunks):
+            session.chunks = [chunk for chunk in session.chunks if chunk.ends_session or chunk.last_ns >= keep_from]
+            session.in_order = session.in_order or _in_order(session)
 
     def _opened(self, key: SessionKey, batch: SensorBatch, now: datetime) -> _Session:
         """A session's state: as it was when it closed, as the table tells it, or new."""
-        session = self._closed.pop(key, None) or _Session(first=batch, touched=now)
+        session = self._closed.pop(key, None)
+        if session is None:
+            carrier = Carrier(batch.subject_id, batch.phone_model, batch.position, batch.cohort)
+            session = _Session(carrier=carrier, touched=now)
+        session.touched = now
         known = self._memory.get(key)
         if known is not None and session.next_start_ns is None:
             session.next_start_ns, session.expected_sequence = known.next_start_ns, known.next_sequence
@@ -295,18 +289,56 @@ class Assembler:
 
     def _shut(self, key: SessionKey, session: _Session) -> None:
         """No window of it is open: keep what recognises a repeat or a late batch, and no samples."""
-        session.chunks.clear()
+        session.chunks = []
+        session.in_order = True
         self._closed[key] = self._open.pop(key)
 
 
-def _merged(chunks: list[_Chunk], sensor: str) -> tuple[Times, Values]:
-    """All samples of a sensor in order of time; of equal times in order of offset, so that a replay merges alike."""
-    parts = [chunk.sensors[sensor] for chunk in sorted(chunks, key=lambda c: c.offset) if sensor in chunk.sensors]
-    if not parts:
-        return np.empty(0, np.int64), np.empty((0, len(SENSORS[sensor].axes)), np.float32)
-    times = np.concatenate([times for times, _ in parts])
-    values = np.concatenate([values for _, values in parts])
-    if np.any(times[1:] < times[:-1]):
-        order = np.argsort(times, kind="stable")
-        times, values = times[order], values[order]
-    return times, values
+def _piece(block: SensorBlock) -> Piece | None:
+    samples = len(block.values)
+    if not samples:
+        return None
+    if block.offsets_us is None:
+        period = block.period_ns or 0
+        return Piece(block.values, block.start_ns, block.start_ns + (samples - 1) * period, period)
+    times = block.times_ns()
+    return Piece(block.values, int(times[0]), int(times[-1]), 0, times)
+
+
+def _before(piece: Piece, limit_ns: int) -> int:
+    """How many of its samples are before a time."""
+    if piece.irregular is not None:
+        return int(np.searchsorted(piece.irregular, limit_ns))
+    behind_ns = limit_ns - piece.first_ns
+    if behind_ns <= 0:
+        return 0
+    return min(len(piece.values), -(-behind_ns // piece.period_ns) if piece.period_ns else len(piece.values))
+
+
+def _joined(before: Piece, after: Piece) -> Piece:
+    """Two blocks of one sensor in one batch."""
+    values = np.concatenate([before.values, after.values])
+    if before.period_ns == after.period_ns > 0 and after.first_ns == before.last_ns + before.period_ns:
+        return Piece(values, before.first_ns, after.last_ns, before.period_ns)
+    times = np.concatenate([before.times_ns(), after.times_ns()])
+    return Piece(values, int(times.min()), int(times.max()), 0, times)
+
+
+def _sorted(chunk: Chunk) -> bool:
+    """Whether the times of each of its sensors never go back; only two blocks of one sensor can."""
+    return all(
+        piece.irregular is None or bool((piece.irregular[1:] >= piece.irregular[:-1]).all())
+        for piece in chunk.pieces.values()
+    )
+
+
+def _in_order(session: _Session) -> bool:
+    chunks = session.chunks
+    return (
+        all(_sorted(chunk) for chunk in chunks)
+        and all(
+            a.offset <= b.offset and not a.ends_session and a.last_ns <= b.first_ns
+            for a, b in itertools.pairwise(chunks)
+        )
+        and (not chunks or not chunks[-1].pieces or chunks[-1].last_ns == session.newest_ns)
+    )

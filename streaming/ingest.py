@@ -21,8 +21,9 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
-from streaming.assembler import Assembler, ClosedWindows
+from streaming.assembler import Assembler
 from streaming.client import DeadLetters, Record, Source
+from streaming.cutting import ClosedWindows
 from streaming.errors import BatchError
 from streaming.offsets import Account, Offsets, Outcome, TopicPartition
 from streaming.rows import windows_table
@@ -31,6 +32,8 @@ from streaming.windows import WindowsTable
 from streaming.wire import decode
 
 _POLL_SECONDS = 0.5
+_CUT_TOGETHER = 64
+"""Windows that are cut at once: enough for numpy to be quick, few enough for the processor's cache."""
 
 Clock = Callable[[], datetime]
 
@@ -143,6 +146,8 @@ class Ingest:
     def commit(self) -> None:
         """Publish what has closed, and the offsets, if there is anything new."""
         self._last_commit = self._clock()
+        for owned in self._owned.values():
+            owned.closed.extend(owned.assembler.flush())
         moved = {p: o for p, o in self._owned.items() if o.closed or o.resume_at != o.committed}
         if not moved:
             return
@@ -180,8 +185,8 @@ class Ingest:
         memory = self._table.sessions(partition, self._windows.hop_ns)
         start = found.offset or 0
         self._owned[partition] = _Owned(
-            assembler=Assembler(self._windows, memory), committed=found.offset, position=start, offsets=Offsets(start),
-            commits=found.commits, rows=self._table.rows(partition),
+            assembler=Assembler(self._windows, memory, together=min(_CUT_TOGETHER, self._settings.commit_rows)),
+            committed=found.offset, position=start, offsets=Offsets(start), commits=found.commits, rows=self._table.rows(partition),
         )  # fmt: skip
         self._source.seek(partition, found.offset)
         self._counters["assignments"] += 1

@@ -46,5 +46,19 @@ def resample(times: Times, values: Values, *, grid: Times, period_ns: int, max_g
 
 def largest_gap_ns(times: Times, start_ns: int, end_ns: int) -> int:
     """The longest stretch of [start, end) without a sample, counted from and to its edges."""
-    inside = times[np.searchsorted(times, start_ns) : np.searchsorted(times, end_ns)]
-    return int(np.diff(inside, prepend=start_ns, append=end_ns).max())
+    return int(largest_gaps_ns(times, np.array([start_ns]), np.array([end_ns]))[0])
+
+
+def largest_gaps_ns(times: Times, starts_ns: Times, ends_ns: Times) -> Times:
+    """:func:`largest_gap_ns` of many stretches at once, which may overlap; [k] ns."""
+    begin, end = np.searchsorted(times, starts_ns), np.searchsorted(times, ends_ns)
+    some = end > begin
+    if not some.any():
+        return ends_ns - starts_ns
+    first, last = np.where(some, begin, 0), np.where(some, end - 1, 0)
+    steps = np.append(np.diff(times), 0)
+    # Pairs of indices are stretches; what lies between one pair and the next is computed and left out. A stretch of one
+    # sample has no step in it, and would be given that to the sample after.
+    inside = np.maximum.reduceat(steps, np.stack([first, last], axis=1).ravel())[::2]
+    edges = np.maximum(times[first] - starts_ns, ends_ns - times[last])
+    return np.where(some, np.maximum(edges, np.where(last > first, inside, 0)), ends_ns - starts_ns)

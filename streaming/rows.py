@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-from streaming.assembler import ClosedWindows
+from streaming.cutting import ClosedWindows
 from streaming.sensors import SENSORS
 from streaming.settings import WindowSettings
 from streaming.tables import PARTITION_COLUMN, SCHEMA_VERSION, SIGNAL, windows_schema
@@ -29,56 +30,70 @@ def windows_table(
 ) -> pa.Table:
     """Rows of :func:`streaming.tables.windows_schema`, one a window, in the order given."""
     schema = windows_schema(settings.sensors)
-    return pa.concat_tables(
-        [schema.empty_table(), *(_rows(group, settings, schema, topic, partition, ingested_at) for group in closed)]
-    )
-
-
-def _rows(
-    group: ClosedWindows, settings: WindowSettings, schema: pa.Schema, topic: str, partition: int, ingested_at: datetime
-) -> pa.Table:
-    count = len(group.starts_ns)
-    starts = group.starts_ns
+    if not closed:
+        return schema.empty_table()
+    counts = [len(group.starts_ns) for group in closed]
+    rows = sum(counts)
+    starts = np.concatenate([group.starts_ns for group in closed])
     columns: dict[str, pa.Array] = {
-        "window_id": pa.array([window_id(*group.key, start) for start in starts.tolist()], pa.string()),
-        "device_id": _constant(group.key.device_id, count),
-        "subject_id": _constant(group.subject_id, count),
-        "session_id": _constant(group.key.session_id, count),
-        "cohort": _constant(group.cohort, count),
-        "phone_model": _constant(group.phone_model, count),
-        "position": _constant(group.position, count),
-        "scene": pa.array(group.scenes, pa.string()),
+        "window_id": pa.array(
+            [window_id(*group.key, start) for group in closed for start in group.starts_ns.tolist()], pa.string()
+        ),
+        "device_id": _texts([group.key.device_id for group in closed], counts),
+        "subject_id": _texts([group.subject_id for group in closed], counts),
+        "session_id": _texts([group.key.session_id for group in closed], counts),
+        "cohort": _texts([group.cohort for group in closed], counts),
+        "phone_model": _texts([group.phone_model for group in closed], counts),
+        "position": _texts([group.position for group in closed], counts),
+        "scene": pa.array([scene for group in closed for scene in group.scenes], pa.string()),
         "start_ns": pa.array(starts),
         "end_ns": pa.array(starts + settings.length_ns),
         PARTITION_COLUMN: pa.array((starts // _DAY_NS).astype(np.int32), pa.int32()).cast(pa.date32()),
-        "samples": pa.array(group.samples, pa.int32()),
-        "topic": _constant(topic, count),
-        "kafka_partition": pa.array(np.full(count, partition, np.int32)),
-        "first_offset": pa.array(group.first_offsets),
-        "last_offset": pa.array(group.last_offsets),
-        "next_sequence": pa.array(np.full(count, group.next_sequence, np.int64)),
-        "ingested_at": pa.array([ingested_at.astimezone(UTC)] * count, pa.timestamp("us", tz="UTC")),
-        "schema_version": pa.array(np.full(count, SCHEMA_VERSION, np.int16)),
+        "samples": pa.array(np.concatenate([group.samples for group in closed]), pa.int32()),
+        "topic": _texts([topic], [rows]),
+        "kafka_partition": pa.array(np.full(rows, partition, np.int32)),
+        "first_offset": pa.array(np.concatenate([group.first_offsets for group in closed])),
+        "last_offset": pa.array(np.concatenate([group.last_offsets for group in closed])),
+        "next_sequence": pa.array(np.repeat([group.next_sequence for group in closed], counts).astype(np.int64)),
+        "ingested_at": pa.array([ingested_at.astimezone(UTC)] * rows, pa.timestamp("us", tz="UTC")),
+        "schema_version": pa.array(np.full(rows, SCHEMA_VERSION, np.int16)),
     }
     for name in settings.sensors:
         sensor = SENSORS[name]
-        signal = group.signals.get(name)
+        present = np.repeat([name in group.signals for group in closed], counts)
         for axis, channel in enumerate(sensor.channels):
-            columns[channel] = pa.nulls(count, SIGNAL) if signal is None else _lists(signal[:, axis])
-        absent = signal is None
-        columns[f"{sensor.prefix}_coverage"] = pa.array(np.zeros(count, np.float32) if absent else group.coverage[name])
-        columns[f"{sensor.prefix}_max_gap_ms"] = pa.array(
-            np.full(count, settings.length_ns / 1e6, np.float32) if absent else group.max_gap_ms[name]
+            parts = [group.signals[name][:, axis] for group in closed if name in group.signals]
+            columns[channel] = _lists(parts, present, settings.grid_size)
+        whole = settings.length_ns / 1e6
+        columns[f"{sensor.prefix}_coverage"] = _figures(
+            [group.coverage.get(name) for group in closed], counts, 0, np.float32
         )
-        columns[f"{sensor.prefix}_fresh"] = pa.array(np.zeros(count, np.int32) if absent else group.fresh[name])
+        columns[f"{sensor.prefix}_max_gap_ms"] = _figures(
+            [group.max_gap_ms.get(name) for group in closed], counts, whole, np.float32
+        )
+        columns[f"{sensor.prefix}_fresh"] = _figures([group.fresh.get(name) for group in closed], counts, 0, np.int32)
     return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
-def _constant(value: str, count: int) -> pa.Array:
-    return pa.array([value] * count, pa.string())
+def _texts(values: Sequence[str], counts: Sequence[int]) -> pa.Array:
+    """Each value so many times."""
+    return pa.array([value for value, count in zip(values, counts, strict=True) for _ in range(count)], pa.string())
 
 
-def _lists(rows: NDArray[np.float32]) -> pa.Array:
-    count, size = rows.shape
-    offsets = pa.array(np.arange(count + 1, dtype=np.int32) * size)
-    return pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(rows).reshape(-1)), type=SIGNAL)
+def _figures(groups: Sequence[NDArray[Any] | None], counts: Sequence[int], absent: float, dtype: DTypeLike) -> pa.Array:
+    """A figure of each window, as the groups have it; those without the sensor have ``absent``."""
+    parts = [
+        np.full(count, absent, dtype) if figures is None else figures
+        for figures, count in zip(groups, counts, strict=True)
+    ]
+    return pa.array(np.concatenate(parts).astype(dtype, copy=False))
+
+
+def _lists(parts: Sequence[NDArray[np.float32]], present: NDArray[np.bool_], size: int) -> pa.Array:
+    """A list of ``size`` values for each window that has the sensor, null for the others: one copy of the values."""
+    if not parts:
+        return pa.nulls(len(present), SIGNAL)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(present * size)]).astype(np.int32))
+    values = pa.array(np.concatenate(parts).reshape(-1))
+    mask = None if present.all() else pa.array(~present)
+    return pa.ListArray.from_arrays(offsets, values, type=SIGNAL, mask=mask)

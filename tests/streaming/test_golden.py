@@ -64,11 +64,11 @@ def ingest(assembler: Assembler, size: str) -> tuple[list[ClosedWindows], str]:
         batch = decode(value, max_bytes=1 << 20, max_samples=9_999, max_ahead_ns=0, received_ns=received)
         closed += assembler.add(batch, offset, now)
         if offset % 60 == 0:
-            closed += assembler.close_idle(now)
+            closed += assembler.close_idle(now) + assembler.flush()
             told.append(
                 (offset, assembler.needed_offset(), assembler.open_sessions, sum(len(c.starts_ns) for c in closed))
             )
-    closed += assembler.close_idle(now + timedelta(hours=1))
+    closed += assembler.close_idle(now + timedelta(hours=1)) + assembler.flush()
     told.append(sorted((+assembler.counters).items()))
     return closed, hashlib.blake2b(repr(told).encode(), digest_size=16).hexdigest()
 
@@ -77,9 +77,10 @@ def table(closed: Iterable[ClosedWindows]) -> pa.Table:
     return windows_table(list(closed), WindowSettings(), topic="t", partition=0, ingested_at=NOW)
 
 
+@pytest.mark.parametrize("together", [1, 7, 1_000])
 @pytest.mark.parametrize("size", BATCHES)
-def test_windows_are_what_they_always_were(size: str) -> None:
-    closed, progress = ingest(Assembler(WindowSettings(), {}), size)
+def test_windows_are_what_they_always_were(size: str, together: int) -> None:
+    closed, progress = ingest(Assembler(WindowSettings(), {}, together=together), size)
     rows = table(closed)
     assert rows.num_rows > 300
     assert digest(rows) == WINDOWS[size]

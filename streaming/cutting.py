@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from streaming.resample import Times, Values, largest_gaps_ns, resample
+from streaming.resample import Stretches, Times, Values, largest_gaps_ns, resample_stretches
 from streaming.sensors import SENSORS
 from streaming.settings import WindowSettings
 
@@ -205,44 +205,67 @@ def _touching(starts: list[int], length: int) -> list[list[int]]:
 
 def _cut_sensor(name: str, runs: Sequence[_Run], windows: int, s: WindowSettings) -> _Track:
     """One sensor of all runs."""
-    hop_points = s.hop_ns * s.rate_hz // 1_000_000_000
     found = _Track(
         signal=np.empty((len(SENSORS[name].axes), windows, s.grid_size), np.float32),
         coverage=np.ones(windows, np.float32),
         max_gap_ms=np.full(windows, 1_000 / s.rate_hz, np.float32),
-        fresh=np.full(windows, hop_points, np.int32),
+        fresh=np.full(windows, s.hop_ns * s.rate_hz // 1_000_000_000, np.int32),
         samples=np.full(windows, s.grid_size, np.int32),
         absent=set(),
     )
-    parts: list[Values] = []
-    lengths: list[int] = []
-    fractions: list[float] = []
-    at = 0
-    places: list[tuple[int, int]] = []  # (window, where its first value is)
+    ticking: list[tuple[_Run, _Line]] = []
+    others: list[tuple[_Run, list[Piece]]] = []
     for number, run in enumerate(runs):
-        line = _line(run, name, s)
-        if line is None:
-            _cut_generally(number, run, name, found, s)
+        chunks = run.closing.chunks
+        if not run.closing.in_order:  # of equal times that with the lower offset comes first, so that a replay merges alike
+            chunks = sorted(chunks, key=lambda chunk: chunk.offset)
+        pieces = [chunk.pieces[name] for chunk in chunks if name in chunk.pieces]
+        if not pieces:
+            found.absent.add(number)
+            found.signal[:, run.rows], found.samples[run.rows] = np.nan, 0
+            found.coverage[run.rows] = found.fresh[run.rows] = 0
             continue
-        line_parts, line_length, fraction = line
-        parts += line_parts
-        lengths.append(line_length)
-        fractions.append(fraction)
-        places += [
-            (row, at + i * hop_points)
-            for row, i in zip(range(run.rows.start, run.rows.stop), _hops(run, s.hop_ns), strict=True)
-        ]
-        at += line_length
-    if parts:
-        between = _interpolated(np.concatenate(parts), np.repeat(fractions, lengths))
-        signal, size = found.signal, s.grid_size
-        for row, place in places:
-            signal[:, row] = between[:, place : place + size]
+        line = _line(run, pieces, s)
+        if line is not None:
+            ticking.append((run, line))
+            continue
+        rest = [run]
+        if len(run.starts) > 1 and any(piece.period_ns == 1_000_000_000 // s.rate_hz for piece in pieces):
+            # At the ends of a signal, and around a gap, some windows are as simple as others.
+            lines = [(one, _line(one, pieces, s)) for one in _singly(run)]
+            ticking += [(one, line) for one, line in lines if line is not None]
+            rest = [one for one, line in lines if line is None]
+        others += [(one, pieces) for one in rest]
+    if ticking:
+        _cut_ticking(ticking, found, s)
+    if others:
+        _cut_others(others, found, s)
     return found
 
 
-def _hops(run: _Run, hop: int) -> list[int]:
-    return [(start - run.starts[0]) // hop for start in run.starts]
+def _singly(run: _Run) -> list[_Run]:
+    first = run.rows.start
+    return [_Run(run.closing, [start], slice(first + i, first + i + 1)) for i, start in enumerate(run.starts)]
+
+
+def _cut_ticking(lines: Sequence[tuple[_Run, _Line]], found: _Track, s: WindowSettings) -> None:
+    """Runs in which the sensor ticks at the grid's rate; all figures but the signal are right already."""
+    between = _interpolated(
+        np.concatenate([part for _, line in lines for part in line.parts]),
+        np.repeat([line.fraction for _, line in lines], [line.length for _, line in lines]),
+    )
+    at = 0
+    for run, line in lines:
+        _spread(run, between, at, found, s)
+        at += line.length
+
+
+def _spread(run: _Run, values: Values, at: int, found: _Track, s: WindowSettings) -> None:
+    """A run's values, from ``at`` on, into its windows, which share some of them."""
+    signal, size, begin = found.signal, s.grid_size, run.starts[0]
+    for row, start in enumerate(run.starts, run.rows.start):
+        place = at + (start - begin) * s.rate_hz // 1_000_000_000
+        signal[:, row] = values[:, place : place + size]
 
 
 def _interpolated(samples: Values, fractions: NDArray[np.float64]) -> Values:
@@ -254,13 +277,19 @@ def _interpolated(samples: Values, fractions: NDArray[np.float64]) -> Values:
     return step.astype(np.float32)
 
 
-def _line(run: _Run, name: str, s: WindowSettings) -> tuple[list[Values], int, float] | None:
-    """The samples around a run if they tick at the grid's rate without a break, and where grid points lie between them.
+class _Line(NamedTuple):
+    """The samples around a run, where they tick at the grid's rate without a break."""
 
-    Returns:
-        Parts of one array of samples, one more than the run has grid points; their number; the fraction.
-        None if it is not so.
-    """
+    parts: list[Values]
+    """Of one array of samples."""
+    length: int
+    """Samples: one more than the run has grid points."""
+    fraction: float
+    """Where each grid point lies between its neighbours."""
+
+
+def _line(run: _Run, pieces: Sequence[Piece], s: WindowSettings) -> _Line | None:
+    """None if it is not so."""
     period = 1_000_000_000 // s.rate_hz
     if not run.closing.in_order or period * s.rate_hz != 1_000_000_000 or s.grid_size < 2:
         return None
@@ -268,9 +297,8 @@ def _line(run: _Run, name: str, s: WindowSettings) -> tuple[list[Values], int, f
     length = missing = (run.starts[-1] - start) // period + s.grid_size + 1
     parts: list[Values] = []
     phase = expected_ns = 0
-    for chunk in run.closing.chunks:
-        piece = chunk.pieces.get(name)
-        if piece is None or (not parts and piece.last_ns + period <= start):
+    for piece in pieces:
+        if not parts and piece.last_ns + period <= start:
             continue
         if piece.period_ns != period:
             return None
@@ -286,61 +314,50 @@ def _line(run: _Run, name: str, s: WindowSettings) -> tuple[list[Values], int, f
         parts.append(values[:missing] if len(values) > missing else values)
         missing -= len(values)
         if missing <= 0:
-            return parts, length, phase / period
+            return _Line(parts, length, phase / period)
         expected_ns = piece.last_ns + period
     return None
 
 
-def _cut_generally(number: int, run: _Run, name: str, found: _Track, s: WindowSettings) -> None:
-    """One sensor of one run, whatever its times are."""
-    rows = run.rows
-    starts = np.array(run.starts, np.int64)
-    ends = starts + s.length_ns
-    pieces = _near(run.closing, name, run.starts[0], int(ends[-1]))
-    if not pieces:
-        found.absent.add(number)
-        found.signal[:, rows], found.samples[rows] = np.nan, 0
-        found.coverage[rows] = found.fresh[rows] = 0
-        return
-    times, values = _merged(pieces, in_order=run.closing.in_order)
-    # Times of grid points are multiples of 1/rate counted from the run's first window, itself a multiple of the hop.
-    points = int((starts[-1] - starts[0]) * s.rate_hz // 1_000_000_000) + s.grid_size
-    grid = starts[0] + np.arange(points, dtype=np.int64) * 1_000_000_000 // s.rate_hz
-    line = resample(times, values, grid=grid, period_ns=1_000_000_000 // s.rate_hz, max_gap_ns=s.max_gap_ns)
-    for row, start in zip(range(rows.start, rows.stop), run.starts, strict=True):
-        place = (start - run.starts[0]) * s.rate_hz // 1_000_000_000
-        found.signal[:, row] = line[:, place : place + s.grid_size]
+def _cut_others(runs: Sequence[tuple[_Run, list[Piece]]], found: _Track, s: WindowSettings) -> None:
+    """Runs in which the sensor's times are anything."""
+    signals = [_signal(run, pieces, s) for run, pieces in runs]
+    begins = np.array([run.starts[0] for run, _ in runs], np.int64)
+    points = np.array([(run.starts[-1] - run.starts[0]) * s.rate_hz // 1_000_000_000 for run, _ in runs]) + s.grid_size
+    these = Stretches(
+        times=np.concatenate([times for times, _ in signals]), values=np.concatenate([values for _, values in signals]),
+        lengths=np.array([len(times) for times, _ in signals]), origins=begins, points=points,
+    )  # fmt: skip
+    values = resample_stretches(these, rate_hz=s.rate_hz, max_gap_ns=s.max_gap_ns)
+    for (run, _), at in zip(runs, (np.cumsum(points) - points).tolist(), strict=True):
+        _spread(run, values, at, found, s)
+    rows = np.concatenate([np.arange(run.rows.start, run.rows.stop) for run, _ in runs])
+    starts = np.array([start for run, _ in runs for start in run.starts], np.int64)
+    keys, shifts = these.keys(s.rate_hz)
+    shift = np.repeat(shifts, [len(run.starts) for run, _ in runs])
+    begin = np.searchsorted(keys, starts + shift)
+    end = np.searchsorted(keys, starts + s.length_ns + shift)
     found.coverage[rows] = (~np.isnan(found.signal[0, rows])).mean(axis=1, dtype=np.float32)
-    begin = np.searchsorted(times, starts)
-    end = np.searchsorted(times, ends)
-    found.max_gap_ms[rows] = largest_gaps_ns(times, starts, ends) / 1e6
-    found.fresh[rows] = np.searchsorted(times, starts + s.hop_ns) - begin
+    found.max_gap_ms[rows] = largest_gaps_ns(these.times, starts, starts + s.length_ns, begin, end) / 1e6
+    found.fresh[rows] = np.searchsorted(keys, starts + s.hop_ns + shift) - begin
     found.samples[rows] = end - begin
 
 
-def _near(closing: Closing, name: str, start_ns: int, end_ns: int) -> list[Piece]:
-    """A sensor's pieces in order of offset; if times are in order, only those that matter from start to end."""
-    if not closing.in_order:
-        chunks = sorted(closing.chunks, key=lambda chunk: chunk.offset)
-        return [chunk.pieces[name] for chunk in chunks if name in chunk.pieces]
-    pieces = [chunk.pieces[name] for chunk in closing.chunks if name in chunk.pieces]
-    # With the one before and the one after: the neighbours of the first and the last grid point, however far away.
-    low = max(0, sum(piece.last_ns < start_ns for piece in pieces) - 1)
-    high = sum(piece.first_ns < end_ns for piece in pieces) + 1
-    return pieces[low:high]
-
-
-def _merged(pieces: Sequence[Piece], *, in_order: bool) -> tuple[Times, Values]:
-    """Samples in order of time; of equal times in the order given, so that a replay merges alike."""
-    if len(pieces) == 1:
-        times, values = pieces[0].times_ns(), pieces[0].values
-    else:
-        times = np.concatenate([piece.times_ns() for piece in pieces])
-        values = np.concatenate([piece.values for piece in pieces])
-    if not in_order and np.any(times[1:] < times[:-1]):
-        order = np.argsort(times, kind="stable")
-        times, values = times[order], values[order]
-    return times, values
+def _signal(run: _Run, pieces: list[Piece], s: WindowSettings) -> tuple[Times, Values]:
+    """The samples that matter for a run, in order of time; of equal times in the order given."""
+    if run.closing.in_order:
+        # With the one before and the one after: the neighbours of the first and the last grid point, however far away.
+        low = max(0, sum([piece.last_ns < run.starts[0] for piece in pieces]) - 1)
+        high = sum([piece.first_ns < run.starts[-1] + s.length_ns for piece in pieces]) + 1
+        pieces = pieces[low:high]
+        if len(pieces) == 1:
+            return pieces[0].times_ns(), pieces[0].values
+        return np.concatenate([piece.times_ns() for piece in pieces]), np.concatenate(
+            [piece.values for piece in pieces]
+        )
+    times = np.concatenate([piece.times_ns() for piece in pieces])
+    order = np.argsort(times, kind="stable")
+    return times[order], np.concatenate([piece.values for piece in pieces])[order]
 
 
 def _origin(

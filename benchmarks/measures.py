@@ -15,8 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from benchmarks.load import batches, samples_for
 from streaming.assembler import Assembler
 from streaming.client import KafkaDeadLetters, KafkaSource, Polled, Record, Source
@@ -148,7 +146,6 @@ def assembly(*, kib: float, mb: float, jitter: bool = False) -> dict[str, float]
     samples = samples_for(kib)
     devices = 100
     rounds = max(4, int(mb * _MEGA / (devices * kib * 1024)))
-    _warm()
     values = [encode(batch) for batch in batches(devices=devices, rounds=rounds, samples=samples, jitter=jitter)]
     size = sum(map(len, values)) / _MEGA
     windows = WindowSettings()
@@ -178,12 +175,6 @@ def assembly(*, kib: float, mb: float, jitter: bool = False) -> dict[str, float]
     }
 
 
-def _warm() -> None:
-    """pyarrow imports pandas when it makes its first array out of a list: half a second that is nobody's cost."""
-    windows_table([], WindowSettings(), topic="t", partition=0, ingested_at=_NOW)
-    pa.array([_NOW], pa.timestamp("us", tz="UTC"))
-
-
 def _decoded(value: bytes) -> SensorBatch:
     return decode(value, max_bytes=1 << 20, max_samples=200_000, max_ahead_ns=86_400 * 10**9, received_ns=_NOW_NS)
 
@@ -193,7 +184,6 @@ def devices(*, devices: int, batches_in_all: int, samples: int = 25) -> dict[str
 
     Every session is as long (40 batches of 1 s at 25 Hz), so that only the number of those that are open at once differs.
     """
-    _warm()
     windows = WindowSettings(rate_hz=25)
     assembler = Assembler(windows, {}, together=64)
     spent = 0.0

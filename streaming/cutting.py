@@ -217,7 +217,9 @@ def _cut_sensor(name: str, runs: Sequence[_Run], windows: int, s: WindowSettings
     others: list[tuple[_Run, list[Piece]]] = []
     for number, run in enumerate(runs):
         chunks = run.closing.chunks
-        if not run.closing.in_order:  # of equal times that with the lower offset comes first, so that a replay merges alike
+        if (
+            not run.closing.in_order
+        ):  # of equal times that with the lower offset comes first, so that a replay merges alike
             chunks = sorted(chunks, key=lambda chunk: chunk.offset)
         pieces = [chunk.pieces[name] for chunk in chunks if name in chunk.pieces]
         if not pieces:

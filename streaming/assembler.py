@@ -21,11 +21,11 @@ to be cut together (:mod:`streaming.cutting`), each out of what was known when i
 from __future__ import annotations
 
 import heapq
-import itertools
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import pairwise
 
 import numpy as np
 
@@ -60,6 +60,8 @@ class _Session:
     chunks: list[Chunk] = field(default_factory=list)
     in_order: bool = True
     """See :class:`streaming.cutting.Closing`; of the chunks, among themselves and against ``newest_ns``."""
+    even: bool = True
+    """See there too."""
     last_sequence: int | None = None
     newest_ns: int = -_END_OF_TIME
     queued: bool = False
@@ -203,7 +205,17 @@ class Assembler:
             )
         first_ns = min([piece.first_ns for piece in pieces.values()])
         last_ns = max([piece.last_ns for piece in pieces.values()])
-        return Chunk(offset, batch.scene, pieces, first_ns, last_ns, batch.end_of_session)
+        return Chunk(offset, batch.scene, pieces, first_ns, last_ns, batch.end_of_session, ticks=self._ticks(pieces))
+
+    def _ticks(self, pieces: dict[str, Piece]) -> bool:
+        """See :class:`streaming.cutting.Chunk`; sensors that overlap, so that every hop from the first to the last has a sample."""
+        first_ns, last_ns = -1, _END_OF_TIME
+        for piece in pieces.values():
+            if not 0 < piece.period_ns <= self._hop_ns:
+                return False
+            first_ns = max(first_ns, piece.first_ns)
+            last_ns = min(last_ns, piece.last_ns)
+        return first_ns <= last_ns
 
     def _useful(self, piece: Piece, next_start_ns: int, *, count_late: bool) -> Piece | None:
         """Without what no open window needs."""
@@ -221,21 +233,30 @@ class Assembler:
         return Piece(piece.values[skip:], first_ns, piece.last_ns, piece.period_ns, times)
 
     def _keep(self, session: _Session, chunk: Chunk) -> None:
-        if (
-            session.chunks
-            and (
-                chunk.offset < session.chunks[-1].offset
-                or session.chunks[-1].ends_session
-                or chunk.first_ns < session.newest_ns
-            )
-        ) or not _sorted(chunk):
+        before = session.chunks[-1] if session.chunks else None
+        if before is not None:
+            if chunk.offset < before.offset or before.ends_session or chunk.first_ns < session.newest_ns:
+                session.in_order = False
+            chunk.continues = chunk.ticks and before.ticks and self._continues(before, chunk)
+        if not chunk.ticks and not _sorted(chunk):
             session.in_order = False
+        session.even = session.in_order and chunk.ticks and (before is None or (session.even and chunk.continues))
         session.chunks.append(chunk)
         if chunk.pieces:
             session.newest_ns = max(session.newest_ns, chunk.last_ns)
         if not session.queued:
             session.queued = True
             heapq.heappush(self._needed, (chunk.offset, self._tie(), session))
+
+    @staticmethod
+    def _continues(before: Chunk, chunk: Chunk) -> bool:
+        if before.pieces.keys() != chunk.pieces.keys():
+            return False
+        for name, piece in chunk.pieces.items():
+            last = before.pieces[name]
+            if piece.period_ns != last.period_ns or piece.first_ns != last.last_ns + last.period_ns:
+                return False
+        return True
 
     def _tie(self) -> int:
         self._queued += 1
@@ -247,22 +268,17 @@ class Assembler:
         from_ns = session.next_start_ns or 0
         if session.next_start_ns is not None and limit_ns <= from_ns:
             return
-        closed = [
-            chunk
-            for chunk in session.chunks
-            if chunk.pieces and chunk.first_ns // hop * hop < limit_ns and chunk.last_ns >= from_ns
-        ]
-        if closed:
+        found = self._closing_span(session, from_ns, limit_ns)
+        if found is not None:
+            first_ns, last_ns = found
             self._waiting.append(
                 Closing(
-                    key, session.carrier, tuple(session.chunks), session.in_order, from_ns, limit_ns,
+                    key, session.carrier, tuple(session.chunks), session.in_order, session.even, from_ns, limit_ns,
                     session.sequences.contiguous_from(session.expected_sequence),
                 )
             )  # fmt: skip
-            last_ns = max([chunk.last_ns for chunk in closed])
             # At most so many; how many have a sample shows when they are cut.
-            first_ns = max(from_ns, min([chunk.first_ns for chunk in closed]))
-            self._waiting_windows += min(last_ns, limit_ns - 1) // hop - first_ns // hop + 1
+            self._waiting_windows += min(last_ns, limit_ns - 1) // hop - max(from_ns, first_ns) // hop + 1
             if limit_ns == _END_OF_TIME:
                 session.next_start_ns = last_ns // hop * hop + hop
         if limit_ns == _END_OF_TIME:
@@ -270,9 +286,36 @@ class Assembler:
         # Also where no window was: whether a batch is late must not depend on what a restart has read again before it.
         session.next_start_ns = -(-limit_ns // hop) * hop
         keep_from = session.next_start_ns - self._max_gap_ns
-        if any(chunk.last_ns < keep_from for chunk in session.chunks):
+        if not session.in_order:
             session.chunks = [chunk for chunk in session.chunks if chunk.ends_session or chunk.last_ns >= keep_from]
-            session.in_order = session.in_order or _in_order(session)
+            session.in_order = _in_order(session.chunks, session.newest_ns)
+        else:
+            done = 0
+            for chunk in session.chunks:
+                if chunk.ends_session or chunk.last_ns >= keep_from:
+                    break
+                done += 1
+            if not done:
+                return
+            del session.chunks[:done]
+        session.even = session.in_order and (session.even or _even(session.chunks))
+
+    def _closing_span(self, session: _Session, from_ns: int, limit_ns: int) -> tuple[int, int] | None:
+        """First and last time of the chunks that may have a window in a stretch; None if there is no such chunk."""
+        hop = self._hop_ns
+        if session.even:
+            chunks = session.chunks
+            if not chunks or chunks[0].first_ns // hop * hop >= limit_ns or chunks[-1].last_ns < from_ns:
+                return None
+            return chunks[0].first_ns, chunks[-1].last_ns
+        closed = [
+            chunk
+            for chunk in session.chunks
+            if chunk.pieces and chunk.first_ns // hop * hop < limit_ns and chunk.last_ns >= from_ns
+        ]
+        if not closed:
+            return None
+        return min([chunk.first_ns for chunk in closed]), max([chunk.last_ns for chunk in closed])
 
     def _opened(self, key: SessionKey, batch: SensorBatch, now: datetime) -> _Session:
         """A session's state: as it was when it closed, as the table tells it, or new."""
@@ -290,7 +333,7 @@ class Assembler:
     def _shut(self, key: SessionKey, session: _Session) -> None:
         """No window of it is open: keep what recognises a repeat or a late batch, and no samples."""
         session.chunks = []
-        session.in_order = True
+        session.in_order = session.even = True
         self._closed[key] = self._open.pop(key)
 
 
@@ -332,13 +375,14 @@ def _sorted(chunk: Chunk) -> bool:
     )
 
 
-def _in_order(session: _Session) -> bool:
-    chunks = session.chunks
-    return (
-        all(_sorted(chunk) for chunk in chunks)
-        and all(
-            a.offset <= b.offset and not a.ends_session and a.last_ns <= b.first_ns
-            for a, b in itertools.pairwise(chunks)
-        )
-        and (not chunks or not chunks[-1].pieces or chunks[-1].last_ns == session.newest_ns)
-    )
+def _in_order(chunks: list[Chunk], newest_ns: int) -> bool:
+    if not all(_sorted(chunk) for chunk in chunks) or (
+        chunks and chunks[-1].pieces and chunks[-1].last_ns != newest_ns
+    ):
+        return False
+    return all(a.offset <= b.offset and not a.ends_session and a.last_ns <= b.first_ns for a, b in pairwise(chunks))
+
+
+def _even(chunks: list[Chunk]) -> bool:
+    """Of chunks in order; in that of a chunk whose first neighbour was dropped it does not matter what it goes on from."""
+    return all(chunk.ticks for chunk in chunks) and all(chunk.continues for chunk in chunks[1:])

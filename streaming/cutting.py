@@ -67,6 +67,10 @@ class Chunk:
     first_ns: int
     last_ns: int
     ends_session: bool
+    ticks: bool = False
+    """Whether all of its sensors tick evenly, at least once a hop …"""
+    continues: bool = False
+    """… and go on where the chunk before left off, without a break."""
 
 
 class Closing(NamedTuple):
@@ -77,6 +81,8 @@ class Closing(NamedTuple):
     chunks: Sequence[Chunk]
     in_order: bool
     """Whether neither times nor offsets go back, from sample to sample and chunk to chunk."""
+    even: bool
+    """Whether the chunks are in order, and every sensor ticks evenly from the first to the last of them."""
     from_ns: int
     """The first window starts here or later …"""
     to_ns: int
@@ -158,34 +164,39 @@ def cut(closings: Sequence[Closing], settings: WindowSettings) -> Cut:
     sensors = {name: _cut_sensor(name, runs, at, settings) for name in settings.sensors}
     all_starts = np.array([start for run in runs for start in run.starts], np.int64)
     all_samples: NDArray[np.int32] = np.array([each.samples for each in sensors.values()]).sum(axis=0, dtype=np.int32)
-    groups = [_group(number, run, sensors, all_starts, all_samples, settings) for number, run in enumerate(runs)]
+    origins = [_origin(run.closing, run.starts, settings.length_ns, settings.max_gap_ns) for run in runs]
+    firsts = np.array([offset for first, _, _ in origins for offset in first], np.int64)
+    lasts = np.array([offset for _, last, _ in origins for offset in last], np.int64)
+    tracks = [(name, each, each.signal.transpose(1, 0, 2)) for name, each in sensors.items()]
+    groups = []
+    for number, (run, (_, _, scenes)) in enumerate(zip(runs, origins, strict=True)):
+        closing, rows = run.closing, run.rows
+        present = [item for item in tracks if number not in item[1].absent]
+        carrier = closing.carrier
+        groups.append(
+            ClosedWindows(
+                key=closing.key, subject_id=carrier.subject_id, phone_model=carrier.phone_model, position=carrier.position,
+                cohort=carrier.cohort, starts_ns=all_starts[rows], scenes=scenes,
+                signals={name: windows[rows] for name, _, windows in present},
+                coverage={name: each.coverage[rows] for name, each, _ in present},
+                max_gap_ms={name: each.max_gap_ms[rows] for name, each, _ in present},
+                fresh={name: each.fresh[rows] for name, each, _ in present}, samples=all_samples[rows],
+                first_offsets=firsts[rows], last_offsets=lasts[rows], next_sequence=closing.next_sequence,
+            )
+        )  # fmt: skip
     best = np.max([each.coverage for each in sensors.values()], axis=0)
     return Cut(groups, at, int((best < settings.min_coverage).sum()))
-
-
-def _group(
-    number: int, run: _Run, sensors: Mapping[str, _Track], starts: Times, samples: NDArray[np.int32], s: WindowSettings
-) -> ClosedWindows:
-    closing, rows = run.closing, run.rows
-    present = {name: each for name, each in sensors.items() if number not in each.absent}
-    first_offsets, last_offsets, scenes = _origin(closing, run.starts, s.length_ns, s.max_gap_ns)
-    return ClosedWindows(
-        key=closing.key, subject_id=closing.carrier.subject_id, phone_model=closing.carrier.phone_model,
-        position=closing.carrier.position, cohort=closing.carrier.cohort, starts_ns=starts[rows], scenes=scenes,
-        signals={name: each.signal[:, rows].transpose(1, 0, 2) for name, each in present.items()},
-        coverage={name: each.coverage[rows] for name, each in present.items()},
-        max_gap_ms={name: each.max_gap_ms[rows] for name, each in present.items()},
-        fresh={name: each.fresh[rows] for name, each in present.items()}, samples=samples[rows],
-        first_offsets=np.array(first_offsets, np.int64), last_offsets=np.array(last_offsets, np.int64),
-        next_sequence=closing.next_sequence,
-    )  # fmt: skip
 
 
 def _starts(closing: Closing, hop: int) -> list[int]:
     """Starts of the windows: the hops that hold a sample."""
     low, high = closing.from_ns // hop, -(-closing.to_ns // hop)
+    chunks = closing.chunks
+    if closing.even:
+        first, last = max(chunks[0].first_ns // hop, low), min(chunks[-1].last_ns // hop + 1, high)
+        return list(range(first * hop, last * hop, hop))
     slots: set[int] = set()
-    for chunk in closing.chunks:
+    for chunk in chunks:
         if chunk.last_ns // hop < low or chunk.first_ns // hop >= high:
             continue
         for piece in chunk.pieces.values():
@@ -213,31 +224,28 @@ def _cut_sensor(name: str, runs: Sequence[_Run], windows: int, s: WindowSettings
         samples=np.full(windows, s.grid_size, np.int32),
         absent=set(),
     )
+    period = 1_000_000_000 // s.rate_hz if 1_000_000_000 % s.rate_hz == 0 and s.grid_size > 1 else None
     ticking: list[tuple[_Run, _Line]] = []
     others: list[tuple[_Run, list[Piece]]] = []
     for number, run in enumerate(runs):
-        chunks = run.closing.chunks
-        if (
-            not run.closing.in_order
-        ):  # of equal times that with the lower offset comes first, so that a replay merges alike
-            chunks = sorted(chunks, key=lambda chunk: chunk.offset)
-        pieces = [chunk.pieces[name] for chunk in chunks if name in chunk.pieces]
+        closing = run.closing
+        pieces = [chunk.pieces[name] for chunk in closing.chunks if name in chunk.pieces]
         if not pieces:
             found.absent.add(number)
             found.signal[:, run.rows], found.samples[run.rows] = np.nan, 0
             found.coverage[run.rows] = found.fresh[run.rows] = 0
-            continue
-        line = _line(run, pieces, s)
-        if line is not None:
-            ticking.append((run, line))
-            continue
-        rest = [run]
-        if len(run.starts) > 1 and any(piece.period_ns == 1_000_000_000 // s.rate_hz for piece in pieces):
-            # At the ends of a signal, and around a gap, some windows are as simple as others.
-            lines = [(one, _line(one, pieces, s)) for one in _singly(run)]
-            ticking += [(one, line) for one, line in lines if line is not None]
-            rest = [one for one, line in lines if line is None]
-        others += [(one, pieces) for one in rest]
+        elif closing.even and pieces[0].period_ns == period:
+            inner, ends = _inner(run, pieces, s.length_ns)
+            if inner is not None:
+                ticking.append((inner, _line(inner, pieces, period, s)))
+            others += [(end, pieces) for end in ends]
+        else:
+            if (
+                not closing.in_order
+            ):  # of equal times that of the lower offset comes first, so that a replay merges alike
+                chunks = sorted(closing.chunks, key=lambda chunk: chunk.offset)
+                pieces = [chunk.pieces[name] for chunk in chunks if name in chunk.pieces]
+            others.append((run, pieces))
     if ticking:
         _cut_ticking(ticking, found, s)
     if others:
@@ -245,9 +253,20 @@ def _cut_sensor(name: str, runs: Sequence[_Run], windows: int, s: WindowSettings
     return found
 
 
-def _singly(run: _Run) -> list[_Run]:
-    first = run.rows.start
-    return [_Run(run.closing, [start], slice(first + i, first + i + 1)) for i, start in enumerate(run.starts)]
+def _inner(run: _Run, pieces: Sequence[Piece], length: int) -> tuple[_Run | None, list[_Run]]:
+    """The windows that lie between the first and the last sample of an even signal, and those at its ends."""
+    first_ns, last_ns = pieces[0].first_ns, pieces[-1].last_ns - length
+    starts = run.starts
+    if starts[0] >= first_ns and starts[-1] <= last_ns:
+        return run, []
+    low = sum([start < first_ns for start in starts])
+    high = max(low, len(starts) - sum([start > last_ns for start in starts]))
+    parts = [_part(run, 0, low), _part(run, low, high), _part(run, high, len(starts))]
+    return parts[1] if parts[1].starts else None, [part for part in (parts[0], parts[2]) if part.starts]
+
+
+def _part(run: _Run, low: int, high: int) -> _Run:
+    return _Run(run.closing, run.starts[low:high], slice(run.rows.start + low, run.rows.start + high))
 
 
 def _cut_ticking(lines: Sequence[tuple[_Run, _Line]], found: _Track, s: WindowSettings) -> None:
@@ -290,35 +309,22 @@ class _Line(NamedTuple):
     """Where each grid point lies between its neighbours."""
 
 
-def _line(run: _Run, pieces: Sequence[Piece], s: WindowSettings) -> _Line | None:
-    """None if it is not so."""
-    period = 1_000_000_000 // s.rate_hz
-    if not run.closing.in_order or period * s.rate_hz != 1_000_000_000 or s.grid_size < 2:
-        return None
+def _line(run: _Run, pieces: Sequence[Piece], period: int, s: WindowSettings) -> _Line:
+    """Of windows between the first and the last of the samples."""
     start = run.starts[0]
-    length = missing = (run.starts[-1] - start) // period + s.grid_size + 1
-    parts: list[Values] = []
-    phase = expected_ns = 0
-    for piece in pieces:
-        if not parts and piece.last_ns + period <= start:
-            continue
-        if piece.period_ns != period:
-            return None
-        values = piece.values
-        if parts:
-            if piece.first_ns != expected_ns:
-                return None
-        else:
-            skipped, phase = divmod(start - piece.first_ns, period)
-            if skipped < 0:
-                return None
-            values = values[skipped:]
-        parts.append(values[:missing] if len(values) > missing else values)
+    length = (run.starts[-1] - start) // period + s.grid_size + 1
+    at = 0
+    while pieces[at].last_ns + period <= start:
+        at += 1
+    skipped, phase = divmod(start - pieces[at].first_ns, period)
+    parts = [pieces[at].values[skipped : skipped + length]]
+    missing = length - len(parts[0])
+    while missing > 0:
+        at += 1
+        values = pieces[at].values
+        parts.append(values if len(values) <= missing else values[:missing])
         missing -= len(values)
-        if missing <= 0:
-            return _Line(parts, length, phase / period)
-        expected_ns = piece.last_ns + period
-    return None
+    return _Line(parts, length, phase / period)
 
 
 def _cut_others(runs: Sequence[tuple[_Run, list[Piece]]], found: _Track, s: WindowSettings) -> None:
@@ -366,21 +372,24 @@ def _origin(
     closing: Closing, starts: Sequence[int], length: int, margin: int
 ) -> tuple[list[int], list[int], list[str | None]]:
     """Per window: the lowest and highest offset it came from, and the label that most of its samples carry."""
-    first, last, scenes = [], [], []
+    first: list[int] = []
+    last: list[int] = []
+    scenes: list[str | None] = []
     for start in starts:
         end = start + length
-        near = [
-            chunk for chunk in closing.chunks
-            if chunk.last_ns >= start - margin and chunk.first_ns < end + margin and chunk.pieces
-        ]  # fmt: skip
-        offsets = [chunk.offset for chunk in near]
-        first.append(min(offsets))
-        last.append(max(offsets))
-        if len({chunk.scene for chunk in near}) == 1:
-            scenes.append(near[0].scene)
-            continue
-        votes: Counter[str | None] = Counter()
-        for chunk in near:
-            votes[chunk.scene] += max(0, min(chunk.last_ns, end - 1) - max(chunk.first_ns, start) + 1)
-        scenes.append(max(votes, key=lambda scene: (votes[scene], str(scene))))
+        low, high = start - margin, end + margin
+        near = [chunk for chunk in closing.chunks if chunk.last_ns >= low and chunk.first_ns < high and chunk.pieces]
+        if closing.in_order:
+            first.append(near[0].offset)
+            last.append(near[-1].offset)
+        else:
+            first.append(min([chunk.offset for chunk in near]))
+            last.append(max([chunk.offset for chunk in near]))
+        scene = near[0].scene
+        if any([chunk.scene != scene for chunk in near]):
+            votes: Counter[str | None] = Counter()
+            for chunk in near:
+                votes[chunk.scene] += max(0, min(chunk.last_ns, end - 1) - max(chunk.first_ns, start) + 1)
+            scene = max(votes, key=lambda scene: (votes[scene], str(scene)))
+        scenes.append(scene)
     return first, last, scenes

@@ -386,7 +386,7 @@ def _origin(
             first.append(min([chunk.offset for chunk in near]))
             last.append(max([chunk.offset for chunk in near]))
         scene = near[0].scene
-        if any([chunk.scene != scene for chunk in near]):
+        if any(chunk.scene != scene for chunk in near):
             votes: Counter[str | None] = Counter()
             for chunk in near:
                 votes[chunk.scene] += max(0, min(chunk.last_ns, end - 1) - max(chunk.first_ns, start) + 1)

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from streaming.chunks import Chunk, Piece
 from streaming.resample import Stretches, Times, Values, largest_gaps_ns, resample_stretches
 from streaming.sensors import SENSORS
 from streaming.settings import WindowSettings
@@ -37,40 +38,6 @@ class Carrier(NamedTuple):
     phone_model: str
     position: str
     cohort: str
-
-
-@dataclass(slots=True)
-class Piece:
-    """The samples of one sensor in one batch."""
-
-    values: Values
-    first_ns: int
-    last_ns: int
-    period_ns: int
-    """From one sample to the next; 0: as ``irregular`` says."""
-    irregular: Times | None = None
-
-    def times_ns(self) -> Times:
-        """(n,) event times."""
-        if self.irregular is not None:
-            return self.irregular
-        return np.arange(len(self.values), dtype=np.int64) * self.period_ns + self.first_ns
-
-
-@dataclass(slots=True)
-class Chunk:
-    """What is kept of one batch."""
-
-    offset: int
-    scene: str | None
-    pieces: dict[str, Piece]
-    first_ns: int
-    last_ns: int
-    ends_session: bool
-    ticks: bool = False
-    """Whether all of its sensors tick evenly, at least once a hop …"""
-    continues: bool = False
-    """… and go on where the chunk before left off, without a break."""
 
 
 class Closing(NamedTuple):

@@ -10,7 +10,8 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,8 @@ def bare(*, servers: str, topic: str, total: int, **consumer: Any) -> dict[str, 
 
 def bare_librdkafka(*, servers: str, topic: str, total: int, partitions: int) -> dict[str, float]:
     """The same with librdkafka's ``consume()``."""
-    from confluent_kafka import Consumer, TopicPartition as Theirs  # noqa: PLC0415  # an environment apart has it
+    from confluent_kafka import Consumer  # noqa: PLC0415  # an environment apart has it
+    from confluent_kafka import TopicPartition as Theirs  # noqa: PLC0415
 
     found = Consumer({"bootstrap.servers": servers, "group.id": "bench", "enable.auto.commit": False})
     found.assign([Theirs(topic, p, 0) for p in range(partitions)])
@@ -210,14 +212,17 @@ def devices(*, devices: int, batches_in_all: int, samples: int = 25) -> dict[str
     return {"us_sample": spent * 1e6 / count, "batches": at, "open": assembler.open_sessions}
 
 
-def _sessions(devices: int, rounds: int, samples: int, generation: int) -> Any:
-    from dataclasses import replace  # noqa: PLC0415
-
+def _sessions(devices: int, rounds: int, samples: int, generation: int) -> Iterator[SensorBatch]:
+    """A second of 25 Hz a batch, sessions of this generation."""
     for batch in batches(devices=devices, rounds=rounds, samples=samples):
         yield replace(
-            batch, session_id=f"{batch.session_id}-{generation}",
-            blocks=tuple(replace(b, period_ns=40_000_000, start_ns=b.start_ns + batch.sequence * samples * 30_000_000) for b in batch.blocks),
-        )  # fmt: skip
+            batch,
+            session_id=f"{batch.session_id}-{generation}",
+            blocks=tuple(
+                replace(block, period_ns=40_000_000, start_ns=block.start_ns + batch.sequence * samples * 30_000_000)
+                for block in batch.blocks
+            ),
+        )
 
 
 class _Live:
@@ -252,6 +257,7 @@ class _Live:
 
 class _NoLetters:
     def send(self, value: bytes | None, *, key: bytes | None, headers: Mapping[str, str]) -> None:
+        del value, key
         raise AssertionError(headers)
 
     def flush(self) -> None: ...

@@ -250,6 +250,7 @@ def _environments(home: Path) -> tuple[Path | None, Path | None]:
                     str(quix / "bin" / "python"),
                     "quixstreams==3.28.*",
                     "pyarrow",
+                    "numpy",
                 ],
             ],
         ),

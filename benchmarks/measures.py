@@ -62,12 +62,12 @@ def bare_librdkafka(*, servers: str, topic: str, total: int, partitions: int) ->
 
     found = Consumer({"bootstrap.servers": servers, "group.id": "bench", "enable.auto.commit": False})
     found.assign([Theirs(topic, p, 0) for p in range(partitions)])
-    while not (messages := found.consume(1_000, 0.5)):
+    while not (messages := found.consume(100, 0.5)):
         pass
     got, size = len(messages), 0
     begin, cpu = time.perf_counter(), time.process_time()
     while got < total:
-        messages = found.consume(1_000, 0.5)
+        messages = found.consume(100, 0.5)
         got += len(messages)
         for message in messages:
             size += len(message.value())
@@ -181,17 +181,17 @@ def _decoded(value: bytes) -> SensorBatch:
     return decode(value, max_bytes=1 << 20, max_samples=200_000, max_ahead_ns=86_400 * 10**9, received_ns=_NOW_NS)
 
 
-def devices(*, devices: int, batches_in_all: int, samples: int = 25) -> dict[str, float]:
+def devices(*, devices: int, batches_in_all: int, samples: int = 250) -> dict[str, float]:
     """What a sample costs where so many phones take turns: windows, idle sessions, offsets and rows, without Kafka and disk.
 
-    Every session is as long (40 batches of 1 s at 25 Hz), so that only the number of those that are open at once differs.
+    Every session is as long (8 batches of 5 s at 50 Hz), so that only the number of those that are open at once differs.
     """
-    windows = WindowSettings(rate_hz=25)
+    windows = WindowSettings(rate_hz=50)
     assembler = Assembler(windows, {}, together=64)
     spent = 0.0
     count = at = 0
     closed: list[Any] = []
-    rounds = 40
+    rounds = 8
     generations = max(1, batches_in_all // (devices * rounds))
     gc.collect()
     for generation in range(generations):
@@ -213,13 +213,13 @@ def devices(*, devices: int, batches_in_all: int, samples: int = 25) -> dict[str
 
 
 def _sessions(devices: int, rounds: int, samples: int, generation: int) -> Iterator[SensorBatch]:
-    """A second of 25 Hz a batch, sessions of this generation."""
+    """Batches of 50 Hz, sessions of this generation."""
     for batch in batches(devices=devices, rounds=rounds, samples=samples):
         yield replace(
             batch,
             session_id=f"{batch.session_id}-{generation}",
             blocks=tuple(
-                replace(block, period_ns=40_000_000, start_ns=block.start_ns + batch.sequence * samples * 30_000_000)
+                replace(block, period_ns=20_000_000, start_ns=block.start_ns + batch.sequence * samples * 10_000_000)
                 for block in batch.blocks
             ),
         )

@@ -227,10 +227,9 @@ def _block(block: _Block, data: bytes, *, max_samples: int, latest_ns: int) -> S
     if samples > max_samples:
         raise BatchError(Reason.OVERSIZED, f"{samples} samples of {name}, [ingest] max_batch_samples is {max_samples}")
     period_ns, offsets_us = _times(block, name, samples, latest_ns)
-    values = np.frombuffer(data, dtype=_FLOAT)
+    values: NDArray[np.float32] = np.ndarray((samples, len(axes)), _FLOAT, data)  # one object and no copy
     if not np.isfinite(values).all():
         raise BatchError(Reason.NOT_FINITE, f"value {int(np.argmin(np.isfinite(values)))} of {name}")
-    values = values.reshape(samples, len(axes))
     if axes != sensor.axes:
         values = values[:, [axes.index(axis) for axis in sensor.axes]]
     return SensorBlock(

@@ -35,6 +35,8 @@ from streaming.wire import SensorBatch
 __all__ = ["Assembler", "ClosedWindows", "SessionKey", "SessionMemory"]
 
 _MICROSECOND = timedelta(microseconds=1)
+_CHUNK_BYTES = 1_024
+"""What Python's objects around the samples of a batch take, about."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,6 +98,27 @@ class Assembler:
             else:
                 heapq.heapreplace(self._needed, (lowest, self._tie(), session))
         return min(waiting, default=None)
+
+    def held_bytes(self) -> int:
+        """About how much memory the batches of open windows, and of those that wait to be cut, take. Looks at each of them."""
+        held = {id(chunk): chunk for session in self._open.values() for chunk in session.chunks}
+        held |= {id(chunk): chunk for closing in self._waiting for chunk in closing.chunks}
+        return sum(_CHUNK_BYTES + sum(piece.nbytes for piece in chunk.pieces.values()) for chunk in held.values())
+
+    def open_since_ns(self) -> int | None:
+        """Event time (ns) from which on windows are open or wait; None if none is. Nothing before it is still to come out."""
+        hop = self._hop_ns
+        starts = [
+            session.next_start_ns
+            if session.next_start_ns is not None
+            else min(chunk.first_ns // hop * hop for chunk in session.chunks)
+            for session in self._open.values()
+            if any(chunk.pieces for chunk in session.chunks)
+        ]
+        for closing in self._waiting:
+            first_ns = min(chunk.first_ns for chunk in closing.chunks) // hop * hop
+            starts.append(max(closing.from_ns, first_ns))
+        return min(starts, default=None)
 
     def add(self, batch: SensorBatch, offset: int, now: datetime) -> list[ClosedWindows]:
         """Take a batch; returns windows that were cut."""

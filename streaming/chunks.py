@@ -21,6 +21,11 @@ class Piece:
     """From one sample to the next; 0: as ``irregular`` says."""
     irregular: Times | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """Of samples and times."""
+        return self.values.nbytes + (0 if self.irregular is None else self.irregular.nbytes)
+
     def times_ns(self) -> Times:
         """(n,) event times."""
         if self.irregular is not None:

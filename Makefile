@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 REQUIREMENTS := docker/python/requirements.txt
 export SENSORLOOP_HOME ?= $(CURDIR)/var
 
-.PHONY: help setup demo test lint format lock clean browser
+.PHONY: help setup demo test bench-ingest lint format lock clean browser
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 	@echo
@@ -41,6 +41,9 @@ browser:  # Chromium for the tests that look at pages; only where we may install
 test: $(READY) browser  ## lint, types and tests, with the real broker, Airflow, MLflow and browser
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 	@$(BIN)/pytest --cov --cov-report=term $(ARGS)
+
+bench-ingest: $(READY)  ## how fast ingestion is, beside what → var/bench/ingest.json (QUICK=1: in some minutes)
+	@PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.ingest
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

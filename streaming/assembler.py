@@ -13,36 +13,30 @@ A session's windows close, in order of their start, when
 What makes a restart harmless: :meth:`Assembler.needed_offset` is the lowest offset any open window still needs, margin for
 interpolation included, and :class:`SessionMemory` (out of the table) says up to where a session's windows are published.
 Reading again from that offset rebuilds exactly the open windows, and closes none a second time.
+
+That a window closes is a matter of a few integers; cutting it out of the samples is not. So windows of all sessions that closed may wait
+to be cut together (:mod:`streaming.cutting`), each out of what was known when it closed: waiting changes no bit of them.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import heapq
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from streaming.resample import Times, Values, largest_gap_ns, resample
-from streaming.sensors import SENSORS
-from streaming.sequences import Sequences
+from streaming.chunks import Chunk, Piece, joined, piece_of
+from streaming.cutting import Carrier, ClosedWindows, Closing, SessionKey, cut
+from streaming.session import END_OF_TIME, Session
 from streaming.settings import WindowSettings
 from streaming.wire import SensorBatch
 
-_END_OF_TIME = int(np.iinfo(np.int64).max)
+__all__ = ["Assembler", "ClosedWindows", "SessionKey", "SessionMemory"]
+
 _MICROSECOND = timedelta(microseconds=1)
 _CHUNK_BYTES = 1_024
 """What Python's objects around the samples of a batch take, about."""
-
-
-class SessionKey(NamedTuple):
-    """Names a session."""
-
-    device_id: str
-    session_id: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,75 +49,34 @@ class SessionMemory:
     """Sequence numbers below this had all come when the last window closed."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ClosedWindows:
-    """Windows of one session that closed together, in order of start.
-
-    k windows, m grid points each; a sensor that sent nothing is absent from the mappings.
-    """
-
-    key: SessionKey
-    subject_id: str
-    phone_model: str
-    position: str
-    cohort: str
-    starts_ns: Times
-    scenes: list[str | None]
-    signals: Mapping[str, Values]
-    """Sensor → float32 [k, axes, m]."""
-    coverage: Mapping[str, NDArray[np.float32]]
-    """Sensor → share of grid points with a signal, [k]."""
-    max_gap_ms: Mapping[str, NDArray[np.float32]]
-    fresh: Mapping[str, NDArray[np.int32]]
-    """Sensor → raw samples in each window's first hop, [k]."""
-    samples: NDArray[np.int32]
-    """Raw samples of all sensors in each window, [k]."""
-    first_offsets: Times
-    last_offsets: Times
-    next_sequence: int
-
-
-@dataclass(slots=True)
-class _Chunk:
-    """What is kept of one batch."""
-
-    offset: int
-    scene: str | None
-    sensors: dict[str, tuple[Times, Values]]
-    first_ns: int
-    last_ns: int
-    ends_session: bool
-
-
-@dataclass(slots=True)
-class _Session:
-    first: SensorBatch
-    touched: datetime
-    next_start_ns: int | None = None
-    expected_sequence: int = 0
-    sequences: Sequences = field(default_factory=Sequences)
-    chunks: list[_Chunk] = field(default_factory=list)
-    last_sequence: int | None = None
-    newest_ns: int = -_END_OF_TIME
-
-    @property
-    def complete(self) -> bool:
-        return self.last_sequence is not None and self.sequences.covers(self.expected_sequence, self.last_sequence)
-
-
 class Assembler:
     """The open windows of one Kafka partition.
 
     Args:
         settings: how to cut.
         memory: what is published of each session of this partition.
+        together: how many closed windows to wait for before they are cut (see :meth:`flush`); 1: none waits.
     """
 
-    def __init__(self, settings: WindowSettings, memory: Mapping[SessionKey, SessionMemory]) -> None:
+    def __init__(
+        self, settings: WindowSettings, memory: Mapping[SessionKey, SessionMemory], *, together: int = 1
+    ) -> None:
         self._settings = settings
+        self._together = together
+        self._sensors = frozenset(settings.sensors)
+        self._hop_ns = settings.hop_ns
+        self._max_gap_ns = settings.max_gap_ns
+        self._behind_ns = settings.lateness // _MICROSECOND * 1_000 + settings.length_ns - 1
         self._memory = memory
-        self._open: dict[SessionKey, _Session] = {}
-        self._closed: dict[SessionKey, _Session] = {}
+        self._open: OrderedDict[SessionKey, Session] = OrderedDict()
+        """Those that were silent longest come first."""
+        self._closed: dict[SessionKey, bytes | Session] = {}
+        """What recognises repeats of sessions that are not open, for ever: a repeat may come at any time. See :meth:`Session.packed`."""
+        self._needed: list[tuple[int, int, Session]] = []
+        """A heap of (offset, tie-break, session): of each open session an offset that it needed at some time, and no lower one since."""
+        self._waiting: list[Closing] = []
+        self._waiting_windows = 0
+        self._queued = 0
         self.counters: Counter[str] = Counter()
 
     @property
@@ -132,201 +85,191 @@ class Assembler:
         return len(self._open)
 
     def needed_offset(self) -> int | None:
-        """The lowest offset that an open window still needs; None if nothing is open."""
-        return min((chunk.offset for session in self._open.values() for chunk in session.chunks), default=None)
+        """The lowest offset that an open window, or one that waits to be cut, still needs; None if there is none."""
+        waiting = [chunk.offset for closing in self._waiting for chunk in closing.chunks]
+        while self._needed:
+            offset, _, session = self._needed[0]
+            lowest = session.lowest_offset
+            if lowest == offset:
+                return min([offset, *waiting])
+            if lowest is None:
+                heapq.heappop(self._needed)
+                session.queued = False
+            else:
+                heapq.heapreplace(self._needed, (lowest, self._tie(), session))
+        return min(waiting, default=None)
 
     def held_bytes(self) -> int:
-        """About how much memory the batches of open windows take. Looks at each of them."""
-        return sum(
-            _CHUNK_BYTES + sum(times.nbytes + values.nbytes for times, values in chunk.sensors.values())
-            for session in self._open.values() for chunk in session.chunks
-        )  # fmt: skip
+        """About how much memory the batches of open windows, and of those that wait to be cut, take. Looks at each of them."""
+        held = {id(chunk): chunk for session in self._open.values() for chunk in session.chunks}
+        held |= {id(chunk): chunk for closing in self._waiting for chunk in closing.chunks}
+        return sum(_CHUNK_BYTES + sum(piece.nbytes for piece in chunk.pieces.values()) for chunk in held.values())
 
     def open_since_ns(self) -> int | None:
-        """Event time from which on windows are open, ns since the epoch; None if none is. Nothing before it is still to come out."""
-        hop = self._settings.hop_ns
-        starts = (
+        """Event time (ns) from which on windows are open or wait; None if none is. Nothing before it is still to come out."""
+        hop = self._hop_ns
+        starts = [
             session.next_start_ns
             if session.next_start_ns is not None
             else min(chunk.first_ns // hop * hop for chunk in session.chunks)
-            for session in self._open.values() if any(chunk.sensors for chunk in session.chunks)
-        )  # fmt: skip
+            for session in self._open.values()
+            if any(chunk.pieces for chunk in session.chunks)
+        ]
+        for closing in self._waiting:
+            first_ns = min(chunk.first_ns for chunk in closing.chunks) // hop * hop
+            starts.append(max(closing.from_ns, first_ns))
         return min(starts, default=None)
 
-    def add(self, batch: SensorBatch, offset: int, now: datetime) -> Iterator[ClosedWindows]:
-        """Take a batch; yields the windows it closes."""
+    def add(self, batch: SensorBatch, offset: int, now: datetime) -> list[ClosedWindows]:
+        """Take a batch; returns windows that were cut."""
         key = SessionKey(batch.device_id, batch.session_id)
-        session = self._open.get(key) or self._opened(key, batch, now)
-        session.touched = now
+        session = self._open.get(key)
+        if session is None:
+            session = self._opened(key, batch, now)
+        else:
+            self._open.move_to_end(key)
+            session.touched = now
         newest_sequence = session.sequences.next
         if not session.sequences.add(batch.sequence):
             self.counters["duplicate_batches"] += 1
             if not session.chunks:
                 self._shut(key, session)
-            return
+            return []
         if batch.end_of_session:
             session.last_sequence = batch.sequence
         came_before = batch.sequence < session.expected_sequence
         chunk = self._chunk(session, batch, offset, count_late=not came_before)
         if chunk is not None:
-            session.chunks.append(chunk)
-        if came_before and (chunk is None or not chunk.sensors or chunk.last_ns < (session.next_start_ns or 0)):
+            self._keep(session, chunk)
+        if came_before and (chunk is None or not chunk.pieces or chunk.last_ns < (session.next_start_ns or 0)):
             # All of it is in the table: read again after a restart, or a repeat of what was read before it.
             self.counters["duplicate_batches"] += 1
         elif batch.sequence < newest_sequence:
             self.counters["out_of_order_batches"] += 1
         if session.complete:
-            yield from self._close(key, session, _END_OF_TIME)
+            self._close(key, session, END_OF_TIME)
             self._shut(key, session)
         else:
-            lateness_ns = self._settings.lateness // _MICROSECOND * 1_000
-            yield from self._close(key, session, session.newest_ns - lateness_ns - self._settings.length_ns + 1)
+            self._close(key, session, session.newest_ns - self._behind_ns)
             if not session.chunks:  # nothing of a late batch was kept: its session is as closed as before
                 self._shut(key, session)
+        return self.flush() if self._waiting_windows >= self._together else []
 
-    def close_idle(self, now: datetime) -> Iterator[ClosedWindows]:
+    def close_idle(self, now: datetime) -> list[ClosedWindows]:
         """Close every session that was silent for the idle time-out."""
-        silent = [key for key, s in self._open.items() if now - s.touched >= self._settings.idle_timeout]
-        for key in silent:
-            session = self._open[key]
-            yield from self._close(key, session, _END_OF_TIME)
+        while self._open:
+            key, session = next(iter(self._open.items()))
+            if now - session.touched < self._settings.idle_timeout:
+                break
+            self._close(key, session, END_OF_TIME)
             self._shut(key, session)
             self.counters["idle_sessions"] += 1
+        return self.flush() if self._waiting_windows >= self._together else []
 
-    def _chunk(self, session: _Session, batch: SensorBatch, offset: int, *, count_late: bool) -> _Chunk | None:
+    def flush(self) -> list[ClosedWindows]:
+        """Cut the windows that wait."""
+        if not self._waiting:
+            return []
+        groups, windows, sparse = cut(self._waiting, self._settings)
+        self._waiting.clear()
+        self._waiting_windows = 0
+        self.counters["windows"] += windows
+        self.counters["sparse_windows"] += sparse
+        return groups
+
+    def _chunk(self, session: Session, batch: SensorBatch, offset: int, *, count_late: bool) -> Chunk | None:
         """The part of a batch that open windows can use; None if there is none. The rest is late, or published already."""
-        sensors: dict[str, tuple[Times, Values]] = {}
+        pieces: dict[str, Piece] = {}
         for block in batch.blocks:
-            times, values = block.times_ns(), block.values
-            if block.sensor not in self._settings.sensors:
-                self.counters["unused_samples"] += len(times)
+            if block.sensor not in self._sensors:
+                self.counters["unused_samples"] += len(block.values)
                 continue
-            if session.next_start_ns is not None and len(times):
-                if count_late:
-                    self.counters["late_samples"] += int(np.searchsorted(times, session.next_start_ns))
-                useful = int(np.searchsorted(times, session.next_start_ns - self._settings.max_gap_ns))
-                times, values = times[useful:], values[useful:]
-            if len(times):
-                if block.sensor in sensors:
-                    before = sensors[block.sensor]
-                    times, values = np.concatenate([before[0], times]), np.concatenate([before[1], values])
-                sensors[block.sensor] = (times, values)
-        if not sensors:
+            piece = piece_of(block)
+            if piece is not None and session.next_start_ns is not None:
+                piece = self._useful(piece, session.next_start_ns, count_late=count_late)
+            if piece is not None:
+                before = pieces.get(block.sensor)
+                pieces[block.sensor] = piece if before is None else joined(before, piece)
+        if not pieces:
             # An end marker is kept until the session closes: after a restart it must be read again.
             return (
-                _Chunk(offset, None, {}, _END_OF_TIME, _END_OF_TIME, ends_session=True)
-                if batch.end_of_session
-                else None
+                Chunk(offset, None, {}, END_OF_TIME, END_OF_TIME, ends_session=True) if batch.end_of_session else None
             )
-        first_ns = min(int(times.min()) for times, _ in sensors.values())
-        last_ns = max(int(times.max()) for times, _ in sensors.values())
-        session.newest_ns = max(session.newest_ns, last_ns)
-        return _Chunk(offset, batch.scene, sensors, first_ns, last_ns, batch.end_of_session)
+        first_ns = min([piece.first_ns for piece in pieces.values()])
+        last_ns = max([piece.last_ns for piece in pieces.values()])
+        return Chunk(offset, batch.scene, pieces, first_ns, last_ns, batch.end_of_session, ticks=self._ticks(pieces))
 
-    def _close(self, key: SessionKey, session: _Session, limit_ns: int) -> Iterator[ClosedWindows]:
-        """Close the windows that start before ``limit_ns``, a contiguous run of them at a time."""
-        hop = self._settings.hop_ns
-        if session.next_start_ns is not None and limit_ns <= session.next_start_ns:
+    def _ticks(self, pieces: dict[str, Piece]) -> bool:
+        """See :class:`streaming.cutting.Chunk`; sensors that overlap, so that every hop from the first to the last has a sample."""
+        first_ns, last_ns = -1, END_OF_TIME
+        for piece in pieces.values():
+            if not 0 < piece.period_ns <= self._hop_ns:
+                return False
+            first_ns = max(first_ns, piece.first_ns)
+            last_ns = min(last_ns, piece.last_ns)
+        return first_ns <= last_ns
+
+    def _useful(self, piece: Piece, next_start_ns: int, *, count_late: bool) -> Piece | None:
+        """Without what no open window needs."""
+        if piece.first_ns >= next_start_ns:
+            return piece
+        if count_late:
+            self.counters["late_samples"] += piece.before(next_start_ns)
+        skip = piece.before(next_start_ns - self._max_gap_ns)
+        return piece.without(skip) if skip else piece
+
+    def _keep(self, session: Session, chunk: Chunk) -> None:
+        session.keep(chunk)
+        if not session.queued:
+            session.queued = True
+            heapq.heappush(self._needed, (chunk.offset, self._tie(), session))
+
+    def _tie(self) -> int:
+        self._queued += 1
+        return self._queued
+
+    def _close(self, key: SessionKey, session: Session, limit_ns: int) -> None:
+        """Close the windows that start before ``limit_ns``."""
+        hop = self._hop_ns
+        from_ns = session.next_start_ns or 0
+        if session.next_start_ns is not None and limit_ns <= from_ns:
             return
-        starts = self._starts(session, limit_ns)
-        if len(starts):
-            signals = {name: _merged(session.chunks, name) for name in self._settings.sensors}
-            signals = {name: signal for name, signal in signals.items() if len(signal[0])}
-            # A run is broken where windows do not touch: hours offline must not become a grid of hours.
-            for run in np.split(starts, np.flatnonzero(np.diff(starts) > self._settings.length_ns) + 1):
-                yield self._cut(key, session, run, signals)
-        if limit_ns == _END_OF_TIME:
-            session.next_start_ns = int(starts[-1]) + hop if len(starts) else session.next_start_ns
+        found = session.span(from_ns, limit_ns, hop)
+        if found is not None:
+            first_ns, last_ns = found
+            self._waiting.append(
+                Closing(
+                    key, session.carrier, tuple(session.chunks), session.in_order, session.even, from_ns, limit_ns,
+                    session.sequences.contiguous_from(session.expected_sequence),
+                )
+            )  # fmt: skip
+            # At most so many; how many have a sample shows when they are cut.
+            self._waiting_windows += min(last_ns, limit_ns - 1) // hop - max(from_ns, first_ns) // hop + 1
+            if limit_ns == END_OF_TIME:
+                session.next_start_ns = last_ns // hop * hop + hop
+        if limit_ns == END_OF_TIME:
             return
         # Also where no window was: whether a batch is late must not depend on what a restart has read again before it.
         session.next_start_ns = -(-limit_ns // hop) * hop
-        keep_from = session.next_start_ns - self._settings.max_gap_ns
-        session.chunks = [chunk for chunk in session.chunks if chunk.ends_session or chunk.last_ns >= keep_from]
+        session.drop_before(session.next_start_ns - self._max_gap_ns)
 
-    def _starts(self, session: _Session, limit_ns: int) -> Times:
-        """Starts of the open windows before ``limit_ns``: the hops that hold a sample."""
-        hop = self._settings.hop_ns
-        if all(chunk.first_ns // hop * hop >= limit_ns for chunk in session.chunks):
-            return np.empty(0, np.int64)
-        times = [times for chunk in session.chunks for times, _ in chunk.sensors.values()]
-        slots = np.unique(np.concatenate([each // hop * hop for each in times])) if times else np.empty(0, np.int64)
-        return slots[(slots < limit_ns) & (slots >= (session.next_start_ns or 0))]
-
-    def _cut(
-        self, key: SessionKey, session: _Session, starts: Times, signals: Mapping[str, tuple[Times, Values]]
-    ) -> ClosedWindows:
-        s = self._settings
-        period = 1_000_000_000 // s.rate_hz
-        # Times of grid points are multiples of 1/rate counted from the run's first window, itself a multiple of the hop.
-        points = int((starts[-1] - starts[0]) * s.rate_hz // 1_000_000_000) + s.grid_size
-        grid = starts[0] + np.arange(points, dtype=np.int64) * 1_000_000_000 // s.rate_hz
-        index = ((starts - starts[0]) * s.rate_hz // 1_000_000_000)[:, None] + np.arange(s.grid_size)
-        ends = starts + s.length_ns
-        cut: dict[str, Values] = {}
-        coverage, gaps, fresh = {}, {}, {}
-        samples = np.zeros(len(starts), np.int32)
-        for name, (times, values) in signals.items():
-            line = resample(times, values, grid=grid, period_ns=period, max_gap_ns=s.max_gap_ns)
-            cut[name] = np.ascontiguousarray(line[:, index].transpose(1, 0, 2))
-            coverage[name] = (~np.isnan(cut[name][:, 0])).mean(axis=1, dtype=np.float32)
-            gaps[name] = np.array(
-                [largest_gap_ns(times, int(a), int(b)) / 1e6 for a, b in zip(starts, ends, strict=True)], np.float32
-            )
-            begin = np.searchsorted(times, starts)
-            fresh[name] = (np.searchsorted(times, starts + s.hop_ns) - begin).astype(np.int32)
-            samples += (np.searchsorted(times, ends) - begin).astype(np.int32)
-        best = np.max(list(coverage.values()), axis=0)
-        self.counters["windows"] += len(starts)
-        self.counters["sparse_windows"] += int((best < s.min_coverage).sum())
-        first_offsets, last_offsets, scenes = self._origin(session.chunks, starts, ends)
-        return ClosedWindows(
-            key=key, subject_id=session.first.subject_id, phone_model=session.first.phone_model,
-            position=session.first.position, cohort=session.first.cohort, starts_ns=starts, scenes=scenes, signals=cut,
-            coverage=coverage, max_gap_ms=gaps, fresh=fresh, samples=samples, first_offsets=first_offsets,
-            last_offsets=last_offsets, next_sequence=session.sequences.contiguous_from(session.expected_sequence),
-        )  # fmt: skip
-
-    def _origin(self, chunks: list[_Chunk], starts: Times, ends: Times) -> tuple[Times, Times, list[str | None]]:
-        """Per window: the lowest and highest offset it came from, and the label that most of its samples carry."""
-        margin = self._settings.max_gap_ns
-        first, last = np.empty(len(starts), np.int64), np.empty(len(starts), np.int64)
-        scenes: list[str | None] = []
-        real = [chunk for chunk in chunks if chunk.sensors]
-        spans = np.array([[chunk.first_ns, chunk.last_ns, chunk.offset] for chunk in real], np.int64)
-        for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
-            near = np.flatnonzero((spans[:, 1] >= start - margin) & (spans[:, 0] < end + margin))
-            first[i], last[i] = spans[near, 2].min(), spans[near, 2].max()
-            votes: Counter[str | None] = Counter()
-            for j in near:
-                votes[real[j].scene] += max(
-                    0, min(int(spans[j, 1]), int(end) - 1) - max(int(spans[j, 0]), int(start)) + 1
-                )
-            scenes.append(max(votes, key=lambda scene: (votes[scene], str(scene))))
-        return first, last, scenes
-
-    def _opened(self, key: SessionKey, batch: SensorBatch, now: datetime) -> _Session:
+    def _opened(self, key: SessionKey, batch: SensorBatch, now: datetime) -> Session:
         """A session's state: as it was when it closed, as the table tells it, or new."""
-        session = self._closed.pop(key, None) or _Session(first=batch, touched=now)
+        closed = self._closed.pop(key, None)
+        carrier = Carrier(batch.subject_id, batch.phone_model, batch.position, batch.cohort)
+        if isinstance(closed, bytes):
+            closed = Session.unpacked(closed, carrier, now)
+        session = closed or Session(carrier=carrier, touched=now)
+        session.touched = now
         known = self._memory.get(key)
         if known is not None and session.next_start_ns is None:
             session.next_start_ns, session.expected_sequence = known.next_start_ns, known.next_sequence
         self._open[key] = session
         return session
 
-    def _shut(self, key: SessionKey, session: _Session) -> None:
+    def _shut(self, key: SessionKey, session: Session) -> None:
         """No window of it is open: keep what recognises a repeat or a late batch, and no samples."""
-        session.chunks.clear()
-        self._closed[key] = self._open.pop(key)
-
-
-def _merged(chunks: list[_Chunk], sensor: str) -> tuple[Times, Values]:
-    """All samples of a sensor in order of time; of equal times in order of offset, so that a replay merges alike."""
-    parts = [chunk.sensors[sensor] for chunk in sorted(chunks, key=lambda c: c.offset) if sensor in chunk.sensors]
-    if not parts:
-        return np.empty(0, np.int64), np.empty((0, len(SENSORS[sensor].axes)), np.float32)
-    times = np.concatenate([times for times, _ in parts])
-    values = np.concatenate([values for _, values in parts])
-    if np.any(times[1:] < times[:-1]):
-        order = np.argsort(times, kind="stable")
-        times, values = times[order], values[order]
-    return times, values
+        session.chunks = []
+        session.in_order = session.even = True
+        del self._open[key]
+        self._closed[key] = session.packed() or session

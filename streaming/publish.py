@@ -137,8 +137,11 @@ def write_files(storage: Storage, rows: pa.Table, *, partition_column: str, comp
         LakeError: they cannot be written.
     """
     files = []
-    for value in sorted(pc.unique(rows[partition_column]).to_pylist()):
-        part = rows.filter(pc.equal(rows[partition_column], value)).drop_columns([partition_column])
+    values = sorted(pc.unique(rows[partition_column]).to_pylist())
+    for value in values:
+        # Most commits are of one day: no need to copy them.
+        part = rows if len(values) == 1 else rows.filter(pc.equal(rows[partition_column], value))
+        part = part.drop_columns([partition_column])
         path = f"{partition_column}={value}/part-{secrets.token_hex(12)}.parquet"
         stored = storage.write(path, partial(_fill, part, compression_level))
         files.append(

@@ -7,6 +7,8 @@ a window cut after a restart is bit for bit the one that would have been cut bef
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,19 +34,113 @@ def resample(times: Times, values: Values, *, grid: Times, period_ns: int, max_g
     right = np.searchsorted(times, grid, side="right")
     left = np.maximum(right - 1, 0)
     right = np.minimum(right, len(times) - 1)
-    before, after = times[left], times[right]
-    span = after - before
+    return _between(times, values, grid, left, right, period_ns=period_ns, max_gap_ns=max_gap_ns)
+
+
+def _between(
+    times: Times, values: Values, grid: Times, left: Times, right: Times, *, period_ns: int, max_gap_ns: int
+) -> Values:
+    """Values at the grid's points, each between the samples ``left`` and ``right`` of it; beyond the ends both are the nearest."""
+    before = times[left]
+    span = times[right] - before
     offset = grid - before
-    fraction = np.divide(offset, span, out=np.zeros(len(grid)), where=span > 0)
-    start = values[left].astype(np.float64)
-    out = start + (values[right] - start) * fraction[:, None]
+    apart = span > 0
+    fraction = np.divide(offset, span, out=np.zeros(len(grid)), where=apart)
     # Beyond the first or last sample (span 0, offset not) the nearest sample is held for one step and no longer.
-    gap = np.where(span > 0, (span > max_gap_ns) & (offset > 0), np.abs(offset) > period_ns)
-    out[gap] = np.nan
-    return np.ascontiguousarray(out.T, dtype=np.float32)
+    gap = np.where(apart, (span > max_gap_ns) & (offset > 0), np.abs(offset) > period_ns)
+    found = np.empty((values.shape[1], len(grid)), np.float32)
+    for axis, channel in enumerate(np.ascontiguousarray(values.T, dtype=np.float64)):
+        start = channel[left]
+        step = channel[right]
+        step -= start
+        step *= fraction
+        step += start
+        found[axis] = step
+    found[:, gap] = np.nan
+    return found
+
+
+class Stretches(NamedTuple):
+    """Samples of several stretches of signals, one after the other, and the grid of each.
+
+    n samples and m grid points in all, r stretches. A stretch has at least one sample.
+    """
+
+    times: Times
+    """[n], sorted within a stretch."""
+    values: Values
+    """[n, axes]"""
+    lengths: Times
+    """[r] samples of each stretch."""
+    origins: Times
+    """[r] first grid point of each."""
+    points: Times
+    """[r] grid points of each."""
+
+    def keys(self, rate_hz: int) -> tuple[Times, Times]:
+        """([n], [r]): an order of all samples, stretch by stretch, and what to add to a time of a stretch's grid to find it there.
+
+        Times far outside of a grid are drawn to its edges, so that no hours offline and no clock's jump can overflow.
+        """
+        length = self.points * 1_000_000_000 // rate_hz + 1
+        shifts = np.concatenate([[0], np.cumsum(length + 3)[:-1]]) - self.origins
+        spread = np.clip(
+            self.times, np.repeat(self.origins - 1, self.lengths), np.repeat(self.origins + length + 1, self.lengths)
+        )
+        return spread + np.repeat(shifts, self.lengths), shifts
+
+
+def resample_stretches(these: Stretches, *, rate_hz: int, max_gap_ns: int) -> Values:
+    """:func:`resample` of many stretches at once, each to its grid of ``rate_hz``.
+
+    Returns:
+        float32 [axes, m].
+    """
+    ends = np.cumsum(these.lengths)
+    number = np.repeat(np.arange(len(ends)), these.points)
+    step = np.arange(int(these.points.sum())) - np.repeat(np.cumsum(these.points) - these.points, these.points)
+    grid = these.origins[number] + step * 1_000_000_000 // rate_hz
+    period_ns = 1_000_000_000 // rate_hz
+    if period_ns * rate_hz == 1_000_000_000:
+        right = _counted(these, period_ns)
+    else:
+        keys, shifts = these.keys(rate_hz)
+        right = np.searchsorted(keys, grid + shifts[number], side="right")
+    first, last = (ends - these.lengths)[number], (ends - 1)[number]
+    left = np.maximum(right - 1, first)
+    right = np.minimum(right, last)
+    return _between(these.times, these.values, grid, left, right, period_ns=period_ns, max_gap_ns=max_gap_ns)
+
+
+def _counted(these: Stretches, period_ns: int) -> Times:
+    """[m]: for each grid point the number of samples in all stretches before and up to it, by counting instead of searching."""
+    # A sample belongs to the first grid point that is not before it; those after the last point have a place of their own.
+    slots = -((np.repeat(these.origins, these.lengths) - these.times) // period_ns)
+    slots = np.clip(slots, 0, np.repeat(these.points, these.lengths))
+    places = these.points + 1
+    begins = np.cumsum(places) - places
+    slots += np.repeat(begins, these.lengths)
+    counts = np.cumsum(np.bincount(slots, minlength=int(places.sum())))
+    counted: Times = np.delete(counts, begins + these.points)
+    return counted
 
 
 def largest_gap_ns(times: Times, start_ns: int, end_ns: int) -> int:
     """The longest stretch of [start, end) without a sample, counted from and to its edges."""
-    inside = times[np.searchsorted(times, start_ns) : np.searchsorted(times, end_ns)]
-    return int(np.diff(inside, prepend=start_ns, append=end_ns).max())
+    edges = np.array([start_ns]), np.array([end_ns])
+    begin, end = (np.searchsorted(times, edge) for edge in edges)
+    return int(largest_gaps_ns(times, *edges, begin, end)[0])
+
+
+def largest_gaps_ns(times: Times, starts_ns: Times, ends_ns: Times, begin: Times, end: Times) -> Times:
+    """:func:`largest_gap_ns` of many stretches at once, which may overlap; ``times[begin:end]`` are those in it. [k] ns."""
+    some = end > begin
+    if not some.any():
+        return ends_ns - starts_ns
+    first, last = np.where(some, begin, 0), np.where(some, end - 1, 0)
+    steps = np.append(np.diff(times), 0)
+    # Pairs of indices are stretches; what lies between one pair and the next is computed and left out. A stretch of one
+    # sample has no step in it, and would be given that to the sample after.
+    inside = np.maximum.reduceat(steps, np.stack([first, last], axis=1).ravel())[::2]
+    edges = np.maximum(times[first] - starts_ns, ends_ns - times[last])
+    return np.where(some, np.maximum(edges, np.where(last > first, inside, 0)), ends_ns - starts_ns)

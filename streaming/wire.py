@@ -192,11 +192,11 @@ def decode(
     if len(message.blocks) > MAX_BLOCKS:
         raise BatchError(Reason.OVERSIZED, f"{len(message.blocks)} blocks, at most {MAX_BLOCKS} are allowed")
     latest_ns = min(received_ns + max_ahead_ns, _INT64_MAX)
-    blocks = tuple(
-        _block(block, max_samples=max_samples, latest_ns=latest_ns)
-        for block in message.blocks
-        if block.values or block.offsets_us
-    )
+    blocks = []
+    for block in message.blocks:
+        data = block.values  # each look at it is a copy
+        if data or block.offsets_us:
+            blocks.append(_block(block, data, max_samples=max_samples, latest_ns=latest_ns))
     if not blocks and not message.end_of_session:
         raise BatchError(Reason.EMPTY, "no samples, and end_of_session is not set")
     return SensorBatch(
@@ -209,11 +209,11 @@ def decode(
         cohort=cohort,
         scene=scene or None,
         end_of_session=message.end_of_session,
-        blocks=blocks,
+        blocks=tuple(blocks),
     )
 
 
-def _block(block: _Block, *, max_samples: int, latest_ns: int) -> SensorBlock:
+def _block(block: _Block, data: bytes, *, max_samples: int, latest_ns: int) -> SensorBlock:
     name = block.sensor
     sensor = SENSORS.get(name)
     if sensor is None:
@@ -221,7 +221,6 @@ def _block(block: _Block, *, max_samples: int, latest_ns: int) -> SensorBlock:
     axes = tuple(block.axes[: len(sensor.axes) + 1])
     if axes != sensor.axes and sorted(axes) != sorted(sensor.axes):
         raise BatchError(Reason.UNKNOWN_AXES, f"{name} has axes {sensor.axes}, not {[axis[:8] for axis in axes]}")
-    data = block.values
     samples, rest = divmod(len(data), _FLOAT.itemsize * len(axes))
     if rest:
         raise BatchError(
@@ -230,10 +229,9 @@ def _block(block: _Block, *, max_samples: int, latest_ns: int) -> SensorBlock:
     if samples > max_samples:
         raise BatchError(Reason.OVERSIZED, f"{samples} samples of {name}, [ingest] max_batch_samples is {max_samples}")
     period_ns, offsets_us = _times(block, name, samples, latest_ns)
-    values = np.frombuffer(data, dtype=_FLOAT)
+    values: NDArray[np.float32] = np.ndarray((samples, len(axes)), _FLOAT, data)  # one object and no copy
     if not np.isfinite(values).all():
         raise BatchError(Reason.NOT_FINITE, f"value {int(np.argmin(np.isfinite(values)))} of {name}")
-    values = values.reshape(samples, len(axes))
     if axes != sensor.axes:
         values = values[:, [axes.index(axis) for axis in sensor.axes]]
     return SensorBlock(

@@ -1,0 +1,1 @@
+"""Measured claims, and how to repeat them: ``make bench-ingest``."""

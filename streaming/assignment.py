@@ -27,6 +27,10 @@ _LATE_OWNERS = 3
 _log = logging.getLogger(__name__)
 
 
+_CUT_TOGETHER = 64
+"""Windows that are cut at once: enough for numpy to be quick, few enough for the processor's cache."""
+
+
 class Assignment:
     """The partitions of one consumer.
 
@@ -227,7 +231,9 @@ class Assignment:
                 self._retire(parked)
             start = found.offset or 0
             owned = Owned(
-                assembler=Assembler(self._windows, self._table.sessions(partition, self._windows.hop_ns)),
+                assembler=Assembler(
+                    self._windows, self._table.sessions(partition, self._windows.hop_ns), together=_CUT_TOGETHER
+                ),
                 committed=found.offset, position=start, offsets=Offsets(start), commits=found.commits,
                 rows=self._table.rows(partition), assigned=now, silence=now, found_again=found_again,
             )  # fmt: skip

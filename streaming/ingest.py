@@ -162,6 +162,8 @@ class Ingest:
     def commit(self, reason: Reason = Reason.STOP) -> None:
         """Publish what has closed, and the offsets, if there is anything new."""
         self._last_commit = now = self._clock()
+        for owned in self._ours.owned.values():
+            self._ours.budget.add(owned.cut(now))
         while moved := {p: owned for p, owned in self._ours.owned.items() if owned.moved}:
             try:
                 self._publish(moved | self._quiet(), reason, now)
@@ -221,7 +223,9 @@ class Ingest:
     def _close_idle(self, partition: TopicPartition, now: datetime) -> None:
         owned = self._ours.owned.get(partition)
         if owned is not None:
-            self._ours.budget.add(owned.close(owned.assembler.close_idle(owned.silence), now))
+            # Windows wait for company within a step only: whether a commit is due depends on what has closed.
+            closed = owned.close(owned.assembler.close_idle(owned.silence), now)
+            self._ours.budget.add(closed + owned.cut(now))
             if self._ours.budget.over and not self._holding:
                 self._relieved(partition, now)
 

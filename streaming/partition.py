@@ -57,6 +57,10 @@ class Owned:
             self.closed_since = self.closed_since or now
         return self.closed_bytes - before
 
+    def cut(self, now: datetime) -> int:
+        """Cut what has closed and waits for company; returns the bytes of their signals."""
+        return self.close(self.assembler.flush(), now)
+
     def listen(self, passed: timedelta, *, within: int) -> None:
         """Time has passed in which we would have heard a phone; not so if more than ``within`` records are not read."""
         if self.end is None or self.end - self.position <= within:

@@ -269,6 +269,41 @@ def finetune(
 
 
 @app.command()
+def experiment(
+    source: Annotated[str, typer.Option(help="Lake, or folder of recordings, that the original model learns from.")],
+    target: Annotated[
+        str, typer.Option(help="Lake, or folder of recordings, of the new phones; its labels must be right.")
+    ],
+    name: Annotated[
+        str, typer.Option(help="Of the pair: its results go to SENSORLOOP_HOME/experiments/NAME.")
+    ] = "pair",
+    arms: Annotated[str, typer.Option(help="Comma-separated names; 'all' for every arm.")] = "all",
+    regimes: Annotated[
+        str, typer.Option(help="Comma-separated: hard, few-imbalanced, few, every-label; or all.")
+    ] = "hard",
+    seeds: Annotated[int, typer.Option(min=1, help="Splits, labels and trainings of each arm.")] = 3,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="Begin no cell after so long; the next call goes on.")
+    ] = None,
+    source_cohort: Cohort = "source",
+    target_cohort: Cohort = "target",
+) -> None:
+    """Compare FilterLoss with what people use instead, where labels are few, rare and wrong: a table with intervals.
+
+    Labels are taken away from the target and made wrong on purpose, so that it is known which are; the people held out keep theirs.
+    Every cell (regime, seed, arm) is kept and never run twice.
+    """
+    from dags.local.experiment import run
+
+    done = run(
+        load_settings(), source=source, target=target, cohorts=(source_cohort, target_cohort), name=name, arms=arms,
+        regimes=regimes, seeds=seeds, minutes=minutes,
+    )  # fmt: skip
+    say(f"{done['cells']} of {done['wanted']} cells; the table is in {done['table']}.")
+    result(**done)
+
+
+@app.command()
 def promote(run_key: RunKey, arm: Annotated[str, typer.Option(help="Which arm's model.")] = "filterloss") -> None:
     """Register the fine-tuned model and let the gate decide whether it becomes champion."""
     done = retraining.promote(load_settings(), run_key=run_key, arm=arm)

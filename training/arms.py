@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from training.arm import EVERY, FILTERLOSS, ORIGINAL, Arm
 from training.dataset import WindowSet
 from training.errors import SettingsError
 from training.evaluation import Evaluation, evaluate, recovery_ratio
@@ -28,14 +29,21 @@ from training.finetune import FineTuned, finetune, trainable
 from training.heads import Head
 from training.network import SceneNet, infer
 from training.original import OriginalModel
+from training.policies import Labelled, Weighed, weigh
 from training.quality import Quality
 from training.settings import FineTuneSettings, QualitySettings
 from training.tracking import Progress, RunLog, Tracker, no_progress
-from training.weights import choose_weights, effective_size, tiers_of
+from training.weights import effective_size
 
-ORIGINAL, FILTERLOSS = "original", "filterloss"
-ARMS = (ORIGINAL, "plain", "oversampling", "undersampling", FILTERLOSS)
-"""Every arm, in the order they are run."""
+_ARMS = {
+    arm.name: arm
+    for arm in (
+        EVERY[ORIGINAL], Arm(name="plain"), Arm(name="oversampling", sampler="oversampling"),
+        Arm(name="undersampling", sampler="undersampling"), Arm(name=FILTERLOSS, weights="tiers", adjust=True),
+    )
+}  # fmt: skip
+ARMS = tuple(_ARMS)
+"""Every arm of a retraining, in the order they are run."""
 _RESULT = "result.json"
 _TRAINABLE = "trainable"
 
@@ -164,41 +172,68 @@ def _tune(
     bench: Bench, arm: str, cached: torch.Tensor, run: RunLog, progress: Progress
 ) -> tuple[FineTuned, dict[str, Any]]:
     train = bench.train
-    labels, groups = bench.windows.scenes[train], bench.windows.groups()[train]
-    ones = np.ones(len(labels))
-    weights, believed, details = ones, ones, {}
-    if arm == FILTERLOSS:
-        score, believed = bench.quality.score[train], bench.quality.belief[train]
-        chosen = choose_weights(
-            bench.features[train], labels, groups, score, believed, head=Head.of(bench.original.net),
-            settings=bench.quality_settings, seed=bench.settings.seed,
-        )  # fmt: skip
-        weights = chosen.of(tiers_of(score, bench.quality_settings.thresholds))
-        sizes = {
-            scene: round(effective_size(weights[labels == at]), 1) for at, scene in enumerate(bench.windows.scene_names)
-        }
-        details = {"tier_weights": list(chosen.weights), "tried": chosen.tried, "effective_size": sizes}
-    tuned = finetune(
-        bench.original.net, cached, labels, weights, groups, believed=believed, adjust=arm == FILTERLOSS,
-        shares=bench.settings.shares, sampler=_sampler(arm, bench.settings.seed),
-        settings=bench.settings, run=run, progress=progress,
+    data = Labelled(
+        features=bench.features[train], labels=bench.windows.scenes[train], groups=bench.windows.groups()[train],
+        score=bench.quality.score[train], belief=bench.quality.belief[train], head=Head.of(bench.original.net),
     )  # fmt: skip
+    tuned, weighed = tune(
+        bench.original.net, _ARMS[arm], cached, data, settings=bench.settings, quality=bench.quality_settings, run=run,
+        progress=progress,
+    )  # fmt: skip
+    details = dict(weighed.details)
+    if _ARMS[arm].filters:
+        details["effective_size"] = {
+            scene: round(effective_size(weighed.weights[data.labels == at]), 1)
+            for at, scene in enumerate(bench.windows.scene_names)
+        }
     return tuned, {**details, _TRAINABLE: trainable(bench.settings)}
 
 
-def _sampler(arm: str, seed: int) -> Callable[[NDArray[np.int64]], NDArray[np.int64]] | None:
-    if arm not in {"oversampling", "undersampling"}:
+def tune(
+    original: SceneNet,
+    arm: Arm,
+    cached: torch.Tensor,
+    data: Labelled,
+    *,
+    settings: FineTuneSettings,
+    quality: QualitySettings,
+    run: RunLog,
+    progress: Progress = no_progress,
+) -> tuple[FineTuned, Weighed]:
+    """Weigh the windows and fine-tune the original, as an arm says.
+
+    Args:
+        original: where to start.
+        arm: how; it starts at the original model.
+        cached: (n, …) outputs of the frozen part.
+        data: the same n windows, as policies see them.
+        settings: the recipe.
+        quality: how windows are weighed.
+        run: gets the epochs' curves.
+        progress: told after each epoch.
+    """
+    weighed = weigh(arm.weights, data, quality, seed=settings.seed)
+    tuned = finetune(
+        original, cached, data.labels, weighed.weights, data.groups, believed=weighed.believed, adjust=arm.adjust,
+        shares=settings.shares, sampler=_sampler(arm.sampler, settings.seed), loss=arm.loss, near=arm.near, settings=settings,
+        run=run, progress=progress,
+    )  # fmt: skip
+    return tuned, weighed
+
+
+def _sampler(kind: str, seed: int) -> Callable[[NDArray[np.int64]], NDArray[np.int64]] | None:
+    if not kind:
         return None
     from imblearn.over_sampling import RandomOverSampler  # noqa: PLC0415  (not on every GPU node, and needed by two arms)
     from imblearn.under_sampling import RandomUnderSampler  # noqa: PLC0415
 
-    kind = RandomOverSampler if arm == "oversampling" else RandomUnderSampler
+    sampler = RandomOverSampler if kind == "oversampling" else RandomUnderSampler
 
     def sample(labels: NDArray[np.int64]) -> NDArray[np.int64]:
         if len(np.unique(labels)) < 2:
             return np.arange(len(labels))
         rows = np.arange(len(labels))[:, None]
-        resampled: NDArray[np.int64] = kind(random_state=seed).fit_resample(rows, labels)[0][:, 0]
+        resampled: NDArray[np.int64] = sampler(random_state=seed).fit_resample(rows, labels)[0][:, 0]
         return resampled
 
     return sample

@@ -75,3 +75,23 @@ def comparison_figure(arms: Mapping[str, Mapping[str, float]], threshold: float)
         axes.set_title(title, fontsize=10)
     panels[2].axvline(threshold, color="#c0392b", linewidth=1, linestyle="--")
     return figure
+
+
+def transfer_figure(
+    values: Mapping[str, tuple[float, float, float]], *, title: str, highlight: str, limit: str
+) -> Figure:
+    """Arms' macro-F1 with its interval (value, low, high), the best on top; one arm stands out, and a line marks the limit."""
+    names = sorted(values, key=lambda name: values[name][0])
+    figure = Figure(figsize=(8, 1.2 + 0.27 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    for at, name in enumerate(names):
+        value, low, high = values[name]
+        colour = "#2e7d6b" if name.startswith(highlight) else _GREY if name == limit else "#5b7c8d"
+        axes.plot([low, high], [at, at], color=colour, linewidth=2, alpha=0.5)
+        axes.plot([value], [at], "o", color=colour)
+    if limit in values:
+        axes.axvline(values[limit][0], color=_GREY, linewidth=0.8, linestyle="--")
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_xlabel("macro-F1 on people held out, with its 95 % interval over seeds and people")
+    axes.set_title(title, fontsize=10)
+    return figure

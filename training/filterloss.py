@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+
+from training.losses import CROSS_ENTROPY, Loss
 
 
 def weighted_sum(
-    logits: Tensor, labels: Tensor, weights: Tensor, *, adjustment: Tensor | None = None
+    logits: Tensor, labels: Tensor, weights: Tensor, *, adjustment: Tensor | None = None, loss: Loss = CROSS_ENTROPY
 ) -> tuple[Tensor, Tensor]:
     """Σ w·ℓ and Σ w of a part of a step; the parts' sums, divided once, are the step's loss however it is cut up.
 
@@ -22,24 +23,27 @@ def weighted_sum(
         labels: (n,) int64.
         weights: (n,) not negative.
         adjustment: (scenes,) added to the logits, see :func:`logit_adjustment`.
+        loss: ℓ, of a window.
 
     Returns:
         Two scalars; the second has no gradient.
     """
     if adjustment is not None:
         logits = logits + adjustment
-    losses = functional.cross_entropy(logits, labels, reduction="none")
+    losses = loss.of(logits, labels)
     # A weight of zero must also silence a loss that is infinite: 0 × inf would be NaN.
     return torch.where(weights > 0, losses * weights, 0.0).sum(), weights.sum()
 
 
-def filter_loss(logits: Tensor, labels: Tensor, weights: Tensor, *, adjustment: Tensor | None = None) -> Tensor:
+def filter_loss(
+    logits: Tensor, labels: Tensor, weights: Tensor, *, adjustment: Tensor | None = None, loss: Loss = CROSS_ENTROPY
+) -> Tensor:
     """Σ w·ℓ / Σ w of a whole step, as a scalar; 0 where all weights are 0.
 
     With equal weights it is cross-entropy; scaling all weights changes nothing.
     """
-    loss, total = weighted_sum(logits, labels, weights, adjustment=adjustment)
-    return loss / total.clamp(min=torch.finfo(total.dtype).tiny)
+    summed, total = weighted_sum(logits, labels, weights, adjustment=adjustment, loss=loss)
+    return summed / total.clamp(min=torch.finfo(total.dtype).tiny)
 
 
 def logit_adjustment(labels: Tensor, weights: Tensor, scenes: int, *, strength: float = 1.0) -> Tensor:

@@ -27,6 +27,7 @@ from training.errors import NonFiniteLoss
 from training.filterloss import filter_loss, logit_adjustment
 from training.folds import grouped_folds
 from training.heads import Head, fit_head
+from training.losses import CROSS_ENTROPY, Loss
 from training.network import SceneNet, Trainable, infer
 from training.quality import adjustment
 from training.settings import FineTuneSettings
@@ -50,7 +51,7 @@ class FineTuned:
     share: float
     """How far from the original's weights (0: it stays as it is) to the trained ones (1)."""
     validation: float
-    """Balanced accuracy among people left out, of the head that was chosen."""
+    """Balanced accuracy among people left out, of the head that was chosen; of the network, where nobody chose."""
     validation_original: float
     """The original's, on the same."""
 
@@ -87,6 +88,8 @@ def finetune(
     adjust: bool,
     shares: Sequence[float],
     sampler: Sampler | None = None,
+    loss: Loss = CROSS_ENTROPY,
+    near: bool = True,
     settings: FineTuneSettings | None = None,
     run: RunLog | None = None,
     progress: Progress = no_progress,
@@ -103,6 +106,9 @@ def finetune(
         adjust: whether to correct for imbalance by logit adjustment.
         shares: what may be chosen, of the way from the original's weights to the trained ones; to stay is always allowed.
         sampler: resamples an epoch; None for every row once.
+        loss: of a window.
+        near: whether people who were left out choose how near to the original to stay, and whether to train below the head. If not,
+            the whole way is gone with the weakest pull and all epochs, as one would without them.
         settings: the recipe, the same for every arm.
         run: gets the epochs' curves.
         progress: told after each epoch.
@@ -114,21 +120,23 @@ def finetune(
     fold = grouped_folds(groups, labels, settings.validation_folds, rng=np.random.default_rng(settings.seed))
     judges = fold == 0 if fold.max() else np.zeros(len(labels), bool)
     with threads(settings.threads), seeded(settings.seed):
-        trainer = _Trainer(original, cached, labels, weights, adjust=adjust, sampler=sampler, settings=settings)
-        head = trainer.choose_head(fold, believed, shares)
-        # Where the original stays as it is, nothing below the head is worth a try.
-        passes = epochs_of(trainer.rows_per_epoch(), settings) if head.share else 0
+        trainer = _Trainer(
+            original, cached, labels, weights, adjust=adjust, sampler=sampler, loss=loss, settings=settings
+        )
+        head = trainer.choose_head(fold, believed, shares) if near else trainer.whole_way(believed)
+        # Where the original stays as it is, nothing below the head is worth a try; and a head is at its optimum already.
+        passes = epochs_of(trainer.rows_per_epoch(), settings) if head.share and not trainer.head_only else 0
         total = max(1, 2 * passes)
         trainer.restart(np.flatnonzero(~judges), head.pull)
         found = reached = trainer.validate(head.share, judges, believed)
         run.metrics(trainer.curves(head.share, judges, believed), step=0)
         for epoch in range(1, passes + 1):
-            loss = trainer.epoch(np.flatnonzero(~judges), epoch, passes)
+            mean = trainer.epoch(np.flatnonzero(~judges), epoch, passes)
             found = trainer.validate(head.share, judges, believed)
-            run.metrics({"train/loss": loss, **trainer.curves(head.share, judges, believed)}, step=epoch)
+            run.metrics({"train/loss": mean, **trainer.curves(head.share, judges, believed)}, step=epoch)
             progress(epoch, total, f"epoch {epoch} of {passes}")
         # The whole cycle or nothing: half way, where the rate is high, a network is worse than before and after.
-        best = passes if found > reached + settings.worth else 0
+        best = passes if found > reached + settings.worth or not near else 0
         everything = np.arange(len(labels))
         trainer.restart(everything, head.pull)
         for epoch in range(1, best + 1):
@@ -136,7 +144,8 @@ def finetune(
             progress(passes + epoch, total, f"final epoch {epoch} of {best}")
     progress(total, total, "done")
     return FineTuned(
-        net=trainer.result(head.share), epochs=best, head_pull=head.pull, share=head.share, validation=head.value,
+        net=trainer.result(head.share), epochs=best, head_pull=head.pull, share=head.share,
+        validation=head.value if near else found,
         validation_original=head.original,
     )  # fmt: skip
 
@@ -163,9 +172,10 @@ class _Trainer:
         *,
         adjust: bool,
         sampler: Sampler | None,
+        loss: Loss,
         settings: FineTuneSettings,
     ) -> None:
-        self._where = device(settings.device)
+        self._where, self._loss = device(settings.device), loss
         self._original, self._settings, self._sampler, self._adjust = original, settings, sampler, adjust
         self._cached = cached.clone().to(self._where)  # what inference made, autograd refuses: a copy is ours
         self._labels = torch.from_numpy(labels).to(self._where)
@@ -201,6 +211,17 @@ class _Trainer:
                     best = replace(best, pull=pull, share=share, value=value)
         return best
 
+    @property
+    def head_only(self) -> bool:
+        """Whether nothing below the head is trained."""
+        return len(self._part) == 1
+
+    def whole_way(self, believed: NDArray[np.floating]) -> _ChosenHead:
+        """The weakest pull and the whole way, nobody being asked."""
+        origin = self._head.logits(self._features).argmax(1)
+        original = weighted_balanced_accuracy(self._label_array, origin, believed)
+        return _ChosenHead(pull=min(self._settings.head_pulls), share=1.0, value=original, original=original)
+
     def restart(self, rows: NDArray[np.int64], pull: float) -> None:
         """Back to the original's weights, with a head fitted on these rows."""
         head = self._fitted(rows, pull)
@@ -221,7 +242,9 @@ class _Trainer:
         rows = self._sampled(rows)
         labels, weights = self._label_array[rows], self._weight_array[rows]
         shift = adjustment(labels, weights, len(self._original.scenes)) if self._adjust else None
-        return fit_head(self._features[rows], labels, weights, start=self._head, pull=pull, adjustment=shift)
+        return fit_head(
+            self._features[rows], labels, weights, start=self._head, pull=pull, adjustment=shift, loss=self._loss
+        )
 
     def _sampled(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return rows if self._sampler is None else rows[self._sampler(self._label_array[rows])]
@@ -249,7 +272,9 @@ class _Trainer:
     def _step(self, rows: Tensor, shift: Tensor | None) -> Tensor:
         self._optimizer.zero_grad(set_to_none=True)
         # Always in evaluation mode: a batch of 64 windows of few people says nothing about a channel's mean.
-        loss = filter_loss(self._part(self._cached[rows]), self._labels[rows], self._weights[rows], adjustment=shift)
+        loss = filter_loss(
+            self._part(self._cached[rows]), self._labels[rows], self._weights[rows], adjustment=shift, loss=self._loss
+        )
         _require_finite(loss.item())
         loss.backward()  # type: ignore[no-untyped-call]  # torch's own annotation is missing
         # The gradient of pull / 2 · ‖p − p₀‖², added by hand: building a graph for it costs as much as the network's own.

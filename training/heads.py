@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.special import log_softmax, softmax
+from scipy.special import log_softmax
 from threadpoolctl import ThreadpoolController
 
+from training.losses import CROSS_ENTROPY, Loss
 from training.network import SceneNet
 
 Array = NDArray[np.float64]
@@ -53,6 +54,7 @@ def fit_head(
     start: Head,
     pull: float,
     adjustment: NDArray[np.floating] | None = None,
+    loss: Loss = CROSS_ENTROPY,
     iterations: int = 100,
 ) -> Head:
     """Minimise Σ w·ℓ / Σ w + pull · mean‖h‖² / 2 · ‖W − W₀‖² (L2-SP: Li et al., 2018, "Explicit inductive bias for transfer learning").
@@ -64,6 +66,7 @@ def fit_head(
         start: W₀, the original's head, where the search starts and which it is pulled to.
         pull: how strongly; the factor mean‖h‖² makes it independent of the features' scale.
         adjustment: (scenes,) added to the logits, see :func:`training.filterloss.logit_adjustment`.
+        loss: ℓ; cross-entropy makes the problem convex.
         iterations: of L-BFGS, at most.
     """
     rows = np.flatnonzero(weights > 0)
@@ -76,18 +79,15 @@ def fit_head(
     constant = np.sqrt(size / h.shape[1])
     h = np.hstack([h, np.full((len(h), 1), constant)])
     first = np.hstack([start.weight, start.bias[:, None] / constant])
-    at = (np.arange(len(y)), y)
 
-    def loss(flat: Array) -> tuple[float, Array]:
+    def objective(flat: Array) -> tuple[float, Array]:
         change = flat.reshape(first.shape)
-        logits = h @ (first + change).T + shift
-        error = softmax(logits, axis=1)
-        error[at] -= 1
-        value = -(w * log_softmax(logits, axis=1)[at]).sum() + pull * size / 2 * (change**2).sum()
-        return float(value), ((error * w[:, None]).T @ h + pull * size * change).ravel()
+        losses, slopes = loss.with_slopes(log_softmax(h @ (first + change).T + shift, axis=1), y)
+        value = (w * losses).sum() + pull * size / 2 * (change**2).sum()
+        return float(value), ((slopes * w[:, None]).T @ h + pull * size * change).ravel()
 
     # Matrices are small: threads that share them wait for each other most of the time, and on a busy machine all of it.
     with _BLAS.limit(limits=1, user_api="blas"):
-        found = minimize(loss, np.zeros(first.size), jac=True, method="L-BFGS-B", options={"maxiter": iterations})
+        found = minimize(objective, np.zeros(first.size), jac=True, method="L-BFGS-B", options={"maxiter": iterations})
     fitted = first + found.x.reshape(first.shape)
     return Head(weight=fitted[:, :-1], bias=fitted[:, -1] * constant)

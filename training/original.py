@@ -136,19 +136,12 @@ def train_original(
             "holdout_subjects": ", ".join(split.holdout_subjects),
         }
     )
-    with threads(settings.threads), seeded(settings.seed):
-        net = SceneNet(
-            channels=windows.channels,
-            scenes=windows.scene_names,
-            rate_hz=windows.rate_hz,
-            samples=windows.signals.shape[2],
-            spectrogram=spectrogram,
-            architecture=settings.architecture,
-        )
-        _train(net, train, holdout, settings, run, progress)
+    with threads(settings.threads):
+        net = fit_network(
+            train, settings, spectrogram=spectrogram, holdout=holdout, run=run, progress=progress,
+        )  # fmt: skip
         result = evaluate(holdout.scenes, _predict(net, holdout), windows.scene_names, subjects=holdout.subjects)
     run.metrics({f"source/{name}": value for name, value in result.metrics().items()})
-    net = net.cpu().eval()
     return OriginalModel(
         net=net,
         evaluation=result,
@@ -158,8 +151,44 @@ def train_original(
     )
 
 
+def fit_network(
+    train: WindowSet,
+    settings: OriginalSettings,
+    *,
+    spectrogram: SpectrogramSettings | None = None,
+    holdout: WindowSet | None = None,
+    run: RunLog | None = None,
+    progress: Progress = no_progress,
+) -> SceneNet:
+    """Train a network from nothing; the same windows and settings give the same one, bit for bit on a CPU.
+
+    Args:
+        train: labelled windows.
+        settings: of the training.
+        spectrogram: how images are made.
+        holdout: what is measured after each epoch, for the curves and nothing else.
+        run: gets the curves.
+        progress: told after every step.
+
+    Raises:
+        NonFiniteLoss: the training diverged.
+    """
+    with threads(settings.threads), seeded(settings.seed):
+        net = SceneNet(
+            channels=train.channels, scenes=train.scene_names, rate_hz=train.rate_hz, samples=train.signals.shape[2],
+            spectrogram=spectrogram, architecture=settings.architecture,
+        )  # fmt: skip
+        _train(net, train, holdout, settings, run or NullRun(), progress)
+    return net.cpu().eval()
+
+
 def _train(
-    net: SceneNet, train: WindowSet, holdout: WindowSet, settings: OriginalSettings, run: RunLog, progress: Progress
+    net: SceneNet,
+    train: WindowSet,
+    holdout: WindowSet | None,
+    settings: OriginalSettings,
+    run: RunLog,
+    progress: Progress,
 ) -> None:
     where = device(settings.device)
     generator = torch.Generator().manual_seed(settings.seed)
@@ -195,11 +224,11 @@ def _train(
             progress(
                 epoch * steps_per_epoch + step + 1, steps, f"original model, epoch {epoch + 1} of {settings.epochs}"
             )
-        loss = torch.stack(losses).mean().item()
-        result = evaluate(holdout.scenes, _predict(net, holdout), train.scene_names)
-        run.metrics(
-            {"loss": loss, "holdout/accuracy": result.accuracy, "holdout/macro_f1": result.macro_f1}, step=epoch + 1
-        )
+        curves = {"loss": torch.stack(losses).mean().item()}
+        if holdout is not None:
+            result = evaluate(holdout.scenes, _predict(net, holdout), train.scene_names)
+            curves |= {"holdout/accuracy": result.accuracy, "holdout/macro_f1": result.macro_f1}
+        run.metrics(curves, step=epoch + 1)
 
 
 def _train_step(net: SceneNet, signals: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:

@@ -1,0 +1,231 @@
+"""The command ``sensorloop experiment``: arms beside each other on any two lakes, or folders of recordings.
+
+Recordings go the way that phones' data goes: through Kafka, into a lake of their own. The original model is trained on the source
+once; what was made is kept below ``SENSORLOOP_HOME/experiments`` and found there again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from dags import commands
+from dags.errors import CommandRefused
+from dags.settings import Settings, external_kafka
+from dags.terminal import progress, say
+from dags.whole import whole
+from streaming import broker
+from training.arm import EVERY, FILTERLOSS, ORACLE, Arm
+from training.errors import DataError, SettingsError
+from training.regimes import REGIMES, Regime
+
+if TYPE_CHECKING:
+    from training.dataset import WindowSet
+    from training.experiment import Pair
+    from training.transfer import Row
+
+_DONE = "done.json"
+_Each = TypeVar("_Each", Arm, Regime)
+
+
+def run(
+    settings: Settings,
+    *,
+    source: str,
+    target: str,
+    cohorts: tuple[str, str],
+    name: str,
+    arms: str,
+    regimes: str,
+    seeds: int,
+    minutes: float | None,
+) -> dict[str, Any]:
+    """Run the cells that are not there yet, and write the table of all.
+
+    Args:
+        settings: of this installation; its lake is not touched.
+        source: a lake, or a folder of recordings.
+        target: likewise; its labels are taken to be right.
+        cohorts: of the source's windows and of the target's.
+        name: of the pair, for the table and for the folder of the results.
+        arms: names with commas between, or ``all``.
+        regimes: likewise.
+        seeds: how many.
+        minutes: after so many no further cell is begun; None for no end.
+
+    Raises:
+        SettingsError: there is no such arm or regime.
+        DataError: the two do not allow it; the message says what is missing.
+        CommandRefused: recordings could not be brought into a lake.
+    """
+    from training.experiment import Experiment, Recipe
+    from training.transfer import closed, markdown, original_beaten, rows
+
+    chosen = _chosen(arms, EVERY, "arm")
+    wanted = _chosen(regimes, REGIMES, "regime")
+    place = settings.home / "experiments"
+    pair = _pair(settings, place, (source, target), cohorts, name)
+    experiment = Experiment(
+        pair, Recipe(data=settings.data, quality=settings.quality, finetune=settings.finetune), place / "cells"
+    )
+    until = None if minutes is None else time.monotonic() + minutes * 60
+    with progress("Experiment") as show:
+        running = experiment.run(
+            wanted, range(seeds), list(chosen.values()), progress=show,
+            enough=lambda: until is not None and time.monotonic() > until,
+        )  # fmt: skip
+        cells = list(running)
+    found = rows(cells)
+    folder = place / name
+    folder.mkdir(parents=True, exist_ok=True)
+    total = len(wanted) * len(chosen) * seeds
+    summary = {
+        "pair": name, "source_accuracy": pair.original.accuracy, "cells": len(cells),
+        "wanted": total, "rows": [asdict(row) for row in found], "closed": closed(found),
+        "below_original": {arm: original_beaten(cells, arm) for arm in chosen if EVERY[arm].filters},
+    }  # fmt: skip
+    with whole(folder / "transfer.json") as partial:
+        partial.write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    with whole(folder / "transfer.md") as partial:
+        partial.write_text(markdown(found), encoding="utf-8")
+    pictures = [_picture(folder, name, regime, found) for regime in dict.fromkeys(row.regime for row in found)]
+    if len(cells) < total:
+        say("The same command goes on with the other cells.")
+    return {
+        "cells": len(cells), "wanted": total, "table": str(folder / "transfer.md"),
+        "json": str(folder / "transfer.json"), "pictures": pictures,
+    }  # fmt: skip
+
+
+def _chosen(names: str, known: Mapping[str, _Each], what: str) -> dict[str, _Each]:
+    if names == "all":
+        return dict(known)
+    wanted = [name.strip() for name in names.split(",")]
+    for name in wanted:
+        if name not in known:
+            msg = f"There is no {what} {name!r}; there are {', '.join(known)}."
+            raise SettingsError(msg)
+    return {name: known[name] for name in known if name in wanted}
+
+
+def _pair(settings: Settings, place: Path, where: tuple[str, str], cohorts: tuple[str, str], name: str) -> Pair:
+    from training.experiment import Pair
+    from training.original import OriginalModel, train_original
+
+    source, target = (_windows(settings, place, each, cohort) for each, cohort in zip(where, cohorts, strict=True))
+    shared = [scene for scene, count in source.counts().items() if count and target.counts().get(scene)]
+    if len(shared) < 2:
+        msg = (
+            f"Source and target share {len(shared)} labelled scenes ({', '.join(shared) or 'none'}); at least 2 are needed. "
+            f"The source has {', '.join(source.scene_names)}, the target {', '.join(target.scene_names)}."
+        )
+        raise DataError(msg)
+    source, target = _only(source, shared), _only(target, shared)
+    data = replace(settings.data, scenes=tuple(shared))
+    parts = json.dumps(
+        [source.digest(), asdict(settings.original), asdict(data), asdict(settings.spectrogram)], default=str
+    )
+    folder = place / "originals" / hashlib.blake2b(parts.encode(), digest_size=8).hexdigest()
+    if (folder / "model.json").exists():
+        original = OriginalModel.load(folder)
+    else:
+        with progress("Training the original model") as show:
+            original = train_original(
+                source, settings.original, data=data, spectrogram=settings.spectrogram, progress=show
+            )
+        original.save(folder)
+    say(f"{name}: {len(source):,} windows of the source, {len(target):,} of the target; {', '.join(shared)}.")
+    say(f"Original model: accuracy {original.accuracy:.3f} at home.")
+    return Pair(
+        name=name, original=original, source=source, target=target, holdout_subjects=settings.data.holdout_subjects
+    )
+
+
+def _only(windows: WindowSet, scenes: Sequence[str]) -> WindowSet:
+    numbers = [windows.scene_names.index(scene) for scene in scenes]
+    keep = [scene in numbers for scene in windows.scenes.tolist()]
+    import numpy as np
+
+    return windows.select(np.array(keep)).with_scenes(scenes)
+
+
+def _windows(settings: Settings, place: Path, where: str, cohort: str) -> WindowSet:
+    from training.dataset import from_lake
+
+    lake = where if _is_lake(where) else _through_kafka(settings, place, Path(where))
+    data = settings.data
+    return from_lake(
+        lake, cohort=cohort, channels=data.channels, scenes=data.scenes or None, min_coverage=data.min_coverage,
+        labelled_only=True,
+    )  # fmt: skip
+
+
+def _is_lake(where: str) -> bool:
+    return "://" in where or (Path(where) / "windows" / "_delta_log").is_dir()
+
+
+def _through_kafka(settings: Settings, place: Path, recordings: Path) -> str:
+    """A lake of these recordings alone; made once.
+
+    Raises:
+        DataError: there are no recordings.
+        CommandRefused: one of the commands could not do its work; it has said why.
+    """
+    files = sorted(recordings.rglob("*.parquet"))
+    if not files:
+        msg = f"{recordings} is neither a lake nor a folder of recordings: 'sensorloop import' or 'simulate' makes recordings."
+        raise DataError(msg)
+    listed = [(str(file.relative_to(recordings)), file.stat().st_size) for file in files]
+    cut = json.dumps([listed, asdict(settings.windows)], default=str)
+    name = hashlib.blake2b(cut.encode(), digest_size=6).hexdigest()
+    lake = place / "lakes" / name
+    if (lake / _DONE).exists():
+        return str(lake)
+    kafka = settings.kafka
+    # Topics and a group of its own: what else is in this Kafka is not this lake's, and what an interrupted run has sent is read again.
+    environ = {
+        **os.environ, "SENSORLOOP_LAKE__URI": str(lake), "SENSORLOOP_INGEST__METRICS_PORT": "0",
+        **{
+            f"SENSORLOOP_KAFKA__{key.upper()}": f"{getattr(kafka, key)}.experiment-{name}"
+            for key in ("group_id", "batches_topic", "labels_topic", "deadletter_topic")
+        },
+    }  # fmt: skip
+    ours = external_kafka(settings) is None and broker.status(settings.home) is None
+    try:
+        if ours:
+            broker.start(settings.broker, home=settings.home, die_with_parent=True)
+        say(f"{recordings} goes through Kafka into the lake {lake}.")
+        sent = _command(environ, "replay", str(recordings))
+        _command(environ, "ingest", "--until-caught-up")
+    finally:
+        if ours:
+            broker.stop(settings.home)
+    with whole(lake / _DONE) as partial:
+        partial.write_text(json.dumps({"recordings": str(recordings), **sent}), encoding="utf-8")
+    return str(lake)
+
+
+def _command(environ: Mapping[str, str], *arguments: str) -> dict[str, Any]:
+    try:
+        return commands.run((sys.executable, "-m", "sensorloop", *arguments), report=say, env=environ)
+    except CommandRefused as error:
+        msg = f"'sensorloop {' '.join(arguments)}': {error}"
+        raise CommandRefused(msg) from error
+
+
+def _picture(folder: Path, name: str, regime: str, found: Sequence[Row]) -> str:
+    from training.figures import transfer_figure
+
+    values = {row.arm: (row.macro_f1, *row.interval) for row in found if row.regime == regime}
+    file = folder / f"{regime}.png"
+    figure = transfer_figure(values, title=f"{name}, {regime}", highlight=FILTERLOSS, limit=ORACLE)
+    with whole(file) as partial:
+        figure.savefig(partial, dpi=120, format="png")
+    return str(file)

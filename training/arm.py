@@ -1,0 +1,79 @@
+"""What an arm is: where it starts, what it does about rare and about wrong labels, and how far it may go.
+
+Three families. *As people run it*: the usual remedies, fine-tuned without a look back. *Same recipe*: the same remedies with all
+that FilterLoss has except its weights: the pull to the original, people left out who choose how far to go, the correction for
+imbalance. *FilterLoss*: its policies. The first tells what one gains, the second what the weights give.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from training.losses import Loss
+
+Weights = Literal["equal", "balanced", "pruned", "oracle", "tiers", "per_sample", "learned", "auto"]
+"""What a window's loss counts: the same for all; by its scene's rarity; nothing where confident learning sees an error; nothing where
+the label is known to be wrong; and FilterLoss's policies, see :mod:`training.policies`."""
+POLICIES: tuple[Weights, ...] = ("tiers", "per_sample", "learned", "auto")
+Start = Literal["original", "scratch", "pooled"]
+"""The original model; nothing; the original model, with the source's windows beside the target's."""
+
+ORIGINAL, FILTERLOSS, ORACLE = "original", "filterloss", "oracle"
+FREE = "free-"
+"""Begins the name of an arm as people run it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arm:
+    """One way to fine-tune."""
+
+    name: str
+    weights: Weights = "equal"
+    sampler: Literal["", "oversampling", "undersampling"] = ""
+    """How an epoch is drawn; empty: every window once."""
+    loss: Loss = field(default_factory=Loss)
+    adjust: bool = False
+    """Whether logits are adjusted by how common the scenes are."""
+    near: bool = True
+    """Whether people left out choose how near to the original to stay; if not, nothing holds it."""
+    head_only: bool = False
+    """Whether nothing below the head is trained."""
+    start: Start = "original"
+
+    @property
+    def filters(self) -> bool:
+        """Whether it is one of FilterLoss's."""
+        return self.weights in POLICIES
+
+
+_REMEDIES = (
+    Arm(name="plain"),
+    Arm(name="oversampling", sampler="oversampling"),
+    Arm(name="undersampling", sampler="undersampling"),
+    Arm(name="class-balanced", weights="balanced"),
+    Arm(name="focal", loss=Loss(kind="focal")),
+    Arm(name="logit-adjusted", adjust=True),
+    Arm(name="label-smoothing", loss=Loss(smoothing=0.1)),
+    Arm(name="generalised-cross-entropy", loss=Loss(kind="generalised")),
+    Arm(name="pruned", weights="pruned"),
+)
+AS_RUN = (
+    *(replace(arm, name=FREE + arm.name, near=False) for arm in _REMEDIES),
+    Arm(name=FREE + "linear-probe", near=False, head_only=True),
+    Arm(name=FREE + "scratch", near=False, start="scratch"),
+    Arm(name=FREE + "pooled", near=False, start="pooled"),
+)
+"""As people run it."""
+SAME_RECIPE = tuple(replace(arm, adjust=True) for arm in _REMEDIES if arm.name != "plain")
+"""With all but the weights; plain with the correction is ``logit-adjusted``."""
+FILTERS = tuple(Arm(name=f"{FILTERLOSS}-{policy}", weights=policy, adjust=True) for policy in POLICIES)
+"""FilterLoss, a policy each."""
+LIMIT = Arm(name=ORACLE, weights="oracle", adjust=True)
+"""What FilterLoss would be if it knew which labels are wrong."""
+CONVENTIONAL = tuple(
+    FREE + name for name in ("plain", "oversampling", "undersampling", "class-balanced", "focal", "logit-adjusted")
+)
+"""Names of the arms that most people would use."""
+EVERY = {arm.name: arm for arm in (Arm(name=ORIGINAL), *AS_RUN, *SAME_RECIPE, *FILTERS, LIMIT)}
+"""Every arm of an experiment, by its name."""

@@ -1,0 +1,276 @@
+"""Arms beside each other on a pair of data sets, in regimes of labels, over seeds: a cell each, kept, and never run twice.
+
+A cell is one (pair, regime, seed, arm). Its seed draws who is held out, which labels are left, and which of them are wrong, so that all
+arms of one seed see the same. What they share (the original's features, the frozen part's outputs, the quality of the labels) is made
+once. The holdout's labels are right, and nothing is chosen by them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from training.arm import ORIGINAL, Arm
+from training.arms import features_of, tune
+from training.dataset import WindowSet
+from training.evaluation import evaluate, recovery_ratio
+from training.finetune import trainable
+from training.folds import split_by_subject
+from training.heads import Head
+from training.network import SceneNet, infer
+from training.original import OriginalModel, fit_network
+from training.policies import Labelled
+from training.quality import score_quality
+from training.regimes import Planted, Regime, plant, relabelled
+from training.runkey import RECIPE
+from training.settings import Architecture, DataSettings, FineTuneSettings, OriginalSettings, QualitySettings
+from training.tracking import NullRun, Progress, no_progress
+
+_LAST_EPOCHS = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Pair:
+    """A source, by the model trained on it, and a target."""
+
+    name: str
+    """For tables; nothing depends on it."""
+    original: OriginalModel
+    source: WindowSet
+    """Labelled; for the arm that pools, and no other."""
+    target: WindowSet
+    """Labelled rightly."""
+    holdout_subjects: tuple[str, ...] = ()
+    """Who of the target is always held out; empty: a draw of each seed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """The settings of all arms."""
+
+    data: DataSettings
+    quality: QualitySettings
+    finetune: FineTuneSettings
+
+
+class Experiment:
+    """Cells of one pair."""
+
+    def __init__(self, pair: Pair, recipe: Recipe, folder: Path) -> None:
+        """Nothing is computed yet.
+
+        Args:
+            pair: the data.
+            recipe: settings.
+            folder: where cells are kept, of this pair and of others.
+        """
+        net = pair.original.net
+        self._pair, self._recipe, self._folder = pair, recipe, folder
+        self._target = pair.target.with_channels(net.channels).with_scenes(net.scenes).labelled()
+
+    def run(
+        self,
+        regimes: Mapping[str, Regime],
+        seeds: Sequence[int],
+        arms: Sequence[Arm],
+        *,
+        progress: Progress = no_progress,
+        enough: Callable[[], bool] = lambda: False,
+    ) -> Iterator[dict[str, Any]]:
+        """Each cell's result, as it is there: from an earlier run, or trained now. All arms of a (regime, seed) come together.
+
+        Args:
+            regimes: name → what is left of the labels.
+            seeds: of splits, labels and training.
+            arms: which.
+            progress: told how many cells are done.
+            enough: asked before each cell that would be trained; True ends it.
+        """
+        total, done = len(regimes) * len(seeds) * len(arms), 0
+        for regime_name, regime in regimes.items():
+            for seed in seeds:
+                scene = _Scene(self._pair, self._target, self._recipe, regime, seed, self._cached)
+                for arm in arms:
+                    progress(done, total, f"{self._pair.name}, {regime_name}, seed {seed}: {arm.name}")
+                    file = self._folder / f"{self._key(regime, seed, arm)}.json"
+                    if file.exists():
+                        cell = json.loads(file.read_text(encoding="utf-8"))
+                    elif enough():
+                        return
+                    else:
+                        cell = scene.train(arm)
+                        _write(file, cell)
+                    done += 1
+                    yield {"pair": self._pair.name, "regime": regime_name, "seed": seed, "arm": arm.name, **cell}
+        progress(total, total, "done")
+
+    def _key(self, regime: Regime, seed: int, arm: Arm) -> str:
+        finetune = {k: v for k, v in asdict(self._recipe.finetune).items() if k not in {"device", "threads", "seed"}}
+        parts = {
+            "recipe": RECIPE, "original": self._pair.original.digest, "target": self._digest, "regime": asdict(regime),
+            "seed": seed, "arm": asdict(arm), "quality": asdict(self._recipe.quality), "finetune": finetune,
+            "trainable": trainable(self._recipe.finetune), "holdout_share": self._recipe.data.holdout_share,
+            "holdout_subjects": self._pair.holdout_subjects,
+            "source": self._pair.source.digest() if arm.start == "pooled" else "",
+        }  # fmt: skip
+        return hashlib.blake2b(json.dumps(parts, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
+
+    @cached_property
+    def _digest(self) -> str:
+        return self._target.digest()
+
+    @cached_property
+    def _cached(self) -> _Cached:
+        return _Cached.of(self._pair.original.net, self._target, self._recipe.finetune)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Cached:
+    """What the original makes of all target windows."""
+
+    features: NDArray[np.floating]
+    """(n, d)"""
+    inputs: torch.Tensor
+    """(n, …) of the trained part."""
+    head_inputs: torch.Tensor
+    """(n, d) the same of the head."""
+
+    @classmethod
+    def of(cls, net: SceneNet, windows: WindowSet, settings: FineTuneSettings) -> _Cached:
+        frozen, _ = net.split(trainable(settings))
+        inputs = infer(frozen.eval(), torch.from_numpy(windows.signals)).cpu()
+        features = features_of(net, windows)
+        return cls(features=features, inputs=inputs, head_inputs=torch.from_numpy(features))
+
+
+class _Scene:
+    """What all arms of one (regime, seed) share."""
+
+    def __init__(
+        self, pair: Pair, target: WindowSet, recipe: Recipe, regime: Regime, seed: int, cached: _Cached
+    ) -> None:
+        self._pair, self._target, self._recipe, self._seed, self._cached = pair, target, recipe, seed, cached
+        self._split = split_by_subject(
+            target, share=recipe.data.holdout_share, subjects=pair.holdout_subjects, seed=seed, min_train_subjects=2
+        )
+        self._planted: Planted = plant(target, np.flatnonzero(self._split.train), regime, seed=seed)
+
+    @cached_property
+    def _windows(self) -> WindowSet:
+        return relabelled(self._target, self._planted)
+
+    @cached_property
+    def _labelled(self) -> Labelled:
+        rows, net = self._planted.rows, self._pair.original.net
+        features = self._cached.features[rows]
+        quality = score_quality(
+            self._windows, features, Head.of(net), train=np.ones(len(rows), bool), settings=self._recipe.quality,
+            seed=self._seed,
+        )  # fmt: skip
+        return Labelled(
+            features=features, labels=self._windows.scenes, groups=self._windows.groups(), score=quality.score,
+            belief=quality.belief, head=Head.of(net), wrong=self._planted.wrong,
+        )  # fmt: skip
+
+    def train(self, arm: Arm) -> dict[str, Any]:
+        """A cell."""
+        data = self._labelled  # outside the arm's time: a retraining has it before
+        begin = time.perf_counter()
+        curves = _Curves()
+        net, details = self._tuned(arm, data, curves)
+        seconds = time.perf_counter() - begin
+        holdout = self._target.select(self._split.holdout)
+        predicted = infer(net, torch.from_numpy(holdout.signals)).argmax(1).numpy()
+        found = evaluate(holdout.scenes, predicted, holdout.scene_names, subjects=holdout.subjects)
+        wrong = self._planted.wrong
+        return {
+            "accuracy": found.accuracy, "macro_f1": found.macro_f1, "recall": found.to_json()["recall"],
+            "recovery_ratio": recovery_ratio(found.accuracy, self._pair.original.accuracy), "seconds": round(seconds, 2),
+            "spread": curves.spread, "train_windows": len(wrong), "wrong": int(wrong.sum()),
+            "auroc": _auroc(data.belief, ~wrong), "details": details,
+            # So that intervals over people can be had later.
+            "scenes": list(holdout.scene_names), "truth": holdout.scenes.tolist(), "predicted": predicted.tolist(),
+            "subjects": holdout.subjects.tolist(),
+        }  # fmt: skip
+
+    def _tuned(self, arm: Arm, data: Labelled, curves: _Curves) -> tuple[SceneNet, dict[str, Any]]:
+        original, rows = self._pair.original.net, self._planted.rows
+        if arm.name == ORIGINAL:
+            return original, {}
+        settings = replace(self._recipe.finetune, seed=self._seed)
+        if arm.start == "scratch":
+            train = OriginalSettings(
+                architecture=cast("Architecture", original.architecture), epochs=settings.epochs, batch=settings.batch, seed=self._seed,
+                threads=settings.threads, device=settings.device,
+            )  # fmt: skip
+            return fit_network(self._windows, train, spectrogram=original.spectrogram.settings), {}
+        if arm.head_only:
+            settings = replace(settings, trainable="head")
+        cached = (self._cached.head_inputs if arm.head_only else self._cached.inputs)[torch.from_numpy(rows)]
+        if arm.start == "pooled":
+            data, cached = self._pooled(data, cached, settings)
+        tuned, weighed = tune(original, arm, cached, data, settings=settings, quality=self._recipe.quality, run=curves)
+        details = {
+            **weighed.details, "epochs": tuned.epochs, "head_pull": tuned.head_pull, "share": tuned.share,
+        }  # fmt: skip
+        return tuned.net, details
+
+    def _pooled(
+        self, data: Labelled, cached: torch.Tensor, settings: FineTuneSettings
+    ) -> tuple[Labelled, torch.Tensor]:
+        net = self._pair.original.net
+        source = self._pair.source.with_channels(net.channels).with_scenes(net.scenes).labelled()
+        theirs = _Cached.of(net, source, settings)
+        ones = np.ones(len(source))
+        both = Labelled(
+            features=np.concatenate([data.features, theirs.features]),
+            labels=np.concatenate([data.labels, source.scenes]),
+            groups=np.concatenate([data.groups, data.groups.max() + 1 + source.groups()]),
+            score=np.concatenate([data.score, ones]), belief=np.concatenate([data.belief, ones]), head=data.head,
+        )  # fmt: skip
+        return both, torch.cat([cached, theirs.inputs])
+
+
+class _Curves(NullRun):
+    """Remembers the curve of balanced accuracy."""
+
+    def __init__(self) -> None:
+        self._values: list[float] = []
+
+    def metrics(self, values: Mapping[str, float], *, step: int = 0) -> None:
+        del step
+        if "validation/balanced_accuracy" in values:
+            self._values.append(values["validation/balanced_accuracy"])
+
+    @property
+    def spread(self) -> float | None:
+        """Largest less smallest over the last epochs, on people left out; None where no epoch was trained."""
+        last = self._values[-_LAST_EPOCHS:]
+        return None if len(self._values) < 2 else round(max(last) - min(last), 4)
+
+
+def _auroc(belief: NDArray[np.floating], right: NDArray[np.bool_]) -> float | None:
+    """Probability that a right label is believed more than a wrong one; None where there is none of either."""
+    from scipy.stats import rankdata  # noqa: PLC0415
+
+    good, bad = int(right.sum()), int((~right).sum())
+    if not good or not bad:
+        return None
+    return float((rankdata(belief)[right].sum() - good * (good + 1) / 2) / (good * bad))
+
+
+def _write(file: Path, cell: Mapping[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".part")
+    partial.write_text(json.dumps(cell), encoding="utf-8")
+    partial.replace(file)

@@ -1,0 +1,194 @@
+"""From quality to weights: FilterLoss's policies behind one interface, and the conventional ones beside them.
+
+``tiers``: k tiers, a weight each, chosen by cross-validation over people (as published). ``per_sample``: the probability that a label is
+right, to a power that people left out choose. ``learned``: the map from that probability to the weight, its two parameters found by
+gradient on people left out (:mod:`training.learned`). ``auto``: the one of them that does best on people left out, and equal weights
+if none does clearly better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from training.arm import Weights
+from training.errors import SettingsError
+from training.folds import grouped_folds
+from training.heads import Head, fit_head
+from training.learned import learn_map
+from training.quality import adjustment
+from training.settings import QualitySettings
+from training.weights import choose_weights, tiers_of, weighted_balanced_accuracy
+
+Array = NDArray[np.float64]
+_POWERS = (1.0, 0.5, 2.0, 4.0)
+"""Of the belief; 1 first: with equal results, the weight is the probability itself."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Labelled:
+    """n training windows, as a policy sees them."""
+
+    features: NDArray[np.floating]
+    """(n, d) of the original model."""
+    labels: NDArray[np.int64]
+    """(n,) as given."""
+    groups: NDArray[np.int64]
+    """(n,) their people."""
+    score: Array
+    """(n,) quality."""
+    belief: Array
+    """(n,) probabilities that the labels are right."""
+    head: Head
+    """The original's."""
+    wrong: NDArray[np.bool_] | None = None
+    """(n,) where the label is known to be wrong: for the oracle alone."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Weighed:
+    """What came of it."""
+
+    weights: Array
+    """(n,) not negative."""
+    believed: Array
+    """(n,) how much a window counts when people left out choose between models."""
+    details: dict[str, Any]
+    """What was chosen, and why."""
+
+
+def weigh(policy: Weights, data: Labelled, settings: QualitySettings, *, seed: int) -> Weighed:
+    """Weigh the windows of a training set.
+
+    Raises:
+        SettingsError: the oracle is asked of windows of which nobody knows which are wrong.
+    """
+    return _POLICIES[policy](data, settings, seed)
+
+
+def _equal(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
+    del settings, seed
+    ones = np.ones(len(data.labels))
+    return Weighed(weights=ones, believed=ones, details={})
+
+
+def _balanced(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
+    del settings, seed
+    counts = np.bincount(data.labels, minlength=len(data.head.bias))
+    ones = np.ones(len(data.labels))
+    return Weighed(weights=1.0 / counts[data.labels], believed=ones, details={})
+
+
+def _pruned(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
+    from cleanlab.filter import find_label_issues  # noqa: PLC0415  (one arm needs it, and not every GPU node has it)
+
+    fold = grouped_folds(data.groups, data.labels, settings.folds, rng=np.random.default_rng(seed))
+    logits = _out_of_fold(data, np.ones(len(data.labels)), fold, pull=max(settings.pulls), adjust=False)
+    present, labels = np.unique(data.labels, return_inverse=True)
+    issues = (
+        find_label_issues(labels, softmax(logits[:, present], axis=1), n_jobs=1)
+        if len(present) > 1
+        else np.zeros(len(labels), bool)
+    )
+    weights = np.where(issues, 0.0, 1.0)
+    if not weights.any():
+        weights = np.ones(len(labels))
+    return Weighed(weights=weights, believed=weights, details={"pruned": int(issues.sum())})
+
+
+def _oracle(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
+    del settings, seed
+    if data.wrong is None:
+        msg = "The oracle needs windows whose wrong labels are known: it is for experiments with planted ones."
+        raise SettingsError(msg)
+    weights = np.where(data.wrong, 0.0, 1.0)
+    return Weighed(weights=weights, believed=weights, details={"dropped": int(data.wrong.sum())})
+
+
+def _tiers(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
+    chosen = choose_weights(
+        data.features, data.labels, data.groups, data.score, data.belief, head=data.head, settings=settings, seed=seed
+    )
+    weights = chosen.of(tiers_of(data.score, settings.thresholds))
+    return Weighed(
+        weights=weights, believed=data.belief, details={"tier_weights": list(chosen.weights), "tried": chosen.tried}
+    )
+
+
+def _per_sample(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
+    fold = grouped_folds(data.groups, data.labels, settings.folds, rng=np.random.default_rng(seed))
+    options = {power: _floored(data.belief**power, settings) for power in _POWERS}
+    values = {power: _value(data, weights, fold, settings) for power, weights in options.items()}
+    best = max(_POWERS, key=lambda power: round(values[power], 9))
+    return Weighed(weights=options[best], believed=data.belief, details={"power": best})
+
+
+def _learned(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
+    fold = grouped_folds(data.groups, data.labels, settings.folds, rng=np.random.default_rng(seed))
+    found = learn_map(
+        data.features, data.labels, data.belief, fold, head=data.head, pull=min(settings.pulls), floor=settings.floor
+    )
+    return Weighed(
+        weights=found.of(data.belief), believed=data.belief, details={"slope": found.slope, "shift": found.shift}
+    )
+
+
+def _auto(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
+    fold = grouped_folds(data.groups, data.labels, settings.folds, rng=np.random.default_rng(seed))
+    equal = Weighed(weights=np.ones(len(data.labels)), believed=data.belief, details={})
+    # The simplest first: of equals, the first is taken.
+    options = {
+        "per_sample": Weighed(weights=_floored(data.belief, settings), believed=data.belief, details={"power": 1.0}),
+        "learned": _learned(data, settings, seed),
+        "tiers": _tiers(data, settings, seed),
+    }
+    values = {name: _value(data, each.weights, fold, settings) for name, each in options.items()}
+    nothing = _value(data, equal.weights, fold, settings)
+    best = max(options, key=lambda name: round(values[name], 9))
+    told = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
+    why = f"balanced accuracy among people left out, by belief: {told}, equal weights {nothing:.3f}"
+    chosen = options[best] if values[best] > nothing else equal
+    policy = best if values[best] > nothing else "equal"
+    return Weighed(
+        weights=chosen.weights, believed=data.belief, details={**chosen.details, "policy": policy, "why": why}
+    )
+
+
+def _floored(weights: Array, settings: QualitySettings) -> Array:
+    return np.maximum(weights, settings.floor)
+
+
+def _value(data: Labelled, weights: Array, fold: NDArray[np.int64], settings: QualitySettings) -> float:
+    """Balanced accuracy, windows counting by the belief in them, of heads that have not seen the person."""
+    logits = _out_of_fold(data, weights, fold, pull=min(settings.pulls), adjust=True)
+    return weighted_balanced_accuracy(data.labels, logits.argmax(1), data.belief)
+
+
+def _out_of_fold(data: Labelled, weights: Array, fold: NDArray[np.int64], *, pull: float, adjust: bool) -> Array:
+    """(n, scenes) logits of heads fitted without the window's fold; with one fold only, of one fitted with all."""
+    scenes = len(data.head.bias)
+    logits = np.empty((len(data.labels), scenes))
+    for number in range(int(fold.max()) + 1):
+        learn = fold != number if fold.max() else fold == number
+        labels, each = data.labels[learn], weights[learn]
+        shift = adjustment(labels, each, scenes) if adjust else None
+        fitted = fit_head(data.features[learn], labels, each, start=data.head, pull=pull, adjustment=shift)
+        logits[fold == number] = fitted.logits(data.features[fold == number])
+    return logits
+
+
+_POLICIES: dict[Weights, Callable[[Labelled, QualitySettings, int], Weighed]] = {
+    "equal": _equal,
+    "balanced": _balanced,
+    "pruned": _pruned,
+    "oracle": _oracle,
+    "tiers": _tiers,
+    "per_sample": _per_sample,
+    "learned": _learned,
+    "auto": _auto,
+}

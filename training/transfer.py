@@ -1,0 +1,209 @@
+"""What an experiment's cells come to: means, and how sure one can be, over seeds and people.
+
+Intervals are percentiles of a bootstrap of two levels: seeds are drawn, and of each the people of its holdout, with all their windows.
+Arms that are compared are drawn alike, so that what they share does not blur their difference.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.arm import CONVENTIONAL, EVERY, FREE, ORACLE, ORIGINAL
+
+Array = NDArray[np.float64]
+Interval = tuple[float, float]
+_DRAWS = 1000
+_PLAIN = FREE + "plain"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """An arm in one pair and regime."""
+
+    pair: str
+    regime: str
+    arm: str
+    seeds: int
+    macro_f1: float
+    interval: Interval
+    """95 %, of the macro-F1."""
+    accuracy: float
+    recovery_ratio: float
+    recall: dict[str, float | None]
+    """Mean over the seeds."""
+    to_plain: float | None
+    """Mean difference of macro-F1 to plain fine-tuning as people run it, seed by seed; None without it."""
+    to_plain_interval: Interval | None
+    to_best: float | None
+    """The same to the best conventional arm (by its mean) as people run it."""
+    to_best_interval: Interval | None
+    spread: float | None
+    """Of balanced accuracy over the last epochs, among people left out; None where no epochs were trained."""
+    seconds: float
+    """Median."""
+
+
+def rows(cells: Iterable[Mapping[str, Any]], *, seed: int = 0) -> list[Row]:
+    """A row for each pair, regime and arm, in the order they come; of each pair and regime, only seeds that all its arms have.
+
+    Args:
+        cells: of :meth:`training.experiment.Experiment.run`.
+        seed: of the bootstrap.
+    """
+    groups: dict[tuple[str, str], dict[str, dict[int, Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
+    for cell in cells:
+        groups[cell["pair"], cell["regime"]][cell["arm"]][cell["seed"]] = cell
+    found = []
+    for (pair, regime), arms in groups.items():
+        seeds = sorted(set.intersection(*(set(each) for each in arms.values())))
+        if seeds:
+            found += _group(pair, regime, {arm: [each[s] for s in seeds] for arm, each in arms.items()}, seed)
+    return found
+
+
+def _group(pair: str, regime: str, arms: Mapping[str, Sequence[Mapping[str, Any]]], seed: int) -> list[Row]:
+    draws = {arm: _drawn_f1(cells, seed) for arm, cells in arms.items()}
+    means = {arm: float(np.mean([cell["macro_f1"] for cell in cells])) for arm, cells in arms.items()}
+    usual = [arm for arm in CONVENTIONAL if arm in arms]
+    best = max(usual, key=means.__getitem__) if usual else None
+
+    def to(arm: str, other: str | None) -> tuple[float, Interval] | tuple[None, None]:
+        if other is None or other not in arms:
+            return None, None
+        return means[arm] - means[other], _interval(draws[arm] - draws[other])
+
+    made = []
+    for arm, cells in arms.items():
+        to_plain, to_best = to(arm, _PLAIN), to(arm, best)
+        spreads = [cell["spread"] for cell in cells if cell["spread"] is not None]
+        recall = {scene: _mean([cell["recall"][scene] for cell in cells]) for scene in cells[0]["recall"]}
+        made.append(
+            Row(
+                pair=pair, regime=regime, arm=arm, seeds=len(cells), macro_f1=means[arm], interval=_interval(draws[arm]),
+                accuracy=float(np.mean([cell["accuracy"] for cell in cells])),
+                recovery_ratio=float(np.mean([cell["recovery_ratio"] for cell in cells])), recall=recall,
+                to_plain=to_plain[0], to_plain_interval=to_plain[1], to_best=to_best[0], to_best_interval=to_best[1],
+                spread=float(np.mean(spreads)) if spreads else None,
+                seconds=float(np.median([cell["seconds"] for cell in cells])),
+            )
+        )  # fmt: skip
+    return made
+
+
+def closed(found: Sequence[Row]) -> dict[str, float]:
+    """Arm → share of the way from the best conventional arm to the oracle that it goes, over all pairs and regimes given.
+
+    Sums are divided, not shares averaged: where the oracle is hardly ahead, the share of one pair is chance.
+    """
+    groups: dict[tuple[str, str], dict[str, Row]] = defaultdict(dict)
+    for row in found:
+        groups[row.pair, row.regime][row.arm] = row
+    gained: dict[str, float] = defaultdict(float)
+    possible = 0.0
+    for arms in groups.values():
+        limit = arms.get(ORACLE)
+        if limit is None or limit.to_best is None:
+            continue
+        possible += limit.to_best
+        for name, row in arms.items():
+            gained[name] += row.to_best or 0.0
+    return {name: value / possible for name, value in gained.items()} if possible > 0 else {}
+
+
+def markdown(found: Sequence[Row]) -> str:
+    """A table for each pair and regime, the arms in their families' order."""
+    order = {name: at for at, name in enumerate(EVERY)}
+    lines = []
+    for pair, regime in dict.fromkeys((row.pair, row.regime) for row in found):
+        mine = sorted(
+            (row for row in found if (row.pair, row.regime) == (pair, regime)), key=lambda row: order.get(row.arm, 99)
+        )
+        top = max(row.macro_f1 for row in mine if row.arm != ORACLE)
+        lines += [
+            f"### {pair}, {regime} ({mine[0].seeds} seeds)",
+            "",
+            "| arm | macro-F1 | 95 % | accuracy | recovery | to plain | to the best conventional | spread | seconds |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ]
+        for row in mine:
+            value = f"**{row.macro_f1:.3f}**" if row.macro_f1 == top else f"{row.macro_f1:.3f}"
+            lines.append(
+                f"| {row.arm} | {value} | {_range(row.interval)} | {row.accuracy:.3f} | {row.recovery_ratio:.3f} | "
+                f"{_difference(row.to_plain, row.to_plain_interval)} | {_difference(row.to_best, row.to_best_interval)} | "
+                f"{'–' if row.spread is None else f'{row.spread:.3f}'} | {row.seconds:.0f} |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def original_beaten(cells: Iterable[Mapping[str, Any]], arm: str) -> list[tuple[str, str, int, float]]:
+    """Where an arm ended below the original as it is: pair, regime, seed, difference of macro-F1."""
+    found: dict[tuple[str, str, int], dict[str, float]] = defaultdict(dict)
+    for cell in cells:
+        found[cell["pair"], cell["regime"], cell["seed"]][cell["arm"]] = cell["macro_f1"]
+    return [
+        (*key, each[arm] - each[ORIGINAL])
+        for key, each in found.items()
+        if {arm, ORIGINAL} <= each.keys() and each[arm] < each[ORIGINAL]
+    ]
+
+
+def _drawn_f1(cells: Sequence[Mapping[str, Any]], seed: int) -> Array:
+    """(draws,) mean macro-F1 of drawn seeds with drawn people; the same draws for every arm, since they have the same holdouts."""
+    rng = np.random.default_rng(seed)
+    people = [_people(cell) for cell in cells]
+    picked = rng.integers(len(cells), size=(_DRAWS, len(cells)))
+    by_seed = []
+    for confusions in people:
+        count = len(confusions)
+        # (draws, seeds): a seed that is drawn twice has other people each time.
+        drawn = rng.integers(count, size=(_DRAWS, len(cells), count))
+        times = np.apply_along_axis(np.bincount, 2, drawn, minlength=count)
+        by_seed.append(_f1(np.einsum("dsp,pij->dsij", times, confusions)))
+    values = np.stack(by_seed, axis=2)  # (draws, place, seed)
+    at = np.arange(len(cells))
+    chosen: Array = values[np.arange(_DRAWS)[:, None], at[None], picked]
+    return np.asarray(np.nanmean(chosen, axis=1), np.float64)
+
+
+def _people(cell: Mapping[str, Any]) -> NDArray[np.int64]:
+    """(people, scenes, scenes) confusion matrices of a cell's holdout."""
+    names, person = np.unique(np.array(cell["subjects"]), return_inverse=True)
+    scenes = len(cell["scenes"])
+    found = np.zeros((len(names), scenes, scenes), np.int64)
+    np.add.at(found, (person, np.array(cell["truth"]), np.array(cell["predicted"])), 1)
+    return found
+
+
+def _f1(confusion: NDArray[np.int64]) -> Array:
+    """(…, scenes, scenes) → (…) mean F1 over the scenes that occur."""
+    right = np.diagonal(confusion, axis1=-2, axis2=-1)
+    true, said = confusion.sum(-1), confusion.sum(-2)
+    f1 = np.where(true > 0, 2 * right / np.maximum(true + said, 1), np.nan)
+    return np.asarray(np.nanmean(f1, axis=-1), np.float64)
+
+
+def _interval(values: Array) -> Interval:
+    low, high = np.nanquantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _range(interval: Interval) -> str:
+    return f"{interval[0]:.3f} to {interval[1]:.3f}"
+
+
+def _difference(value: float | None, interval: Interval | None) -> str:
+    if value is None or interval is None:
+        return "–"
+    return f"{value:+.3f} ({interval[0]:+.3f} to {interval[1]:+.3f})"

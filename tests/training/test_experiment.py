@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.training.made import network, windows
+from training.arm import EVERY
+from training.evaluation import evaluate
+from training.experiment import Experiment, Pair, Recipe
+from training.original import OriginalModel
+from training.regimes import Regime
+from training.settings import DataSettings, FineTuneSettings, QualitySettings
+
+RECIPE = Recipe(
+    data=DataSettings(),
+    quality=QualitySettings(pulls=(1e-3,)),
+    finetune=FineTuneSettings(epochs=2, threads=1, head_pulls=(1e-3,), shares=(1.0,)),
+)
+REGIME = {"some": Regime(labels=0.5, wrong=0.2)}
+
+
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    target, net = windows(people=6, each=8), network()
+    found = evaluate(target.scenes, target.scenes, target.scene_names)
+    original = OriginalModel(net=net, evaluation=found, holdout_subjects=(), lake_version=None, digest=net.digest())
+    return Pair(name="made", original=original, source=windows(people=2, each=6, seed=9), target=target)
+
+
+def test_every_arm_runs_on_the_same_people_and_a_cell_is_never_run_twice(pair: Pair, tmp_path: Path) -> None:
+    experiment = Experiment(pair, RECIPE, tmp_path)
+    told: list[str] = []
+    cells = list(
+        experiment.run(REGIME, [0], list(EVERY.values()), progress=lambda done, total, text: told.append(text))
+    )
+    assert [cell["arm"] for cell in cells] == list(EVERY)
+    assert len({tuple(cell["subjects"]) for cell in cells}) == 1
+    assert len({cell["train_windows"] for cell in cells}) == 1
+    assert all(len(cell["predicted"]) == len(cell["truth"]) for cell in cells)
+    assert any("focal" in text for text in told)
+    original = cells[0]
+    assert original["details"] == {}
+    assert original["recovery_ratio"] == pytest.approx(original["accuracy"])
+    by_name = {cell["arm"]: cell for cell in cells}
+    assert by_name["free-plain"]["details"]["share"] == 1
+    assert by_name["free-plain"]["details"]["epochs"] == 2, "as people run it nobody asks whether it is worth it"
+    assert by_name["free-linear-probe"]["details"]["epochs"] == 0
+    assert "why" in by_name["filterloss-auto"]["details"]
+
+    def never() -> bool:
+        pytest.fail("a cell that is there was to be trained again")
+
+    again = list(Experiment(pair, RECIPE, tmp_path).run(REGIME, [0], list(EVERY.values()), enough=never))
+    assert again == cells
+
+
+def test_it_ends_when_it_is_enough_and_goes_on_where_it_was(pair: Pair, tmp_path: Path) -> None:
+    arms = [EVERY[name] for name in ("original", "free-linear-probe", "free-focal")]
+    answers = iter([False, True])
+    first = list(Experiment(pair, RECIPE, tmp_path).run(REGIME, [0], arms, enough=lambda: next(answers)))
+    assert [cell["arm"] for cell in first] == ["original"]
+    assert len(list(Experiment(pair, RECIPE, tmp_path).run(REGIME, [0], arms))) == 3
+    assert len(list(tmp_path.glob("*.json"))) == 3
+
+
+def test_another_recipe_target_or_seed_is_another_cell(pair: Pair, tmp_path: Path) -> None:
+    arm = [EVERY["original"]]
+    pull = replace(RECIPE, finetune=replace(RECIPE.finetune, pull=1e-3))
+    fewer = replace(pair, target=pair.target.select(np.arange(len(pair.target) - 1)))
+    threads = replace(RECIPE, finetune=replace(RECIPE.finetune, threads=2))
+    for number, (data, recipe, seed) in enumerate(
+        [(pair, RECIPE, 0), (pair, pull, 0), (fewer, RECIPE, 0), (pair, RECIPE, 1)], start=1
+    ):
+        list(Experiment(data, recipe, tmp_path).run(REGIME, [seed], arm))
+        assert len(list(tmp_path.glob("*.json"))) == number
+    list(Experiment(replace(pair, name="other"), threads, tmp_path).run(REGIME, [0], arm))
+    assert len(list(tmp_path.glob("*.json"))) == 4, "neither a name nor a number of threads makes another result"

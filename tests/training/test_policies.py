@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from training.arm import EVERY, POLICIES
+from training.errors import SettingsError
+from training.heads import Head, fit_head
+from training.learned import WeightMap, held_out_loss, learn_map
+from training.policies import Labelled, weigh
+from training.quality import adjustment
+from training.settings import QualitySettings
+
+QUALITY = QualitySettings()
+
+
+def labelled(*, wrong: float = 0.25, seed: int = 0) -> tuple[Labelled, np.ndarray]:
+    """Three scenes in four dimensions, six people; a belief that knows most of the wrong labels. And where they are."""
+    rng = np.random.default_rng(seed)
+    truth, groups = np.repeat(np.arange(3), 40), np.tile(np.arange(6), 20)
+    features = np.abs(rng.normal(0, 1, (120, 4)) + 3 * np.eye(3, 4)[truth])
+    bad = rng.random(120) < wrong
+    labels = np.where(bad, (truth + 1) % 3, truth)
+    belief = np.clip(np.where(bad, 0.15, 0.9) + rng.normal(0, 0.08, 120), 0.01, 0.99)
+    head = Head(weight=rng.normal(0, 0.1, (3, 4)), bias=np.zeros(3))
+    data = Labelled(
+        features=features,
+        labels=labels.astype(np.int64),
+        groups=groups,
+        score=belief,
+        belief=belief,
+        head=head,
+        wrong=bad,
+    )
+    return data, bad
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_what_is_wrong_weighs_less_and_nothing_is_erased(policy: str) -> None:
+    data, bad = labelled()
+    found = weigh(policy, data, QUALITY, seed=0)  # type: ignore[arg-type]
+    assert found.weights.shape == (120,)
+    assert found.weights.min() >= QUALITY.floor - 1e-12
+    assert found.weights[bad].mean() < 0.6 * found.weights[~bad].mean()
+    assert found.details
+    again = weigh(policy, data, QUALITY, seed=0)  # type: ignore[arg-type]
+    assert (again.weights == found.weights).all()
+
+
+def test_auto_says_why_and_does_nothing_where_nothing_helps() -> None:
+    data, _ = labelled()
+    found = weigh("auto", data, QUALITY, seed=0)
+    assert found.details["policy"] in {"per_sample", "learned", "tiers"}
+    assert "equal weights" in found.details["why"]
+    clean, _ = labelled(wrong=0.0)
+    flat = weigh("auto", replace(clean, belief=np.full(120, 0.99), score=np.full(120, 0.99)), QUALITY, seed=0)
+    assert np.ptp(flat.weights) == 0
+
+
+def test_the_conventional_ones() -> None:
+    data, bad = labelled()
+    assert (weigh("equal", data, QUALITY, seed=0).weights == 1).all()
+    balanced = weigh("balanced", data, QUALITY, seed=0).weights
+    sums = np.bincount(data.labels, weights=balanced)
+    np.testing.assert_allclose(sums, sums[0])
+    oracle = weigh("oracle", data, QUALITY, seed=0)
+    assert ((oracle.weights == 0) == bad).all()
+    pruned = weigh("pruned", data, QUALITY, seed=0).weights
+    assert pruned[bad].mean() < 0.4
+    assert pruned[~bad].mean() > 0.8
+    with pytest.raises(SettingsError, match="planted"):
+        weigh("oracle", replace(data, wrong=None), QUALITY, seed=0)
+
+
+def test_every_arm_has_a_policy_that_there_is() -> None:
+    data, _ = labelled()
+    for arm in EVERY.values():
+        assert weigh(arm.weights, data, QUALITY, seed=0).weights.sum() > 0
+
+
+class TestLearned:
+    def test_the_slope_by_the_weights_is_that_of_refitting(self) -> None:
+        """Against differences of whole fits; the adjustment's own dependence on the weights is left out, and small."""
+        data, _ = labelled()
+        fold = data.groups % 3
+        weights = np.clip(data.belief, 0.05, 1)
+        arguments = {"head": data.head, "pull": 1e-2}
+
+        def loss(each: np.ndarray) -> float:
+            value, _ = held_out_loss(data.features, data.labels, each, data.belief, fold, **arguments)  # type: ignore[arg-type]
+            return value
+
+        _, slopes = held_out_loss(data.features, data.labels, weights, data.belief, fold, **arguments)  # type: ignore[arg-type]
+        rng = np.random.default_rng(1)
+        for _ in range(4):
+            # Within each scene and fold, so that the scenes' shares of the weight stay as they are.
+            step = rng.normal(0, 1, 120)
+            for part in np.unique(3 * data.labels + fold):
+                rows = 3 * data.labels + fold == part
+                step[rows] -= step[rows].mean()
+            around = (loss(weights + 1e-2 * step) - loss(weights - 1e-2 * step)) / 2e-2
+            assert slopes @ step == pytest.approx(around, rel=0.05, abs=2e-4)
+
+    def test_it_rises_with_belief_and_does_not_do_worse_than_the_belief_itself(self) -> None:
+        data, _ = labelled(wrong=0.4)
+        fold = data.groups % 3
+        found = learn_map(data.features, data.labels, data.belief, fold, head=data.head, pull=1e-3, floor=0.02)
+        grid = np.linspace(0.01, 0.99, 50)
+        assert (np.diff(found.of(grid)) >= 0).all()
+        start = WeightMap(slope=1.0, shift=0.0, floor=0.02)
+
+        def reached(which: WeightMap) -> float:
+            return held_out_loss(
+                data.features, data.labels, which.of(data.belief), data.belief, fold, head=data.head, pull=1e-3
+            )[0]
+
+        assert reached(found) <= reached(start) + 1e-9
+
+    def test_one_person_alone_judges_nobody(self) -> None:
+        data, _ = labelled()
+        found = learn_map(
+            data.features, data.labels, data.belief, np.zeros(120, np.int64), head=data.head, pull=1e-3, floor=0.02
+        )
+        np.testing.assert_allclose(found.of(np.array([0.2, 0.8])), 0.02 + 0.98 * np.array([0.2, 0.8]))
+
+
+def test_a_head_of_another_loss_is_at_its_optimum_too() -> None:
+    data, _ = labelled()
+    weights = np.ones(120)
+    arm = EVERY["generalised-cross-entropy"]
+    shift = adjustment(data.labels, weights, 3)
+    found = fit_head(
+        data.features, data.labels, weights, start=data.head, pull=1e-3, adjustment=shift, loss=arm.loss, iterations=500
+    )
+    usual = fit_head(data.features, data.labels, weights, start=data.head, pull=1e-3, adjustment=shift)
+    assert not np.allclose(found.weight, usual.weight)

@@ -201,11 +201,13 @@ class LabelIngest:
             self._source.hint({p: account.to_offset for p, account in accounts.items()})
 
     def caught_up(self) -> bool:
-        """Whether every record that was in the assigned partitions when asked has been read."""
+        """Whether every record that was in the assigned partitions when asked has been read; a spare member has none to read."""
         try:
             ends = self._source.end_offsets()
         except ClientError:
             return False  # Kafka is away; it will be back
+        if not self._owned and not ends:
+            return self._source.spare()
         return bool(self._owned) and all(p in self._owned and self._owned[p].position >= end for p, end in ends.items())
 
     def counters(self) -> dict[str, int]:

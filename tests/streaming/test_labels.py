@@ -145,6 +145,20 @@ def test_nothing_new_is_no_commit(tmp_path: Path) -> None:
     assert labels_version(str(tmp_path)) == version
 
 
+def test_a_member_without_a_partition_is_caught_up_once_the_group_has_shared_them_out(tmp_path: Path) -> None:
+    """Of a group with more members than partitions; else ``--until-caught-up`` would never end."""
+    rig = Rig(tmp_path, {L0: log([label(1)])})
+    assert not rig.ingest.caught_up(), "not looked up yet"
+    rig.source.revoke(L0)
+    rig.ingest.step()
+    assert not rig.ingest.caught_up(), "the group is about to share them out"
+    rig.source.shared_out = True
+    assert rig.ingest.caught_up()
+    rig.source.assign(L0)
+    assert not rig.ingest.caught_up(), "it has got one after all"
+    assert rig.until_caught_up()["labels"] == 1
+
+
 def test_revoked_partitions_are_forgotten_and_read_again(tmp_path: Path) -> None:
     rig = Rig(tmp_path, {L0: log([label(1), label(2)])}, commit_rows=100)
     for _ in range(2):

@@ -14,9 +14,7 @@ from streaming.settings import IngestSettings, KafkaSettings
 
 
 @pytest.mark.broker
-def test_of_two_members_and_one_partition_one_is_spare(
-    bootstrap_servers: str, new_topic: Callable[[int], str]
-) -> None:
+def test_of_two_members_and_one_partition_one_is_spare(bootstrap_servers: str, new_topic: Callable[[int], str]) -> None:
     settings = KafkaSettings(
         bootstrap_servers=bootstrap_servers, batches_topic=new_topic(1), group_id=f"g-{uuid.uuid4().hex}"
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -49,8 +50,16 @@ def test_rates_and_lags_of_batches_and_labels_are_told_apart() -> None:
     assert (before.lag, before.labels_lag) == (6, 10)
 
 
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as closing:
+        yield closing
+
+
 @pytest.mark.broker
-def test_labels_are_looked_at_too(bootstrap_servers: str, new_topic: Callable[[int], str], tmp_path: Path) -> None:
+def test_labels_are_looked_at_too(
+    bootstrap_servers: str, new_topic: Callable[[int], str], tmp_path: Path, stack: ExitStack
+) -> None:
     kafka = KafkaSettings(
         bootstrap_servers=bootstrap_servers, batches_topic=new_topic(2), labels_topic=new_topic(1), deadletter_topic=new_topic(1),
         group_id=f"g-{uuid.uuid4().hex}",
@@ -61,10 +70,13 @@ def test_labels_are_looked_at_too(bootstrap_servers: str, new_topic: Callable[[i
         producer.send(kafka.labels_topic, value=encode_label(label(number)), key=b"d1").get(timeout=10)
     producer.close()
     observer = Observer(kafka, lake)
+    stack.callback(observer.close)
     found = observer.look()
     assert (len(found.partitions), found.lag, found.labels_lag) == (2, 0, 3)
     assert (found.lake_version, found.labels_version, found.labels[0].valid_through) == (None, None, None)
     source, dead = KafkaSource(kafka, ingest, topic=kafka.labels_topic), KafkaDeadLetters(kafka)
+    stack.callback(source.close)
+    stack.callback(dead.close)
     labels = LabelIngest(
         source=source, table=LabelsTable(lake), dead_letters=dead, windows=WindowSettings(), settings=ingest
     )
@@ -74,5 +86,3 @@ def test_labels_are_looked_at_too(bootstrap_servers: str, new_topic: Callable[[i
     found = observer.look()
     assert (found.labels_version, found.labels_lag, found.labels[0].committed) == (1, 0, 3)
     assert found.labels[0].valid_through == found.at
-    for end in (observer.close, source.close, dead.close):
-        end()

@@ -63,17 +63,17 @@ def table(now: Status, rate: Rates) -> Table:
     complete = "–" if now.valid_through is None else f"{now.valid_through:%Y-%m-%d %H:%M:%S} UTC"
     said = "no labels yet" if now.labels_version is None else f"labels version {now.labels_version}"
     shown = Table(
-        "topic", "partition", title=f"{version}, complete until {complete}, lag {now.lag:,}; {said}, lag {now.labels_lag:,}",
+        "partition", title=f"{version}, complete until {complete}, lag {now.lag:,}\n{said}, lag {now.labels_lag:,}",
         title_justify="left", box=None,
     )  # fmt: skip
     for column in ("in Kafka", "in the lake", "lag", "came/s", "settled/s", "complete until (UTC)"):
         shown.add_column(column, justify="right")
-    for partitions in (now.partitions, now.labels):
+    # Told apart by a word and not by their topics' names: 80 characters have no room for those.
+    for word, partitions in (("", now.partitions), ("labels ", now.labels)):
         for each in partitions:
             came, done = rate.get((each.topic, each.partition), (None, None))
             shown.add_row(
-                each.topic if each is partitions[0] else "", str(each.partition), f"{each.end:,}",
-                "–" if each.committed is None else f"{each.committed:,}", f"{each.lag:,}",
+                f"{word}{each.partition}", f"{each.end:,}", "–" if each.committed is None else f"{each.committed:,}", f"{each.lag:,}",
                 "" if came is None else f"{came:,.1f}", "" if done is None else f"{done:,.1f}",
                 "–" if each.valid_through is None else f"{each.valid_through:%Y-%m-%d %H:%M:%S}",
             )  # fmt: skip

@@ -66,7 +66,7 @@ def table(now: Status, rate: Rates) -> Table:
         "partition", title=f"{version}, complete until {complete}, lag {now.lag:,}\n{said}, lag {now.labels_lag:,}",
         title_justify="left", box=None,
     )  # fmt: skip
-    for column in ("in Kafka", "in the lake", "lag", "came/s", "settled/s", "complete until (UTC)"):
+    for column in ("in Kafka", "in the lake", "lag", "came/s", "settled/s", "complete (UTC)"):
         shown.add_column(column, justify="right")
     # Told apart by a word and not by their topics' names: 80 characters have no room for those.
     for word, partitions in (("", now.partitions), ("labels ", now.labels)):

@@ -3,13 +3,17 @@
 Three families. *As people run it*: the usual remedies, fine-tuned without a look back. *Same recipe*: the same remedies with all
 that FilterLoss has except its weights: the pull to the original, people left out who choose how far to go, the correction for
 imbalance. *FilterLoss*: its policies. The first tells what one gains, the second what the weights give.
+
+Nothing here loads torch: a wrong name should not take its seconds.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from training.errors import SettingsError
 from training.losses import Loss
 
 Weights = Literal["equal", "balanced", "pruned", "oracle", "tiers", "per_sample", "learned", "auto"]
@@ -77,3 +81,25 @@ CONVENTIONAL = tuple(
 """Names of the arms that most people would use."""
 EVERY = {arm.name: arm for arm in (Arm(name=ORIGINAL), *AS_RUN, *SAME_RECIPE, *FILTERS, LIMIT)}
 """Every arm of an experiment, by its name."""
+RETRAINING = {
+    arm.name: arm
+    for arm in (
+        EVERY[ORIGINAL], Arm(name="plain"), Arm(name="oversampling", sampler="oversampling"),
+        Arm(name="undersampling", sampler="undersampling"), Arm(name=FILTERLOSS, weights="tiers", adjust=True),
+    )
+}  # fmt: skip
+"""Every arm of a retraining, in the order they are run."""
+ARMS = tuple(RETRAINING)
+"""Their names."""
+
+
+def check_arms(arms: Iterable[str]) -> None:
+    """Let known arms of a retraining pass.
+
+    Raises:
+        SettingsError: there is no such arm.
+    """
+    unknown = sorted(set(arms) - set(ARMS))
+    if unknown:
+        msg = f"There is no arm {unknown[0]!r}; there are {', '.join(ARMS)}"
+        raise SettingsError(msg)

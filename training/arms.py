@@ -20,9 +20,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.arm import EVERY, FILTERLOSS, ORIGINAL, Arm
+from training.arm import ARMS, ORIGINAL, RETRAINING, Arm, check_arms
 from training.dataset import WindowSet
-from training.errors import SettingsError
 from training.evaluation import Evaluation, evaluate, recovery_ratio
 from training.figures import comparison_figure, confusion_figure, tier_figure
 from training.finetune import FineTuned, finetune, trainable
@@ -35,15 +34,6 @@ from training.settings import FineTuneSettings, QualitySettings
 from training.tracking import Progress, RunLog, Tracker, no_progress
 from training.weights import effective_size
 
-_ARMS = {
-    arm.name: arm
-    for arm in (
-        EVERY[ORIGINAL], Arm(name="plain"), Arm(name="oversampling", sampler="oversampling"),
-        Arm(name="undersampling", sampler="undersampling"), Arm(name=FILTERLOSS, weights="tiers", adjust=True),
-    )
-}  # fmt: skip
-ARMS = tuple(_ARMS)
-"""Every arm of a retraining, in the order they are run."""
 _RESULT = "result.json"
 _TRAINABLE = "trainable"
 
@@ -113,10 +103,7 @@ def run_arms(
         SettingsError: there is no such arm.
         TrainingError: an arm failed.
     """
-    unknown = sorted(set(arms) - set(ARMS))
-    if unknown:
-        msg = f"There is no arm {unknown[0]!r}; there are {', '.join(ARMS)}"
-        raise SettingsError(msg)
+    check_arms(arms)
     wanted = [arm for arm in ARMS if arm in {*arms, ORIGINAL}]
     frozen, _ = bench.original.net.split(trainable(bench.settings))
     cached = infer(frozen.eval(), torch.from_numpy(bench.windows.signals[bench.train])).cpu()
@@ -177,11 +164,11 @@ def _tune(
         score=bench.quality.score[train], belief=bench.quality.belief[train], head=Head.of(bench.original.net),
     )  # fmt: skip
     tuned, weighed = tune(
-        bench.original.net, _ARMS[arm], cached, data, settings=bench.settings, quality=bench.quality_settings, run=run,
+        bench.original.net, RETRAINING[arm], cached, data, settings=bench.settings, quality=bench.quality_settings, run=run,
         progress=progress,
     )  # fmt: skip
     details = dict(weighed.details)
-    if _ARMS[arm].filters:
+    if RETRAINING[arm].filters:
         details["effective_size"] = {
             scene: round(effective_size(weighed.weights[data.labels == at]), 1)
             for at, scene in enumerate(bench.windows.scene_names)

@@ -6,12 +6,13 @@ Each is a function of log p(label), with its slope, so that a head is fitted and
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn.functional import log_softmax
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Kind = Literal["cross_entropy", "focal", "generalised"]
 
@@ -31,7 +32,7 @@ class Loss:
 
     def of(self, logits: Tensor, labels: Tensor) -> Tensor:
         """(n,) losses of (n, scenes) logits."""
-        log_p = log_softmax(logits, dim=1)
+        log_p = logits.log_softmax(1)
         losses: Tensor = self._values(log_p.gather(1, labels[:, None])[:, 0])
         if self.smoothing:
             losses = (1 - self.smoothing) * losses - self.smoothing * log_p.mean(1)
@@ -76,4 +77,4 @@ CROSS_ENTROPY = Loss()
 
 
 def _exp(values: Any) -> Any:
-    return values.exp() if isinstance(values, Tensor) else np.exp(values)
+    return np.exp(values) if isinstance(values, np.ndarray) else values.exp()

@@ -69,7 +69,10 @@ def _write(home: Path, found: Mapping[str, Any], regimes: str) -> None:
     """Whole or not at all; the round before stays until this one is there."""
     for file, text in (
         ("transfer.json", json.dumps({"regimes": regimes, "pairs": found}, indent=1)),
-        ("transfer.md", "\n".join((home / "experiments" / name / "transfer.md").read_text(encoding="utf-8") for name in found)),
+        (
+            "transfer.md",
+            "\n".join((home / "experiments" / name / "transfer.md").read_text(encoding="utf-8") for name in found),
+        ),
     ):
         partial = home / f".{file}"
         partial.write_text(text, encoding="utf-8")

@@ -159,7 +159,7 @@ def _only(windows: WindowSet, scenes: Sequence[str]) -> WindowSet:
 def _windows(settings: Settings, place: Path, where: str, cohort: str) -> WindowSet:
     from training.dataset import from_lake
 
-    lake = where if _is_lake(where) else _through_kafka(settings, place, Path(where))
+    lake = where if _is_lake(where) else through_kafka(settings, place, Path(where))
     data = settings.data
     return from_lake(
         lake, cohort=cohort, channels=data.channels, scenes=data.scenes or None, min_coverage=data.min_coverage,
@@ -171,7 +171,7 @@ def _is_lake(where: str) -> bool:
     return "://" in where or (Path(where) / "windows" / "_delta_log").is_dir()
 
 
-def _through_kafka(settings: Settings, place: Path, recordings: Path) -> str:
+def through_kafka(settings: Settings, place: Path, recordings: Path) -> str:
     """A lake of these recordings alone; made once.
 
     Raises:

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dags.local.experiment import run, through_kafka
+from dags.settings import Settings, load
+from streaming.fleet import simulate, target_fleet
+from streaming.lake import scan_windows
+from tests.training.lakes import SETTINGS, of_people, publish
+from tests.training.made import SMALL, windows
+from training.errors import DataError, SettingsError
+from training.settings import OriginalSettings
+
+
+def settings(home: Path, more: str = "") -> Settings:
+    (home / "sensorloop.toml").write_text(SETTINGS + more)
+    found = load({"SENSORLOOP_HOME": str(home), "SENSORLOOP_CONFIG": str(home / "sensorloop.toml")})
+    original = OriginalSettings(architecture="resnet18", epochs=1, threads=1)
+    finetune = replace(found.finetune, threads=1, epochs=1, head_pulls=(1e-3,))
+    return replace(found, original=original, finetune=finetune, spectrogram=SMALL)
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> str:
+    made = windows(people=6, each=8)
+    publish(tmp_path / "both", of_people("source", made), cohort="source")
+    publish(tmp_path / "both", of_people("target", windows(people=6, each=8, seed=3)), cohort="target")
+    return str(tmp_path / "both")
+
+
+def test_a_table_a_picture_and_cells_that_are_not_run_twice(lake: str, tmp_path: Path) -> None:
+    found = settings(tmp_path)
+    arms = "original,free-linear-probe,filterloss-per_sample,oracle"
+
+    def go(seeds: int) -> dict[str, object]:
+        return run(
+            found, source=lake, target=lake, cohorts=("source", "target"), name="made", arms=arms, regimes="hard", seeds=seeds,
+            minutes=None,
+        )  # fmt: skip
+
+    done = go(1)
+    assert (done["cells"], done["wanted"]) == (4, 4)
+    summary = json.loads(Path(str(done["json"])).read_text())
+    assert {row["arm"] for row in summary["rows"]} == set(arms.split(","))
+    assert set(summary["below_original"]) == {"filterloss-per_sample"}
+    assert "| filterloss-per_sample |" in Path(str(done["table"])).read_text()
+    (picture,) = done["pictures"]  # type: ignore[misc]
+    assert Path(picture).read_bytes().startswith(b"\x89PNG")
+    cells = {file: file.stat().st_mtime_ns for file in (tmp_path / "experiments" / "cells").iterdir()}
+    originals = list((tmp_path / "experiments" / "originals").iterdir())
+    again = go(2)
+    assert again["cells"] == 8
+    assert {file: file.stat().st_mtime_ns for file in cells} == cells, "trained again"
+    assert list((tmp_path / "experiments" / "originals").iterdir()) == originals
+
+
+def test_what_is_asked_for_must_be_there(lake: str, tmp_path: Path) -> None:
+    found = settings(tmp_path)
+    wanted = {
+        "source": lake, "target": lake, "cohorts": ("source", "target"), "name": "n", "arms": "all", "regimes": "hard",
+        "seeds": 1, "minutes": None,
+    }  # fmt: skip
+    with pytest.raises(SettingsError, match="no arm 'magic'; there are original, free-plain"):
+        run(found, **wanted | {"arms": "original,magic"})  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="no regime 'harder'; there are every-label, few"):
+        run(found, **wanted | {"regimes": "harder"})  # type: ignore[arg-type]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="neither a lake nor a folder of recordings"):
+        run(found, **wanted | {"source": str(tmp_path / "empty")})  # type: ignore[arg-type]
+
+
+def test_a_source_and_a_target_with_nothing_in_common_are_told_so(tmp_path: Path) -> None:
+    publish(tmp_path / "a", of_people("a", windows(people=3, counts=(8, 0, 0))), cohort="source")
+    publish(tmp_path / "b", of_people("b", windows(people=3, counts=(0, 8, 0))), cohort="target")
+    with pytest.raises(DataError, match=r"share 0 labelled scenes \(none\); at least 2"):
+        run(
+            settings(tmp_path), source=str(tmp_path / "a"), target=str(tmp_path / "b"), cohorts=("source", "target"), name="n",
+            arms="all", regimes="hard", seeds=1, minutes=None,
+        )  # fmt: skip
+
+
+@pytest.mark.broker
+def test_recordings_gothrough_kafka_into_a_lake_of_their_own_once(
+    bootstrap_servers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = simulate(target_fleet(seed=1, size=0.1), tmp_path / "recordings")
+    for name, value in (
+        ("SENSORLOOP_HOME", str(tmp_path)), ("SENSORLOOP_CONFIG", os.devnull), ("KAFKA_BOOTSTRAP_SERVERS", bootstrap_servers),
+    ):  # fmt: skip
+        monkeypatch.setenv(name, value)
+    lake = through_kafka(load(), tmp_path / "experiments", tmp_path / "recordings")
+    found = scan_windows(lake).select("session_id", "cohort").unique().collect()
+    assert set(found["cohort"]) == {"target"}
+    assert 0 < found.height <= len(manifest.sessions)
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
+    assert through_kafka(load(), tmp_path / "experiments", tmp_path / "recordings") == lake, "made once"

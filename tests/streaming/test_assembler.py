@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streaming.assembler import Assembler, ClosedWindows, SessionKey, SessionMemory
-from streaming.sensors import SENSORS
-from streaming.wire import SensorBatch, SensorBlock
+from streaming.wire import SensorBatch
 
 from .sessions import EPOCH, NOW, SECOND, SETTINGS, batch
+from .traffic import gappy_session
 
 Windows = dict[tuple[SessionKey, int], bytes]
 
@@ -205,42 +205,10 @@ def traffic(draw: st.DrawFn) -> list[SensorBatch]:
     return merged
 
 
-_GAP_NS = SETTINGS.max_gap_ns
-_STEPS_NS = (*[40_000_000] * 12, _GAP_NS - 40_000_000, _GAP_NS, _GAP_NS + 1_000, _GAP_NS + 50_000_000, 1_700_000_000)
-
-
-def gappy(rng: random.Random, name: str, samples: int) -> list[SensorBatch]:
-    """A session of two sensors with gaps about as long as the longest that is interpolated; batches in and out of order, some late."""
-    times = np.cumsum(rng.choices(_STEPS_NS, k=samples)) + EPOCH + rng.randint(0, 999) * 1_000_000
-    slots = (times - times[0]) // (rng.choice([1, 1, 2, 3]) * SECOND)
-    batches = []
-    for slot in np.unique(slots):
-        at = times[slots == slot]
-        blocks = []
-        # The second sensor is often quiet, so that its neighbours are in other batches than those of the first.
-        for sensor, axes, part in (("accelerometer", 3, at), ("pressure", 1, at[: max(1, len(at) // 2)])):
-            if axes == 3 or rng.random() < 0.6:
-                values = (part[:, None] % 977 / 7 + np.arange(axes)).astype(np.float32)
-                offsets = ((part - part[0]) // 1_000).astype(np.uint32)
-                blocks.append(
-                    SensorBlock(sensor=sensor, axes=SENSORS[sensor].axes, values=values, start_ns=int(part[0]), offsets_us=offsets)
-                )  # fmt: skip
-        batches.append(
-            SensorBatch(
-                device_id="d1", session_id=name, sequence=len(batches), subject_id="p", blocks=tuple(blocks),
-                end_of_session=slot == slots[-1],
-            )
-        )  # fmt: skip
-    for i in range(len(batches) - 1):
-        if rng.random() < 0.1:
-            batches.insert(i + rng.randint(1, 6), batches.pop(i))
-    return batches
-
-
 @st.composite
 def gappy_traffic(draw: st.DrawFn) -> list[SensorBatch]:
     rng = random.Random(draw(st.integers(0, 2**32)))
-    queues = [gappy(rng, f"s{number}", rng.randint(40, 200)) for number in range(2)]
+    queues = [gappy_session(rng, f"s{number}", rng.randint(40, 200), SETTINGS) for number in range(2)]
     merged = []
     while any(queues):
         merged.append(rng.choice([queue for queue in queues if queue]).pop(0))

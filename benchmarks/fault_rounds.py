@@ -32,7 +32,7 @@ _QUIET_S = 2.0
 _IDLE = {"SENSORLOOP_WINDOWS__IDLE_TIMEOUT": "PT2S"}
 
 
-class Stuck(Exception):  # noqa: N818  # what it is
+class Stuck(Exception):  # what it is
     """Ingestion did not get on."""
 
 
@@ -208,7 +208,7 @@ class Round:
 
 
 def killed_at(point: str, here: Round) -> None:
-    """kill -9 at a step of a commit, once or several times in a row; the first, or one of those after it."""
+    """Kill -9 at a step of a commit, once or several times in a row; the first, or one of those after it."""
     with here.phones() as phones:
         phones.send()
     for after in here.dice.choice([(0,), (1,), (2,), (0, 0), (3, 0), (1, 1, 0)]):
@@ -220,7 +220,7 @@ def killed_at(point: str, here: Round) -> None:
 
 
 def killed_anywhen(here: Round) -> None:
-    """kill -9 at a random time, up to three times in a row, while phones send."""
+    """Kill -9 at a random time, up to three times in a row, while phones send."""
     with here.phones() as phones:
         kills = here.dice.randint(1, 3)
         for at in range(kills):

@@ -12,6 +12,7 @@ killed without anybody waiting for long, and with two of them gone nothing is an
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -58,6 +59,7 @@ class Cluster:
             with ThreadPoolExecutor() as pool:
                 list(pool.map(lambda node: self._format(node, extra), _NODES))
             self.start()
+            self._wait_groups()
         except BaseException:
             self.stop()
             raise
@@ -129,6 +131,20 @@ class Cluster:
         logs = "\n".join(process.log_tail(self._folder(node) / "broker.log") for node in nodes)
         msg = f"The brokers in {self._home} are not one cluster. The ends of their logs:\n{logs}"
         raise BrokerError(msg)
+
+    def _wait_groups(self) -> None:
+        """The first who asks for a group's coordinator has its topic made, and would wait for that for the better part of a minute."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with (
+                contextlib.suppress(KafkaError),
+                KafkaAdminClient(
+                    bootstrap_servers=self.bootstrap_servers.split(","), request_timeout_ms=5_000
+                ) as admin,
+            ):
+                admin.describe_groups(["none"])
+                return
+            time.sleep(_POLL_S)
 
     def _answers(self, node: int) -> bool:
         settings = self._settings[node]

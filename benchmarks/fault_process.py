@@ -6,6 +6,7 @@ thread: that saves the seconds that Python takes to import them, and nothing els
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -24,6 +25,7 @@ from streaming.faults import hooked
 _PRELOADED = ["benchmarks.fault_process", "sensorloop", "dags.local.ingesting", "dags.settings", "polars", "deltalake"]
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(_PRELOADED)
+_PR_SET_PDEATHSIG = 1
 REFUSED = 3
 """Exit code of a consumer that finds its partition taken over."""
 
@@ -91,6 +93,8 @@ def ended(*processes: Ingestion) -> Iterator[None]:
 
 
 def _run(environ: dict[str, str], home: Path, log: Path, arguments: tuple[str, ...], fault: Fault | None) -> None:
+    # The server ends with the bench; whoever it has forked must not go on alone.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1)
     os.dup2(out, 2)

@@ -34,7 +34,7 @@ ROUNDS = {
     "kill -9 at any time": 40, "rebalance storm": 10, "zombie": 20, "answer of a commit lost": 15,
 }  # fmt: skip
 QUICK_ROUNDS = dict.fromkeys(ROUNDS, 2) | {"rebalance storm": 1}
-TOGETHER = 5
+TOGETHER = 6
 """Rounds at a time: they mostly wait for Kafka to notice that somebody died."""
 SHARE = 2 if QUICK else 5
 """Rounds that share an outage of the cluster."""

@@ -227,6 +227,8 @@ class Assembler:
 
     def _close(self, key: SessionKey, session: Session, limit_ns: int) -> None:
         """Close the windows that start before ``limit_ns``."""
+        if session.newest_ns < 0:
+            return  # no sample has come, only that it ends
         hop = self._hop_ns
         from_ns = session.next_start_ns or 0
         if session.next_start_ns is not None and limit_ns <= from_ns:

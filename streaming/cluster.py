@@ -101,7 +101,7 @@ class Cluster:
             process.stop(self._folder(node) / "broker.pid")
 
     def coordinator(self, group: str) -> int:
-        """The node that is coordinator of a consumer group: the leader of the partition that keeps its offsets. There must have been one."""
+        """The node that coordinates a consumer group: the leader of the partition that keeps its offsets."""
         with KafkaAdminClient(bootstrap_servers=self.bootstrap_servers.split(",")) as admin:
             (topic,) = admin.describe_topics(["__consumer_offsets"])
         number = _java_hash(group) % len(topic["partitions"])

@@ -42,7 +42,7 @@ class Reason(StrEnum):
     BAD_LABEL = "bad_label"
     """An id or label is too long or not printable."""
     BAD_SEQUENCE = "bad_sequence"
-    """A sequence beyond int64."""
+    """A sequence after which none fits into int64."""
     EMPTY = "empty"
     """No samples, and not the end of the session either."""
     UNKNOWN_SENSOR = "unknown_sensor"
@@ -66,6 +66,8 @@ class Reason(StrEnum):
 
 
 _INT64_MAX = 2**63 - 1
+_LAST_SEQUENCE = _INT64_MAX - 1
+"""The one after it is stored too: in the table, and of each session that has closed."""
 _CONFLUENT_MAGIC = 0
 _FLOAT = np.dtype("<f4")
 
@@ -187,8 +189,8 @@ def decode(
             raise BatchError(
                 Reason.BAD_LABEL, f"{text[:MAX_TEXT]!r} is not printable or longer than {MAX_TEXT} characters"
             )
-    if message.sequence > _INT64_MAX:
-        raise BatchError(Reason.BAD_SEQUENCE, f"{message.sequence} is beyond {_INT64_MAX}")
+    if message.sequence > _LAST_SEQUENCE:
+        raise BatchError(Reason.BAD_SEQUENCE, f"{message.sequence} is beyond {_LAST_SEQUENCE}")
     if len(message.blocks) > MAX_BLOCKS:
         raise BatchError(Reason.OVERSIZED, f"{len(message.blocks)} blocks, at most {MAX_BLOCKS} are allowed")
     latest_ns = min(received_ns + max_ahead_ns, _INT64_MAX)

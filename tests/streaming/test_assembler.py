@@ -164,6 +164,17 @@ def test_a_silent_session_is_closed_and_may_come_back() -> None:
     flat(closed)
 
 
+def test_an_end_before_any_sample_closes_nothing() -> None:
+    """A phone's last batch without samples comes first, and the others never do."""
+    assembler = Assembler(SETTINGS, {})
+    assert not list(assembler.add(batch(1, samples=0, end=True), 0, NOW))
+    assert assembler.needed_offset() == 0
+    assert not list(assembler.close_idle(NOW + SETTINGS.idle_timeout))
+    assert assembler.needed_offset() is None
+    closed = assembler.add(batch(0), 1, NOW)
+    assert sum(int(g.fresh["accelerometer"].sum()) for g in closed) == 25
+
+
 def test_majority_label_and_sparse_windows() -> None:
     closed, assembler = run([batch(0, scene="Walk", samples=5), batch(1, scene="Run", end=True)])
     labels = {(int(s) - EPOCH) // SECOND: scene for g in closed for s, scene in zip(g.starts_ns, g.scenes, strict=True)}

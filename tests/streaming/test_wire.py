@@ -41,7 +41,7 @@ def sensor_blocks(draw: st.DrawFn) -> SensorBlock:
 def sensor_batches(draw: st.DrawFn) -> SensorBatch:
     blocks = tuple(draw(st.lists(sensor_blocks(), max_size=4)))
     return SensorBatch(
-        device_id=draw(texts), session_id=draw(texts), sequence=draw(st.integers(0, 2**63 - 1)), subject_id=draw(texts),
+        device_id=draw(texts), session_id=draw(texts), sequence=draw(st.integers(0, 2**63 - 2)), subject_id=draw(texts),
         phone_model=draw(texts), position=draw(texts), cohort=draw(texts), scene=draw(st.none() | texts),
         end_of_session=not blocks or draw(st.booleans()), blocks=blocks,
     )  # fmt: skip
@@ -135,6 +135,7 @@ def test_a_damaged_batch_is_a_batch_or_refused(batch: SensorBatch, data: st.Data
         (message(scene="x" * 65), Reason.BAD_LABEL),
         (message(position="hips\n"), Reason.BAD_LABEL),
         (message(sequence=2**63), Reason.BAD_SEQUENCE),
+        (message(sequence=2**63 - 1), Reason.BAD_SEQUENCE),
         (message(blocks=[]), Reason.EMPTY),
         (message(block(values=b"", period_ns=None)), Reason.EMPTY),
         (message(*[block()] * (MAX_BLOCKS + 1)), Reason.OVERSIZED),

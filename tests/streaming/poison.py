@@ -180,8 +180,8 @@ MUTATIONS: tuple[Mutation, ...] = (
 class Examiner:
     """Takes batches as ingestion does; whatever is neither a batch nor a refusal with a reason is let through as the exception it is."""
 
-    def __init__(self) -> None:
-        self.outcomes: Counter[str] = Counter()
+    def __init__(self, outcomes: Counter[str] | None = None) -> None:
+        self.outcomes: Counter[str] = Counter() if outcomes is None else outcomes
         self._begin()
 
     def _begin(self) -> None:
@@ -233,10 +233,12 @@ def mutated(seed: int, pool: Sequence[bytes]) -> bytes:
     """One damaged batch; the same seed gives the same."""
     rng = random.Random(seed)
     value = rng.choice(MUTATIONS)(rng, pool)
-    return rng.choice(MUTATIONS)(rng, [value]) if value and rng.random() < 0.1 and pb_or_bytes(value) else value
+    if value and rng.random() < 0.1 and _is_protobuf(value):
+        return rng.choice(MUTATIONS)(rng, [value])
+    return value
 
 
-def pb_or_bytes(value: bytes) -> bool:
+def _is_protobuf(value: bytes) -> bool:
     """Whether every mutation can be done to it: some need Protobuf."""
     try:
         pb.SensorBatch.FromString(value)

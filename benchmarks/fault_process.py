@@ -22,7 +22,11 @@ import psutil
 
 from streaming.faults import hooked
 
-_PRELOADED = ["benchmarks.fault_process", "sensorloop", "dags.local.ingesting", "dags.settings", "polars", "deltalake"]
+_PRELOADED = [
+    "benchmarks.fault_process", "sensorloop", "dags.local.ingesting", "dags.settings", "registry.errors", "training.errors", "polars",
+    "deltalake", "pandas",
+]  # fmt: skip
+"""pandas: pyarrow imports it by itself as soon as it is there."""
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(_PRELOADED)
 _PR_SET_PDEATHSIG = 1

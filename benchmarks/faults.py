@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import statistics
 import sys
@@ -34,14 +35,14 @@ ROUNDS = {
     "kill -9 at any time": 40, "rebalance storm": 10, "zombie": 20, "answer of a commit lost": 15,
 }  # fmt: skip
 QUICK_ROUNDS = dict.fromkeys(ROUNDS, 2) | {"rebalance storm": 1}
-TOGETHER = 6
+TOGETHER = 8
 """Rounds at a time: they mostly wait for Kafka to notice that somebody died."""
-SHARE = 2 if QUICK else 5
+SHARE = 2 if QUICK else 8
 """Rounds that share an outage of the cluster."""
 OUTAGES = {
-    "a broker killed and back": 1 if QUICK else 3,
-    "the coordinator killed": 1 if QUICK else 3,
-    "all brokers down": 1 if QUICK else 2,
+    "a broker killed and back": 1 if QUICK else 2,
+    "the coordinator killed": 1 if QUICK else 2,
+    "all brokers down": 1,
 }
 DOWN_S = 15 if QUICK else 60
 Result = dict[str, Any]
@@ -80,15 +81,16 @@ def _rounds(bench: Bench) -> Iterator[Outcome]:
     with ThreadPoolExecutor(TOGETHER) as pool:
         # First, so that no round is counted as slow because others wait for it.
         list(pool.map(bench.undisturbed, range(SEEDS)))
+        for kind, times in OUTAGES.items():
+            for number in range(times):
+                yield from _outage(bench, kind, number)
         wanted = [
             (kind, number) for kind, rounds in (QUICK_ROUNDS if QUICK else ROUNDS).items() for number in range(rounds)
         ]
+        random.Random(0).shuffle(wanted)  # a run that is interrupted has some of each kind
         running = [pool.submit(bench.perform, kind, FAULTS[kind], number, number % SEEDS) for kind, number in wanted]
         for each in as_completed(running):
             yield each.result()
-    for kind, times in OUTAGES.items():
-        for number in range(times):
-            yield from _outage(bench, kind, number)
 
 
 def _outage(bench: Bench, kind: str, number: int) -> Iterator[Outcome]:

@@ -27,12 +27,16 @@ MAX_TEXT = 64
 MAX_BLOCKS = 256
 """Most blocks of a batch: a few per sensor, when drop-outs cut a second into pieces."""
 
+MAX_SPAN_NS = 2 * 3_600 * 1_000_000_000
+"""Longest time from the first to the last sample of a batch, ns. Each window on the way takes its memory however few samples it has, so
+that a few bytes could ask for gigabytes; and ``offsets_us`` can say 71 minutes."""
+
 
 class Reason(StrEnum):
     """Why a batch or a label is refused: the stable word for counters and dead letters."""
 
     OVERSIZED = "oversized"
-    """More bytes, samples or blocks than allowed."""
+    """More bytes, samples, blocks or hours than allowed."""
     NOT_PROTOBUF = "not_protobuf"
     """Not Protobuf, or a truncated framing."""
     UNKNOWN_TYPE = "unknown_type"
@@ -199,6 +203,7 @@ def decode(
         data = block.values  # each look at it is a copy
         if data or block.offsets_us:
             blocks.append(_block(block, data, max_samples=max_samples, latest_ns=latest_ns))
+    _check_span(blocks)
     if not blocks and not message.end_of_session:
         raise BatchError(Reason.EMPTY, "no samples, and end_of_session is not set")
     return SensorBatch(
@@ -213,6 +218,21 @@ def decode(
         end_of_session=message.end_of_session,
         blocks=tuple(blocks),
     )
+
+
+def _check_span(blocks: list[SensorBlock]) -> None:
+    if blocks:
+        span_ns = max(map(_last_ns, blocks)) - min([block.start_ns for block in blocks])
+        if span_ns > MAX_SPAN_NS:
+            raise BatchError(
+                Reason.OVERSIZED, f"samples {span_ns} ns apart, at most {MAX_SPAN_NS} are allowed in a batch"
+            )
+
+
+def _last_ns(block: SensorBlock) -> int:
+    if block.offsets_us is not None:
+        return block.start_ns + int(block.offsets_us[-1]) * 1_000
+    return block.start_ns + (len(block.values) - 1) * (block.period_ns or 0)
 
 
 def _block(block: _Block, data: bytes, *, max_samples: int, latest_ns: int) -> SensorBlock:

@@ -101,6 +101,17 @@ def claiming(rng: random.Random, _: Sequence[bytes]) -> bytes:
     return b"\x0a\x01d\x12\x01s\x22\x01p" + rng.choice([b"\x52", b"\x4a", b"\x5a"]) + outer + inner
 
 
+def sparse(rng: random.Random, _: Sequence[bytes]) -> bytes:
+    """A sample now and then for as long as it can be: each window on the way would take its memory."""
+    message = pb.SensorBatch(device_id="d", session_id=f"s{rng.randrange(9)}", subject_id="p", end_of_session=True)
+    samples, hop_s = rng.choice([2, 30, 500]), rng.choice([1, 2, 5, 60, 3_600, 86_400])
+    message.blocks.add(
+        sensor="pressure", axes=SENSORS["pressure"].axes, start_ns=_RECEIVED_NS // 2, period_ns=hop_s * 10**9,
+        values=bytes(4 * samples),
+    )  # fmt: skip
+    return bytes(message.SerializeToString())
+
+
 def noise(rng: random.Random, _: Sequence[bytes]) -> bytes:
     """Anything."""
     return rng.randbytes(rng.randrange(300))
@@ -173,7 +184,7 @@ _FIELDS = (
     _times, _axes, _many,
 )  # fmt: skip
 MUTATIONS: tuple[Mutation, ...] = (
-    bits, early_bits, truncated, spliced, shuffled, inflated, claiming, noise, framed, *[misleading] * 6,
+    bits, early_bits, truncated, spliced, shuffled, inflated, claiming, sparse, noise, framed, *[misleading] * 6,
 )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -26,7 +27,13 @@ from streaming.verify import verify
 from .sessions import EPOCH
 from .test_operating_kafka import ROOT, Consumer, Phones, environment, seen, settled, topics, until
 
-pytestmark = [pytest.mark.broker, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.broker,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(
+        "ignore::pytest.PytestUnraisableExceptionWarning"
+    ),  # kafka-python, which finds a broker gone
+]
 
 _LOSES_AN_ANSWER = """
 import sys
@@ -53,6 +60,13 @@ with hooked(killed):
     sys.argv = ["sensorloop", "ingest"]
     sensorloop.main()
 """
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """So that the sockets that kafka-python leaves behind are not found in another test."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ import tracemalloc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streaming import sensor_batch_pb2 as pb
+from streaming.sensors import SENSORS
 from streaming.wire import Reason
 
 from .poison import MUTATIONS, Examiner, claiming, mutated, valid_batches
@@ -63,3 +65,25 @@ def test_claims_of_billions_allocate_next_to_nothing() -> None:
         tracemalloc.stop()
     assert peak < 200_000
     assert examiner.outcomes["batch"] == 0
+
+
+def test_a_batch_that_spans_days_is_refused_before_its_windows_are_made() -> None:
+    """80 kB of one sample each 2.5 s would be 20,000 windows, a gigabyte of them."""
+    message = pb.SensorBatch(device_id="d", session_id="s", subject_id="p", end_of_session=True)
+    message.blocks.add(
+        sensor="pressure",
+        axes=SENSORS["pressure"].axes,
+        start_ns=10**18,
+        period_ns=2_500_000_000,
+        values=bytes(4 * 20_000),
+    )
+    examiner = Examiner()
+    tracemalloc.start()
+    try:
+        examiner.examine(message.SerializeToString())
+        examiner.finish()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_000_000
+    assert examiner.outcomes == {Reason.OVERSIZED: 1, "windows": 0}

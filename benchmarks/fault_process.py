@@ -7,6 +7,7 @@ thread: that saves the seconds that Python takes to import them, and nothing els
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -89,8 +90,14 @@ class Ingestion:
 
 @contextmanager
 def ended(*processes: Ingestion) -> Iterator[None]:
+    """They are gone after this; if it failed, their logs say where they stood."""
     try:
         yield
+    except Exception:
+        for each in processes:
+            each.signal(signal.SIGUSR1)  # what its threads are doing, into its log
+        time.sleep(0.5)
+        raise
     finally:
         for each in processes:
             each.end()
@@ -102,6 +109,7 @@ def _run(environ: dict[str, str], home: Path, log: Path, arguments: tuple[str, .
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1)
     os.dup2(out, 2)
+    faulthandler.register(signal.SIGUSR1, file=out)
     os.chdir(home)
     os.environ.update(environ)
     import sensorloop  # noqa: PLC0415  # the server has it

@@ -115,7 +115,7 @@ def _outage(bench: Bench, kind: str, number: int) -> Iterator[Outcome]:
 def _result(outcomes: list[Outcome], wanted: int, seconds: float) -> Result:
     kinds = dict.fromkeys(each.kind for each in sorted(outcomes, key=lambda each: each.kind))
     return {
-        "rounds": len(outcomes), "wanted": wanted, **_sums(outcomes),
+        "rounds": len(outcomes), "wanted": wanted, "right": sum(each.right for each in outcomes), **_sums(outcomes),
         "by_fault": {kind: _of_kind([each for each in outcomes if each.kind == kind]) for kind in kinds},
         "wrong": [
             {"fault": each.kind, "number": each.number, "problems": each.problems} for each in outcomes if not each.right
@@ -128,7 +128,7 @@ def _result(outcomes: list[Outcome], wanted: int, seconds: float) -> Result:
 
 def _of_kind(outcomes: list[Outcome]) -> Result:
     return {
-        "rounds": len(outcomes), **_sums(outcomes), "commits": sum(each.commits for each in outcomes),
+        "rounds": len(outcomes), "right": sum(each.right for each in outcomes), **_sums(outcomes), "commits": sum(each.commits for each in outcomes),
         "median_s": round(statistics.median(each.seconds for each in outcomes), 1),
     }  # fmt: skip
 

@@ -128,7 +128,8 @@ def _result(outcomes: list[Outcome], wanted: int, seconds: float) -> Result:
 
 def _of_kind(outcomes: list[Outcome]) -> Result:
     return {
-        "rounds": len(outcomes), "right": sum(each.right for each in outcomes), **_sums(outcomes), "commits": sum(each.commits for each in outcomes),
+        "rounds": len(outcomes), "right": sum(each.right for each in outcomes), **_sums(outcomes),
+        "commits": sum(each.commits for each in outcomes),
         "median_s": round(statistics.median(each.seconds for each in outcomes), 1),
     }  # fmt: skip
 

@@ -29,8 +29,9 @@ from dags.terminal import (
     progress,
     result,
     say,
+    say_arms,
     say_import,
-    say_some,
+    say_refused,
     verdict_line,
 )
 
@@ -176,7 +177,7 @@ def replay(
             directory, make_producer(kafka), kafka.batches_topic, pace=pace,
             delivery=DeliverySettings(seed=seed), progress=show,
         )  # fmt: skip
-    say_some([f"refused: {reason}" for _, reason in report.refused])
+    say_refused([reason for _, reason in report.refused], "not sent.")
     say(
         f"{report.samples:,} samples in {report.batches:,} batches of {report.sessions} sessions; {report.repeats} repeated."
     )
@@ -265,6 +266,7 @@ def finetune(
     chosen = None if arms == "all" else tuple(arms.split(","))
     with progress("Fine-tuning") as show:
         done = retraining.finetune(load_settings(), run_key=run_key, arms=chosen, progress=show)
+    say_arms(done["results"])
     result(**done)
 
 
@@ -282,14 +284,23 @@ def promote(run_key: RunKey, arm: Annotated[str, typer.Option(help="Which arm's 
 def settings_(
     markdown: Annotated[bool, typer.Option("--markdown", help="As docs/settings.md has them.")] = False,
 ) -> None:
-    """Every setting of sensorloop.toml: its variable, its default, its unit and reason."""
+    """Every setting of sensorloop.toml: its value in force, who has set it, its variable, its unit and reason."""
     from dags import described
+    from dags.settings import in_force
+    from streaming.errors import SettingsError
 
     if markdown:
         typer.echo(described.markdown(), nl=False)
         return
+    wrong, given = None, {}
+    try:
+        given = in_force()
+    except SettingsError as error:  # said last: what there is to set is what one wants to read now
+        wrong = error
     for each in described.described():
-        typer.echo(f"[{each.section}] {each.key} = {each.default}    {each.variable}\n    {each.text}")
+        typer.echo(described.shown(each, given.get((each.section, each.key))))
+    if wrong is not None:
+        raise wrong
 
 
 @app.command()

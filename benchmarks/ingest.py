@@ -138,7 +138,7 @@ class _Bench:
         topic = {"servers": self._servers, "topic": f"all-{kib}", "total": self._counts[f"all-{kib}"]}
 
         def speed(options: dict[str, int]) -> float:
-            return max(self._child("bare", **topic, **options)["mb_s"] for _ in range(1 if QUICK else 2))
+            return max(float(self._child("bare", **topic, **options)["mb_s"]) for _ in range(1 if QUICK else 2))
 
         return max(CONSUMERS, key=speed)
 
@@ -194,11 +194,11 @@ class _Bench:
         return claims
 
     def _median(self, label: str, key: str) -> float:
-        return statistics.median(one[key] for one in self._samples[label])
+        return statistics.median(float(one[key]) for one in self._samples[label])
 
     def _ratio(self, label: str, other: str) -> float:
         return statistics.median(
-            a["mb_s"] / b["mb_s"] for a, b in zip(self._samples[label], self._samples[other], strict=True)
+            float(a["mb_s"] / b["mb_s"]) for a, b in zip(self._samples[label], self._samples[other], strict=True)
         )
 
 
@@ -227,7 +227,7 @@ def _table(result: Result) -> str:
     for label, found in result["measures"].items():
         lines.append(f"{label:24} " + "  ".join(f"{key} {value:g}" for key, value in found.items() if key != "of"))
     load = result["load"]["most"]
-    if load > os.cpu_count() * 1.5:
+    if load > (os.cpu_count() or 1) * 1.5:
         lines.append(f"\nThe machine was busy with other things (load {load:.1f}): shares hold, MB/s are low.")
     return "\n".join(lines)
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import Any, get_type_hints
 
-from dags.settings import Settings
+from dags.settings import Set, Settings
+from streaming.config import is_secret
+
+_LOGIN = re.compile(r"://[^/@\s]*@")
 
 _HEAD = """\
 # Settings
@@ -51,6 +55,23 @@ def described() -> list[Described]:
             for field in fields(kind)
         ]
     return found
+
+
+def shown(each: Described, given: Set | None) -> str:
+    """A setting for a person: its value in force, and who has set it if that is not the default.
+
+    A secret is not shown, only where it is kept; nor is who logs in to an address, and with what.
+    """
+    head = f"[{each.section}] {each.key} = {each.default}    {each.variable}"
+    if given is None or _toml(given.value) == each.default:
+        return f"{head}\n    {each.text}"
+    value = _LOGIN.sub("://…@", _toml(given.value))
+    if is_secret(each.key) and not str(given.value).startswith(("env:", "file:")):
+        value = "(hidden)"
+    return (
+        f"[{each.section}] {each.key} = {value}    {each.variable}\n"
+        f"    (set by {given.origin}; the default is {each.default})\n    {each.text}"
+    )
 
 
 def markdown() -> str:

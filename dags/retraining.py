@@ -51,17 +51,22 @@ def rescore(
         TrainingError: the labels do not allow it; the message says what is missing.
         LakeError: there is no lake, or no such version.
     """
+    from streaming import lake as lakes
+
+    # Whatever is easily found missing, before torch is loaded: that takes seconds, and many where others work.
+    steps.check_model(settings)
+    version = lakes.table_version(settings.lake) if lake_version is None else lake_version
+    said = lakes.labels_version(settings.lake) if labels_version is None else labels_version
+    steps.check_lake(settings, version, said)
+
     import numpy as np
 
-    from streaming import lake as lakes
     from training.arms import features_of
     from training.heads import Head
     from training.original import OriginalModel
     from training.quality import score_quality
     from training.weights import tiers_of
 
-    version = lakes.table_version(settings.lake) if lake_version is None else lake_version
-    said = lakes.labels_version(settings.lake) if labels_version is None else labels_version
     original = OriginalModel.load(settings.original_folder)
     found = {
         "cohort": cohort, "lake_version": version, "labels_version": said, "seed": seed, "original": original.digest,
@@ -100,12 +105,19 @@ def finetune(settings: Settings, *, run_key: str, arms: tuple[str, ...] | None, 
         TrainingError: there is no such run key, or an arm failed.
         RegistryError: MLflow does not answer, or refuses.
     """
+    from training.arm_names import ARMS, check_arms
+
+    # As in rescore: first what takes no torch to see.
+    check_arms(arms or ())
+    folder, run = _run(settings, run_key)
+    steps.check_model(settings)
+    steps.check_lake(settings, run["lake_version"], run["labels_version"])
+
     from registry import pages
     from streaming import process
-    from training.arms import ARMS, run_arms
+    from training.arms import run_arms
     from training.tracking import log_data
 
-    folder, run = _run(settings, run_key)
     bench = _bench(settings, folder, run)
     client = steps.mlflow_client(settings)
     note = "A run `retrain` for each run key, and below it a run for each arm. Open `retrain` for the comparison of its arms."

@@ -6,13 +6,16 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 from dags.orchestration import AirflowSettings, RetrainSettings
 from registry.settings import GateSettings, RegistrySettings
 from streaming import config
+from streaming.errors import SettingsError
 from streaming.settings import BrokerSettings, IngestSettings, KafkaSettings, LakeSettings, WindowSettings
 from training.settings import DataSettings, FineTuneSettings, OriginalSettings, QualitySettings, SpectrogramSettings
+
+_CONFIG, _SERVERS = "SENSORLOOP_CONFIG", "KAFKA_BOOTSTRAP_SERVERS"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,15 +54,13 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     """Settings of this process: SENSORLOOP_CONFIG (or ``sensorloop.toml`` here), overridden by the environment.
 
     Raises:
-        SettingsError: something in it is unknown or of the wrong kind.
+        SettingsError: something in it is unknown or of the wrong kind, or SENSORLOOP_CONFIG names a file that is not there.
     """
     environ = os.environ if environ is None else environ
     home = Path(environ.get("SENSORLOOP_HOME", "var")).absolute()
-    hints = get_type_hints(Settings)
-    sections = {field.name: hints[field.name] for field in fields(Settings) if field.name != "home"}
-    values = config.load(sections, path=Path(environ.get("SENSORLOOP_CONFIG", "sensorloop.toml")), environ=environ)
+    values = config.load(_sections(), path=_file(environ), environ=environ)
     settings = Settings(home=home, **values)
-    servers = environ.get("KAFKA_BOOTSTRAP_SERVERS") or settings.kafka.bootstrap_servers
+    servers = environ.get(_SERVERS) or settings.kafka.bootstrap_servers
     uri = settings.lake.uri
     return replace(
         settings,
@@ -67,6 +68,48 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         lake=replace(settings.lake, uri=uri if "://" in uri else str(home / uri)),
         registry=settings.registry.resolved(home),
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Set:
+    """A setting that somebody has set."""
+
+    value: Any
+    """As it was read, before anything was resolved."""
+    origin: str
+    """The file, or the variable of the environment."""
+
+
+def in_force(environ: Mapping[str, str] | None = None) -> dict[tuple[str, str], Set]:
+    """(Section, key) → what is set, by the file or the environment, and where.
+
+    Raises:
+        SettingsError: as :func:`load`.
+    """
+    environ = os.environ if environ is None else environ
+    path = _file(environ)
+    values = config.load(_sections(), path=path, environ=environ)
+    found = {
+        (section, key): Set(value=getattr(values[section], key), origin=origin)
+        for (section, key), origin in config.origins(_sections(), path=path, environ=environ).items()
+    }
+    if environ.get(_SERVERS):
+        found["kafka", "bootstrap_servers"] = Set(value=environ[_SERVERS], origin=_SERVERS)
+    return found
+
+
+def _sections() -> dict[str, type]:
+    hints = get_type_hints(Settings)
+    return {field.name: hints[field.name] for field in fields(Settings) if field.name != "home"}
+
+
+def _file(environ: Mapping[str, str]) -> Path:
+    """The settings' file; one that was named must be there, the one of this folder need not."""
+    named = environ.get(_CONFIG)
+    if named and not Path(named).exists():
+        msg = f"{_CONFIG} = {named}: there is no such file. Name one that is there, or unset it to use ./sensorloop.toml or the defaults."
+        raise SettingsError(msg)
+    return Path(named or "sensorloop.toml")
 
 
 def external_kafka(settings: Settings) -> str | None:

@@ -81,6 +81,29 @@ def lake_at(version: int | None, labels_version: int | None) -> str:
     return f"lake version {version}{later}"
 
 
+def check_model(settings: Settings) -> None:
+    """See that there is an original model, without loading it.
+
+    Raises:
+        ModelError: there is none.
+    """
+    from training.saved import read_config
+
+    read_config(settings.original_folder)
+
+
+def check_lake(settings: Settings, version: int | None, labels_version: int) -> None:
+    """See that the lake has these versions, without reading them.
+
+    Raises:
+        LakeError: it has not.
+    """
+    from streaming import lake as lakes
+
+    lakes.scan_windows(settings.lake, version)
+    lakes.scan_labels(settings.lake, labels_version)
+
+
 def train_original(settings: Settings, *, cohort: str, seed: int, progress: Progress) -> dict[str, Any]:
     """Train, keep and register the original model.
 
@@ -88,6 +111,10 @@ def train_original(settings: Settings, *, cohort: str, seed: int, progress: Prog
         TrainingError: the source's windows do not allow it.
         RegistryError: MLflow does not answer, or refuses.
     """
+    from streaming.tables import NO_LABELS
+
+    check_lake(settings, None, NO_LABELS)  # before torch is loaded
+
     from training.original import train_original as train
 
     client = mlflow_client(settings)

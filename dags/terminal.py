@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
@@ -37,6 +38,16 @@ def say_disagreement(problem: Problem | None) -> None:
         say(f"note: {problem.text} The next 'sensorloop promote' or 'sensorloop registry rollback' enters it.")
 
 
+def say_arms(results: str) -> None:
+    """What each arm of a run key came to, those that an earlier call has trained too; ``results`` is the path of its ``results.json``."""
+    from rich.console import Console
+
+    from dags.local.summary import arms_table
+
+    arms = json.loads(Path(results).read_text(encoding="utf-8"))["arms"]
+    Console(stderr=True).print(arms_table(arms))
+
+
 def say_import(report: ImportReport) -> None:
     """What an import could not use, and what it left out or changed on purpose."""
     refused = []
@@ -47,6 +58,14 @@ def say_import(report: ImportReport) -> None:
     say_some(refused)
     for what, count in report.notes.items():
         say(f"note: {what}: {count:,}")
+
+
+def say_refused(reasons: Sequence[str], what_of_it: str) -> None:
+    """Files that are no recordings, each with its reason, and what that means for them."""
+    say_some([f"refused: {reason}" for reason in reasons])
+    if reasons:
+        files = "1 file is no recording" if len(reasons) == 1 else f"{len(reasons)} files are no recordings"
+        say(f"{files}: {what_of_it}")
 
 
 def result(**values: Any) -> None:
@@ -151,6 +170,17 @@ def version_line(version: Version) -> str:
     status, recovery = tags.get("validation_status", "?"), tags.get("recovery_ratio", "–")
     policy = tags.get("policy", "?")
     return f"{version.version:>3}  {policy:<14} {status:<9} recovery {recovery:<6} {version.created:%Y-%m-%d %H:%M}{aliases}"
+
+
+def proven_line(entries: Sequence[Entry]) -> str:
+    """What a ledger without a problem has been proven to be."""
+    if not entries:
+        return "The ledger is empty, and no version in MLflow says that it was entered: nothing is missing."
+    last = entries[-1]
+    return (
+        "The ledger is proven: no entry was changed, removed or inserted, each version that MLflow says was entered is, and both name "
+        f"the same champion. Entries of this model: {len(entries)}, the newest {last.sequence}, of {last.at[:16].replace('T', ' ')}."
+    )
 
 
 def entry_line(entry: Entry) -> str:

@@ -34,6 +34,8 @@ _DELIVERY_MS = 4_000
 _CLOSE_MS = 1_500
 _HINT_MS = 1_000
 _LOOK_AGAIN_S = 0.1
+_SETTLED_S = 5.0
+"""How long a group has given us nothing before we take it at its word."""
 
 _log = logging.getLogger(__name__)
 
@@ -92,6 +94,9 @@ class Source(Protocol):
     def known_ends(self) -> Mapping[TopicPartition, int]:
         """The same, as far as it is known without asking."""
 
+    def spare(self) -> bool:
+        """Whether the group has shared out its partitions and none is ours: it has more members than the topic partitions."""
+
     def pause(self, partitions: Collection[TopicPartition]) -> None:
         """Bring no records of these any more; membership and positions stay."""
 
@@ -132,15 +137,18 @@ class _Listener(kafka.ConsumerRebalanceListener):  # type: ignore[misc]  # kafka
         self._lock = threading.Lock()
         self._revoked: set[TopicPartition] = set()
         self._assigned: set[TopicPartition] = set()
+        self._shared: float | None = None
 
     def on_partitions_revoked(self, revoked: Any) -> None:
         with self._lock:
+            self._shared = None
             gone = {_ours(partition) for partition in revoked}
             self._revoked |= gone
             self._assigned -= gone
 
     def on_partitions_assigned(self, assigned: Any) -> None:
         with self._lock:
+            self._shared = time.monotonic()
             self._assigned |= {_ours(partition) for partition in assigned}
 
     def on_partitions_lost(self, lost: Any) -> None:
@@ -151,6 +159,11 @@ class _Listener(kafka.ConsumerRebalanceListener):  # type: ignore[misc]  # kafka
             taken = frozenset(self._revoked), frozenset(self._assigned)
             self._revoked, self._assigned = set(), set()
             return taken
+
+    def shared_for(self) -> float:
+        """Seconds since the group last gave out its partitions, none being a share too; 0 while it is about to."""
+        with self._lock:
+            return 0.0 if self._shared is None else time.monotonic() - self._shared
 
 
 class KafkaSource:
@@ -244,6 +257,11 @@ class KafkaSource:
             if end:
                 known[_ours(theirs)] = end
         return known
+
+    def spare(self) -> bool:
+        """See :meth:`Source.spare`."""
+        # A leader that has not heard of a new topic's partitions gives out none, and all of them a moment later.
+        return not self._consumer.assignment() and self._listener.shared_for() >= _SETTLED_S
 
     def _ask_ends(self, timeout_ms: int | None) -> dict[TopicPartition, int]:
         try:

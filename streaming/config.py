@@ -56,9 +56,32 @@ def load(
     }
 
 
+def origins(
+    sections: Mapping[str, type], *, path: Path | None, environ: Mapping[str, str] | None = None
+) -> dict[tuple[str, str], str]:
+    """(Section, key) → where it is set: the file, or a variable of the environment. What is set nowhere is left out.
+
+    Raises:
+        SettingsError: as :func:`load`.
+    """
+    values = _from_file(path) if path is not None and path.exists() else {}
+    found = {(section, key): str(path) for section, keys in values.items() for key in keys}
+    for section, keys in _from_environment(sections, os.environ if environ is None else environ).items():
+        found |= {(section, key): f"{PREFIX}{section}__{key}".upper() for key in keys}
+    return found
+
+
+def is_secret(key: str) -> bool:
+    """Whether a key's value may be a secret, put where only its name belongs."""
+    return _SECRET.search(key) is not None
+
+
 def _from_file(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        msg = f"{path} cannot be read: {error.strerror}"
+        raise SettingsError(msg) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         msg = f"{path} is not valid TOML: {error}"
         raise SettingsError(msg) from error
@@ -105,6 +128,6 @@ def _build(section: str, kind: type, values: dict[str, Any]) -> Any:
         key = ".".join(str(part) for part in first["loc"])
         where = f"[{section}] {key}" if key else f"[{section}]"
         # A section as a whole is not repeated, nor what may be a secret in the wrong place.
-        shown = f" = {first['input']!r}" if key and not _SECRET.search(key) else ""
+        shown = f" = {first['input']!r}" if key and not is_secret(key) else ""
         msg = f"{where}{shown}: {first['msg']}. Change it in sensorloop.toml or in the environment."
         raise SettingsError(msg) from error

@@ -173,12 +173,14 @@ class Ingest:
                 return
 
     def caught_up(self) -> bool:
-        """Whether every record that was in the assigned partitions when asked has been read."""
+        """Whether every record that was in the assigned partitions when asked has been read; a spare member has none to read."""
         try:
             ends = self._source.end_offsets()
         except ClientError:
             return False  # Kafka is away; it will be back
         read = self._ours.positions
+        if not read and not ends:
+            return self._source.spare()
         return bool(read) and all(p in read and read[p] >= end for p, end in ends.items())
 
     def counters(self) -> dict[str, int]:

@@ -24,8 +24,9 @@ Nothing is merged or thrown away here, not even a label that came twice: which o
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -39,7 +40,9 @@ from streaming.errors import BatchError, ClientError, LakeError, LostOwnership
 from streaming.ingest import coordinates
 from streaming.label_wire import SceneLabel, decode_label
 from streaming.offsets import Account, Offsets, Outcome, TopicPartition
+from streaming.progress import PartitionProgress, Progress
 from streaming.publish import Position, Publisher
+from streaming.rotation import Reason
 from streaming.settings import IngestSettings, LakeSettings, WindowSettings
 from streaming.storage import Storage
 from streaming.tables import LABELS, LABELS_PARTITION_COLUMN, LABELS_SCHEMA
@@ -47,6 +50,7 @@ from streaming.tables import LABELS, LABELS_PARTITION_COLUMN, LABELS_SCHEMA
 _POLL_SECONDS = 0.01
 _POLL_EVERY = timedelta(seconds=0.5)
 """Unless the last poll brought something: then there is more, and it does not wait."""
+_WATCH = timedelta(seconds=1)
 _DAY_NS = 86_400 * 1_000_000_000
 
 _log = logging.getLogger(__name__)
@@ -106,6 +110,8 @@ class _Owned:
     """(offset, label) that are not published yet."""
     ours: bool = False
     """Whether we have committed it since it was assigned."""
+    end: int | None = None
+    """One past the newest offset that Kafka told of."""
 
     def account(self) -> Account:
         """What a commit of now says of this partition."""
@@ -122,6 +128,13 @@ class _Owned:
         self.waiting.clear()
         self.ours = True
 
+    def progress(self, partition: TopicPartition) -> PartitionProgress:
+        """How far it is."""
+        return PartitionProgress(
+            partition=partition, position=self.position, end=self.end, open_sessions=0, waiting=len(self.waiting),
+            open_since_ns=None, valid_through_ns=None,
+        )  # fmt: skip
+
 
 class LabelIngest:
     """Consumes the labels topic into the ``labels`` table.
@@ -133,6 +146,7 @@ class LabelIngest:
         windows: how far ahead a time may be.
         settings: when to commit.
         clock: our clock, an aware datetime; for commit intervals and ``ingested_at``.
+        watch: told about once a second how far it is.
     """
 
     def __init__(
@@ -144,6 +158,7 @@ class LabelIngest:
         windows: WindowSettings,
         settings: IngestSettings,
         clock: Clock = lambda: datetime.now(UTC),
+        watch: Callable[[Progress], None] | None = None,
     ) -> None:
         self._source = source
         self._table = table
@@ -151,12 +166,15 @@ class LabelIngest:
         self._max_ahead_ns = int(windows.max_ahead.total_seconds() * 1e9)
         self._settings = settings
         self._clock = clock
+        self._watch = watch
         self._owned: dict[TopicPartition, _Owned] = {}
         self._given: set[TopicPartition] = set()
         """Assigned, and not looked up in the table yet."""
         self._backoff = Backoff(settings.longest_retry)
         self._counters: Counter[str] = Counter()
-        self._last_commit = clock()
+        self._commits: list[tuple[str, float]] = []
+        self._answering = True
+        self._last_commit = self._watched = clock()
         self._last_poll: datetime | None = None
         """None: the last poll brought something."""
 
@@ -171,12 +189,13 @@ class LabelIngest:
             polled = self._source.poll(_POLL_SECONDS)
             self._last_poll = None if polled.records or polled.assigned or polled.revoked else now
             self._heed(polled)
-        waiting = sum(len(owned.waiting) for owned in self._owned.values())
-        due = waiting >= self._settings.commit_rows or now - self._last_commit >= self._settings.commit_interval
-        if (due or self._given or self._holding) and not self._backoff.waiting(now):
-            self._try(now, commit=due or self._holding)
+        due = self._due(now)
+        if (due is not None or self._given or self._holding) and not self._backoff.waiting(now):
+            self._try(now, Reason.AGE if self._holding else due)
+        if abs(now - self._watched) >= _WATCH:
+            self._show(now)
 
-    def commit(self) -> None:
+    def commit(self, reason: Reason = Reason.STOP) -> None:
         """Publish the labels that wait, and the offsets, if there is anything new.
 
         Raises:
@@ -186,6 +205,7 @@ class LabelIngest:
         """
         self._last_commit = self._clock()
         while moved := {p: owned for p, owned in self._owned.items() if owned.position != (owned.committed or 0)}:
+            began = time.perf_counter()
             self._dead_letters.flush()
             accounts = {p: owned.account() for p, owned in moved.items()}
             rows = pa.concat_tables(labels_rows(p, owned.waiting, self._last_commit) for p, owned in moved.items())
@@ -194,18 +214,28 @@ class LabelIngest:
             except LostOwnership as error:
                 self._lost(error)
                 continue
+            seconds = time.perf_counter() - began
+            self._commits.append((reason, seconds))
             self._counters["label_commits"] += 1
             self._counters["labels"] += rows.num_rows
             for p, owned in moved.items():
                 owned.published(accounts[p])
             self._source.hint({p: account.to_offset for p, account in accounts.items()})
+            _log.info(
+                "Committed %d labels of %d partitions in %.3f s, version %d (%s).",
+                rows.num_rows, len(accounts), seconds, self._table.version, reason,
+            )  # fmt: skip
+        if reason is Reason.STOP:
+            self._show(self._last_commit)
 
     def caught_up(self) -> bool:
-        """Whether every record that was in the assigned partitions when asked has been read."""
+        """Whether every record that was in the assigned partitions when asked has been read; a spare member has none to read."""
         try:
             ends = self._source.end_offsets()
         except ClientError:
             return False  # Kafka is away; it will be back
+        if not self._owned and not ends:
+            return self._source.spare()
         return bool(self._owned) and all(p in self._owned and self._owned[p].position >= end for p, end in ends.items())
 
     def counters(self) -> dict[str, int]:
@@ -217,7 +247,28 @@ class LabelIngest:
         """Whether the lake or the dead-letter topic cannot be written, and nothing is read."""
         return self._backoff.until is not None
 
+    def _due(self, now: datetime) -> Reason | None:
+        if sum(len(owned.waiting) for owned in self._owned.values()) >= self._settings.commit_rows:
+            return Reason.SIZE
+        return Reason.AGE if now - self._last_commit >= self._settings.commit_interval else None
+
+    def _show(self, now: datetime) -> None:
+        self._watched = now
+        if self._watch is not None:
+            ends = self._source.known_ends()
+            for partition, owned in self._owned.items():
+                owned.end = ends.get(partition, owned.end)
+            self._watch(
+                Progress(
+                    partitions=tuple(owned.progress(p) for p, owned in self._owned.items()), counters=self.counters(),
+                    held_bytes=0, paused=len(self._owned) if self._holding else 0, answering=self._answering,
+                    commits=tuple(self._commits),
+                )
+            )  # fmt: skip
+        self._commits.clear()
+
     def _heed(self, polled: Polled) -> None:
+        self._answering = polled.answering
         for partition in polled.revoked | polled.assigned:
             self._owned.pop(partition, None)
         self._given = (self._given - polled.revoked) | polled.assigned
@@ -227,13 +278,13 @@ class LabelIngest:
             if partition in self._owned:
                 self._take(partition, records)
 
-    def _try(self, now: datetime, *, commit: bool) -> None:
+    def _try(self, now: datetime, commit: Reason | None) -> None:
         """Do what needs the lake or the dead-letter topic; if they cannot be used, stop reading and try again later."""
         try:
             for partition in sorted(self._given, key=str):
                 self._own(partition)
-            if commit:
-                self.commit()
+            if commit is not None:
+                self.commit(commit)
         except LostOwnership:
             raise
         except (LakeError, ClientError) as error:

@@ -62,7 +62,7 @@ class PartitionProgress:
     """One past the newest offset that Kafka told of."""
     open_sessions: int
     waiting: int
-    """Closed windows that are not committed."""
+    """Closed windows, or labels, that are not committed."""
     open_since_ns: int | None
     """Event time at which the oldest open window starts."""
     valid_through_ns: int | None
@@ -86,6 +86,11 @@ class Progress:
     """Whether Kafka answers."""
     commits: tuple[tuple[str, float], ...] = ()
     """(reason, seconds) of the commits since the last look."""
+
+    @property
+    def lag(self) -> int:
+        """Records that are not read, of all partitions."""
+        return sum(each.lag for each in self.partitions)
 
 
 def total(counters: Iterable[Mapping[str, int]]) -> dict[str, int]:

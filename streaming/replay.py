@@ -35,6 +35,10 @@ class Producer(Protocol):
         """Wait until everything queued was sent."""
 
 
+_REASONS = 5
+"""Files whose reason is told, where none is usable."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pace:
     """How fast recordings are sent."""
@@ -111,8 +115,7 @@ def replay(
     """
     sessions, refused = _sessions(directory)
     if not sessions:
-        msg = f"{directory}: no usable recording: {refused[0][1] if refused else 'there is no .parquet file'}"
-        raise RecordingError(msg)
+        raise _none_usable(directory, [reason for _, reason in refused])
     sent = _Sent(producer, topic)
     ended = 0
     begin, before_ns, due = clock(), None, 0.0
@@ -174,15 +177,26 @@ class _Sent:
             raise ClientError(msg) from self._failed[0]
 
 
-def expected_samples(directory: Path, *, hop_ns: int) -> pl.DataFrame:
+def expected_samples(directory: Path, *, hop_ns: int, refused: Callable[[str], None] | None = None) -> pl.DataFrame:
     """What a folder of recordings amounts to: distinct samples by device, session, sensor and hop.
+
+    Args:
+        directory: of recordings.
+        hop_ns: the windows' hop, ns.
+        refused: told of each file that is no recording and so was not sent: its path and the reason.
 
     Returns:
         ``device_id session_id sensor slot_ns samples``; ``sensor`` is the prefix of its columns in the lake.
+
+    Raises:
+        RecordingError: there is not one usable recording.
     """
-    frames = []
+    frames, reasons = [], []
     for _, recording in scan(directory):
         if isinstance(recording, RecordingError):
+            reasons.append(str(recording))
+            if refused is not None:
+                refused(str(recording))
             continue
         for name, (time_ns, _) in recording.samples.items():
             slots = whole_us(time_ns) // hop_ns * hop_ns
@@ -197,9 +211,14 @@ def expected_samples(directory: Path, *, hop_ns: int) -> pl.DataFrame:
                 )
             )
     if not frames:
-        msg = f"{directory}: no usable recording"
-        raise RecordingError(msg)
+        raise _none_usable(directory, reasons)
     return pl.concat(frames)
+
+
+def _none_usable(directory: Path, reasons: Sequence[str]) -> RecordingError:
+    told = "; ".join(reasons[:_REASONS]) or "there is no .parquet file"
+    more = f"; and {len(reasons) - _REASONS} more" if len(reasons) > _REASONS else ""
+    return RecordingError(f"{directory}: no usable recording: {told}{more}")
 
 
 def _sessions(directory: Path) -> tuple[list[Session], list[tuple[Path, str]]]:

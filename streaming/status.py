@@ -11,23 +11,24 @@ import kafka
 from kafka.errors import KafkaError
 
 from streaming.client import reaching
-from streaming.delta import open_table
-from streaming.errors import LakeError
+from streaming.delta import Table, open_table
+from streaming.errors import NoTable
 from streaming.offsets import TopicPartition
 from streaming.progress import moment
 from streaming.security import client_options
 from streaming.servers import unreachable
 from streaming.settings import KafkaSettings
 from streaming.storage import Lake, Storage
-from streaming.tables import WINDOWS
+from streaming.tables import LABELS, WINDOWS
 
 _ANSWER_MS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PartitionStatus:
-    """A partition of the batches topic."""
+    """A partition of the batches topic, or of the labels topic."""
 
+    topic: str
     partition: int
     end: int
     """One past the newest offset in Kafka."""
@@ -36,7 +37,8 @@ class PartitionStatus:
     begin: int
     """Oldest offset that Kafka still has."""
     valid_through: datetime | None
-    """Until when, in event time, the lake is complete; see :mod:`streaming.progress`. Where nothing is left to read: now."""
+    """Until when, in event time, the lake is complete; see :mod:`streaming.progress`. Where nothing is left to read: now. Of labels,
+    which may be about any time, only that is known."""
 
     @property
     def lag(self) -> int:
@@ -50,13 +52,23 @@ class Status:
 
     at: datetime
     partitions: tuple[PartitionStatus, ...]
+    """Of the batches topic."""
+    labels: tuple[PartitionStatus, ...]
+    """Of the labels topic; none if it is not there."""
     lake_version: int | None
     """None: there is no lake yet."""
+    labels_version: int | None
+    """None: there is no table of labels yet."""
 
     @property
     def lag(self) -> int:
-        """Of all partitions."""
+        """Of all partitions of the batches topic."""
         return sum(each.lag for each in self.partitions)
+
+    @property
+    def labels_lag(self) -> int:
+        """Of all partitions of the labels topic."""
+        return sum(each.lag for each in self.labels)
 
     @property
     def valid_through(self) -> datetime | None:
@@ -66,18 +78,21 @@ class Status:
         return min(moments) if moments and len(moments) == len(known) else None
 
 
-def rates(before: Status, now: Status) -> Mapping[int, tuple[float, float]]:
-    """Partition → (records that came, records that were settled) a second, between two looks."""
+Rates = Mapping[tuple[str, int], tuple[float, float]]
+"""(Topic, partition) → (records that came, records that were settled) a second."""
+
+
+def rates(before: Status, now: Status) -> Rates:
+    """How fast it went between two looks."""
     seconds = max((now.at - before.at).total_seconds(), 1e-3)
-    earlier = {each.partition: each for each in before.partitions}
-    return {
-        each.partition: (
-            (each.end - earlier[each.partition].end) / seconds,
-            ((each.committed or 0) - (earlier[each.partition].committed or 0)) / seconds,
-        )
-        for each in now.partitions
-        if each.partition in earlier
-    }
+    earlier = {(each.topic, each.partition): each for each in (*before.partitions, *before.labels)}
+    found = {}
+    for each in (*now.partitions, *now.labels):
+        then = earlier.get((each.topic, each.partition))
+        if then is not None:
+            came, settled = each.end - then.end, (each.committed or 0) - (then.committed or 0)
+            found[each.topic, each.partition] = (came / seconds, settled / seconds)
+    return found
 
 
 class Observer:
@@ -106,8 +121,21 @@ class Observer:
             ClientError: Kafka does not answer.
             LakeError: there is a lake, and it cannot be read.
         """
-        topic = self._settings.batches_topic
         at = datetime.now(UTC)
+        windows, labels = self._table(WINDOWS), self._table(LABELS)
+        return Status(
+            at=at,
+            partitions=self._look(self._settings.batches_topic, windows, at),
+            labels=self._look(self._settings.labels_topic, labels, at),
+            lake_version=None if windows is None else windows.version,
+            labels_version=None if labels is None else labels.version,
+        )
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._consumer.close(autocommit=False)
+
+    def _look(self, topic: str, table: Table | None, at: datetime) -> tuple[PartitionStatus, ...]:
         try:
             numbers = sorted(self._consumer.partitions_for_topic(topic) or ())
             theirs = [kafka.TopicPartition(topic, number) for number in numbers]
@@ -115,7 +143,6 @@ class Observer:
             begins = self._consumer.beginning_offsets(theirs, timeout_ms=_ANSWER_MS) if theirs else {}
         except KafkaError as error:
             raise unreachable(self._settings.bootstrap_servers, str(error)) from error
-        table = self._table()
         found = []
         for number, one in zip(numbers, theirs, strict=True):
             ours = TopicPartition(topic=topic, partition=number)
@@ -124,21 +151,14 @@ class Observer:
             complete = committed is not None and committed >= ends[one]
             found.append(
                 PartitionStatus(
-                    partition=number, begin=begins[one], end=ends[one], committed=committed,
+                    topic=topic, partition=number, begin=begins[one], end=ends[one], committed=committed,
                     valid_through=at if complete else None if through is None else moment(through),
                 )
             )  # fmt: skip
-        return Status(at=at, partitions=tuple(found), lake_version=None if table is None else table.version)
+        return tuple(found)
 
-    def close(self) -> None:
-        """Give the connection back."""
-        self._consumer.close(autocommit=False)
-
-    def _table(self) -> Any:
-        storage = Storage(self._lake, WINDOWS)
+    def _table(self, name: str) -> Table | None:
         try:
-            return open_table(storage)
-        except LakeError as error:
-            if "There is no table" in str(error):
-                return None
-            raise
+            return open_table(Storage(self._lake, name))
+        except NoTable:
+            return None

@@ -274,3 +274,103 @@ def test_the_demo_wants_both_fleets_or_none(tmp_path: Path) -> None:
     done = run(tmp_path, "demo", "--source", ".")
     assert done.returncode == 2
     assert "both --source and --target" in done.stderr
+
+
+HEAVY = """
+import sys, sensorloop
+sys.argv = ["sensorloop", *sys.argv[1:]]
+try:
+    sensorloop.main()
+finally:
+    print([name for name in ("torch", "mlflow", "sklearn") if name in sys.modules])
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "message"),
+    [
+        (("rescore", "--cohorte", "x"), 2, "No such option"),
+        (("rescore",), 3, "There is no model in"),
+        (
+            ("finetune", "--run-key", "k", "--arms", "plain,filterlos"),
+            3,
+            "There is no arm 'filterlos'; there are original,",
+        ),
+        (("finetune", "--run-key", "k"), 3, "There is no run k"),
+        (("train", "original"), 3, "There is no table windows in the lake"),
+    ],
+)
+def test_what_is_easily_seen_to_be_wrong_is_said_before_torch_is_loaded(
+    tmp_path: Path, arguments: tuple[str, ...], exit_code: int, message: str
+) -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "SENSORLOOP_HOME": str(tmp_path / "var"), "SENSORLOOP_CONFIG": ""}
+    command = [sys.executable, "-c", HEAVY, *arguments]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, message in done.stderr) == (exit_code, True), done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_lake_without_the_version_is_said_before_torch_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "var" / "original").mkdir(parents=True)
+    (tmp_path / "var" / "original" / "model.json").write_text("{}", encoding="utf-8")
+    Writer(LakeSettings(uri=str(tmp_path / "var" / "lake"))).publish("s1")
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "SENSORLOOP_HOME": str(tmp_path / "var"), "SENSORLOOP_CONFIG": ""}
+    command = [sys.executable, "-c", HEAVY, "rescore", "--lake-version", "77"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 3
+    assert "77" in done.stderr.splitlines()[-1]
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("place", ["/proc/fleet", "file", "file/below"])
+def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    done = run(tmp_path, "simulate", place, "--fleet", "source", "--size", "0.02")
+    assert done.returncode == 3
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"error: {place}: recordings cannot be written there: ")
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "in the way"
+
+
+def test_a_settings_file_that_is_named_and_missing_is_a_sentence(tmp_path: Path) -> None:
+    done = run(tmp_path, "lake", "pin", SENSORLOOP_CONFIG="missing.toml")
+    assert done.returncode == 3
+    assert done.stderr.startswith("error: SENSORLOOP_CONFIG = missing.toml: there is no such file.")
+
+
+def test_settings_say_what_is_in_force_and_an_unknown_key_after_all_that_there_are(tmp_path: Path) -> None:
+    (tmp_path / "sensorloop.toml").write_text("[windows]\nlength = 10\n", encoding="utf-8")
+    done = run(tmp_path, "settings", SENSORLOOP_KAFKA__SASL_PASSWORD="hunter2", KAFKA_BOOTSTRAP_SERVERS="a:1")
+    assert done.returncode == 0, done.stderr
+    assert (
+        "[windows] length = 10    SENSORLOOP_WINDOWS__LENGTH\n    (set by sensorloop.toml; the default is 5)"
+        in done.stdout
+    )
+    assert '[kafka] bootstrap_servers = "a:1"' in done.stdout
+    assert "(set by SENSORLOOP_KAFKA__SASL_PASSWORD;" in done.stdout
+    assert "hunter2" not in done.stdout + done.stderr
+    (tmp_path / "sensorloop.toml").write_text("[windows]\nlenght = 4\n", encoding="utf-8")
+    done = run(tmp_path, "settings")
+    assert done.returncode == 3
+    assert "[windows] length = 5" in done.stdout
+    assert "Did you mean 'length'" in done.stderr
+
+
+def test_an_account_names_the_files_that_are_no_recordings(tmp_path: Path) -> None:
+    answer(run(tmp_path, "simulate", "fleet", "--fleet", "source", "--size", "0.02"))
+    Writer(LakeSettings(uri=str(tmp_path / "var" / "lake"))).publish("s1")
+    bad = min((tmp_path / "fleet").rglob("*.parquet"))
+    bad.write_bytes(b"no Parquet")
+    done = run(tmp_path, "lake", "account", "fleet")
+    assert done.returncode == 3, "nothing of it is in the lake"
+    (line,) = refusals(done)
+    assert line.startswith(f"refused: {bad.relative_to(tmp_path)}: not a readable Parquet file: ")
+    assert "1 file is no recording: replay does not send it" in done.stderr
+    assert json.loads(done.stdout)["refused"] == 1
+    for file in (tmp_path / "fleet").rglob("*.parquet"):
+        file.write_bytes(b"no Parquet")
+    last = run(tmp_path, "lake", "account", "fleet").stderr.splitlines()[-1]
+    assert last.startswith(
+        f"error: fleet: no usable recording: {bad.relative_to(tmp_path)}: not a readable Parquet file"
+    )

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from training.arm_names import ARMS, FILTERLOSS, ORIGINAL, check_arms
 from training.dataset import WindowSet
-from training.errors import SettingsError
 from training.evaluation import Evaluation, evaluate, recovery_ratio
 from training.figures import comparison_figure, confusion_figure, tier_figure
 from training.finetune import FineTuned, finetune, trainable
@@ -33,9 +33,6 @@ from training.settings import FineTuneSettings, QualitySettings
 from training.tracking import Progress, RunLog, Tracker, no_progress
 from training.weights import choose_weights, effective_size, tiers_of
 
-ORIGINAL, FILTERLOSS = "original", "filterloss"
-ARMS = (ORIGINAL, "plain", "oversampling", "undersampling", FILTERLOSS)
-"""Every arm, in the order they are run."""
 _RESULT = "result.json"
 _TRAINABLE = "trainable"
 
@@ -105,10 +102,7 @@ def run_arms(
         SettingsError: there is no such arm.
         TrainingError: an arm failed.
     """
-    unknown = sorted(set(arms) - set(ARMS))
-    if unknown:
-        msg = f"There is no arm {unknown[0]!r}; there are {', '.join(ARMS)}"
-        raise SettingsError(msg)
+    check_arms(arms)
     wanted = [arm for arm in ARMS if arm in {*arms, ORIGINAL}]
     frozen, _ = bench.original.net.split(trainable(bench.settings))
     cached = infer(frozen.eval(), torch.from_numpy(bench.windows.signals[bench.train])).cpu()

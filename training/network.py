@@ -21,6 +21,7 @@ import torchvision.models
 from torch import Tensor, nn
 
 from training.errors import ModelError
+from training.saved import CONFIG, read_config
 from training.settings import SpectrogramSettings
 from training.spectrogram import Spectrogram
 
@@ -28,7 +29,6 @@ Trainable = Literal["head", "block", "layer4", "all"]
 """What a fine-tuning changes: the last linear layer, also the last residual block, the last stage, or all after the spectrogram."""
 
 STATE = "state.pt"
-CONFIG = "model.json"
 
 
 class SceneNet(nn.Module):
@@ -150,20 +150,6 @@ class SceneNet(nn.Module):
             msg = f"The model in {folder} cannot be read: {reason}"
             raise ModelError(msg) from error
         return net.eval()
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """``model.json`` of a saved model.
-
-    Raises:
-        ModelError: it is not there, or is no JSON.
-    """
-    try:
-        config: dict[str, Any] = json.loads((folder / CONFIG).read_text())
-    except (OSError, ValueError) as error:
-        msg = f"There is no model in {folder}: {error}. 'sensorloop train original' makes the original one."
-        raise ModelError(msg) from error
-    return config
 
 
 @torch.inference_mode()

@@ -17,7 +17,8 @@ from training.devices import device, seeded, threads
 from training.errors import ModelError, NonFiniteLoss
 from training.evaluation import Evaluation, evaluate
 from training.folds import split_by_subject
-from training.network import SceneNet, infer, read_config
+from training.network import SceneNet, infer
+from training.saved import read_config
 from training.settings import DataSettings, OriginalSettings, SpectrogramSettings
 from training.tracking import NullRun, Progress, RunLog, log_data, no_progress
 

@@ -84,8 +84,14 @@ def environment(home: Path, environ: Mapping[str, str] | None = None) -> dict[st
         "no_proxy": direct,
         # Tasks have another working folder than whoever started Airflow.
         "SENSORLOOP_HOME": str(home.absolute()),
-        "SENSORLOOP_CONFIG": str(Path(environ.get("SENSORLOOP_CONFIG", "sensorloop.toml")).absolute()),
+        "SENSORLOOP_CONFIG": _settings_file(environ),
     }
+
+
+def _settings_file(environ: Mapping[str, str]) -> str:
+    """The caller's ``sensorloop.toml``; no file if there is none: to name one that is missing is an error."""
+    path = Path(environ.get("SENSORLOOP_CONFIG") or "sensorloop.toml").absolute()
+    return str(path) if environ.get("SENSORLOOP_CONFIG") or path.exists() else os.devnull
 
 
 def write(home: Path, settings: AirflowSettings) -> Secrets:

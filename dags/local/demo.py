@@ -60,8 +60,10 @@ class _Demo:
 
     @property
     def environ(self) -> dict[str, str]:
-        config = str(self.place / "sensorloop.toml")
-        return {**os.environ, "SENSORLOOP_HOME": str(self.place), "SENSORLOOP_CONFIG": config}
+        config = self.place / "sensorloop.toml"
+        # Before it is written, no file: to name one that is missing is an error.
+        path = str(config) if config.exists() else os.devnull
+        return {**os.environ, "SENSORLOOP_HOME": str(self.place), "SENSORLOOP_CONFIG": path}
 
     def command(self, *arguments: str) -> dict[str, Any]:
         """Run a ``sensorloop`` command; its progress is shown, its answer returned.

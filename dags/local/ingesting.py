@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -17,7 +18,7 @@ from streaming.client import KafkaDeadLetters, KafkaSource
 from streaming.ingest import Ingest
 from streaming.labels import LabelIngest, LabelsTable
 from streaming.metrics import Metrics, serve
-from streaming.progress import total
+from streaming.progress import Progress, total
 from streaming.settings import KafkaSettings
 from streaming.topics import create_topics
 from streaming.windows import WindowsTable
@@ -48,7 +49,7 @@ def ingest(settings: Settings, *, until_caught_up: bool, worker: int = 0) -> dic
     say(f"Ingesting {settings.kafka.batches_topic} as {settings.kafka.group_id} until SIGTERM or Ctrl-C.")
     kafka = settings.kafka
     create_topics(kafka, _topics(kafka))
-    metrics = Metrics()
+    metrics, line = Metrics(), Line()
     with ExitStack() as stack:
         if settings.ingest.metrics_port:
             stack.callback(serve(metrics, settings.ingest.metrics_host, settings.ingest.metrics_port + worker))
@@ -61,18 +62,41 @@ def ingest(settings: Settings, *, until_caught_up: bool, worker: int = 0) -> dic
         stack.callback(other.close)
         loop = Ingest(
             source=source, table=table, dead_letters=dead_letters, windows=settings.windows, settings=settings.ingest,
-            watch=metrics.update,
+            watch=line.watching("lag_records", metrics.update),
         )  # fmt: skip
         labels = LabelIngest(
-            source=other, table=said, dead_letters=dead_letters, windows=settings.windows, settings=settings.ingest
-        )
+            source=other, table=said, dead_letters=dead_letters, windows=settings.windows, settings=settings.ingest,
+            watch=line.watching("label_lag_records", metrics.update_labels),
+        )  # fmt: skip
         with counters() as show:
             loop.run(
                 stop=lambda: stopping.is_set() or (until_caught_up and loop.caught_up() and labels.caught_up()),
-                report=lambda counted: show({**counted, **labels.counters()}),
+                report=lambda counted: show(line.of(counted, labels.counters())),
                 beside=labels,
             )
     return {**loop.counters(), **labels.counters(), "lake_version": table.version, "labels_version": said.version}
+
+
+class Line:
+    """What a person sees while it ingests: the counters of batches and of labels, and how many records of each are left."""
+
+    _ALWAYS = ("records", "rows", "dead_letters", "label_records", "labels", "label_dead_letters")
+
+    def __init__(self) -> None:
+        self._lags: dict[str, int] = {}
+
+    def watching(self, name: str, watch: Callable[[Progress], None]) -> Callable[[Progress], None]:
+        """``watch``, that notes the lag under this name on the way."""
+
+        def both(progress: Progress) -> None:
+            self._lags[name] = progress.lag
+            watch(progress)
+
+        return both
+
+    def of(self, *counters: Mapping[str, int]) -> dict[str, int]:
+        """What is shown: also the zeros of what is looked for."""
+        return {**dict.fromkeys(self._ALWAYS, 0), **total(counters), **self._lags}
 
 
 def _topics(kafka: KafkaSettings) -> dict[str, int]:

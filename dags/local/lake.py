@@ -12,7 +12,7 @@ import typer
 
 from dags import steps
 from dags.settings import load as load_settings
-from dags.terminal import EXIT_FINAL, EXIT_NOTHING, megabytes, result, say
+from dags.terminal import EXIT_FINAL, EXIT_NOTHING, megabytes, result, say, say_refused
 
 if TYPE_CHECKING:
     from streaming.maintenance import Compacted, Vacuumed
@@ -35,11 +35,15 @@ def account(
     from streaming.replay import expected_samples
 
     settings = load_settings()
-    sent = pl.concat(expected_samples(directory, hop_ns=settings.windows.hop_ns) for directory in directories)
+    refused: list[str] = []
+    sent = pl.concat(
+        expected_samples(directory, hop_ns=settings.windows.hop_ns, refused=refused.append) for directory in directories
+    )
+    say_refused(refused, "replay does not send it, and the account is without it.")
     sums = hold(sent, scan_windows(settings.lake))
     unused = f" ({sums.unused:,} of sensors that [windows] sensors leaves out)" if sums.unused else ""
     say(f"{sums.sent:,} samples sent{unused}: {sums.lost} lost, {sums.doubled} doubled, in {sums.windows} windows.")
-    result(**dataclasses.asdict(sums))
+    result(**dataclasses.asdict(sums), refused=len(refused))
     if sums.lost or sums.doubled:
         raise typer.Exit(EXIT_FINAL)
 

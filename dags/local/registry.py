@@ -10,7 +10,7 @@ import typer
 
 from dags import steps
 from dags.settings import load as load_settings
-from dags.terminal import EXIT_FINAL, entry_line, result, say, say_disagreement, version_line
+from dags.terminal import EXIT_FINAL, entry_line, proven_line, result, say, say_disagreement, version_line
 
 app = typer.Typer(help="Versions, the champion, and the account of how it came to be.", no_args_is_help=True)
 
@@ -71,9 +71,12 @@ def rollback(
 @app.command()
 def verify() -> None:
     """Check the ledger's chain of hashes. Exit code 3: it was changed, and where."""
-    problems = steps.promotions(load_settings()).verify()
+    promotions = steps.promotions(load_settings())
+    problems = promotions.verify()
     for problem in problems:
         say(f"error: {problem}")
+    if not problems:
+        say(proven_line(promotions.history()))
     result(problems=[str(problem) for problem in problems])
     if problems:
         raise typer.Exit(EXIT_FINAL)

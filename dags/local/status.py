@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from dags.settings import Settings
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from streaming.status import Status
+    from streaming.status import PartitionStatus, Rates, Status
 
 
 def status(settings: Settings, *, once: bool, every: float) -> dict[str, Any]:
@@ -49,32 +48,40 @@ def status(settings: Settings, *, once: bool, every: float) -> dict[str, Any]:
         "lake_version": now.lake_version,
         "lag": now.lag,
         "valid_through": _iso(now.valid_through),
-        "partitions": [
-            {**dataclasses.asdict(each), "lag": each.lag, "valid_through": _iso(each.valid_through)}
-            for each in now.partitions
-        ],
+        "partitions": [_described(each) for each in now.partitions],
+        "labels_version": now.labels_version,
+        "labels_lag": now.labels_lag,
+        "labels": [_described(each) for each in now.labels],
     }
 
 
-def table(now: Status, rate: Mapping[int, tuple[float, float]]) -> Table:
+def table(now: Status, rate: Rates) -> Table:
     """The table for a terminal."""
     from rich.table import Table
 
     version = "no lake yet" if now.lake_version is None else f"lake version {now.lake_version}"
     complete = "–" if now.valid_through is None else f"{now.valid_through:%Y-%m-%d %H:%M:%S} UTC"
+    said = "no labels yet" if now.labels_version is None else f"labels version {now.labels_version}"
     shown = Table(
-        "partition", title=f"{version}, complete until {complete}, lag {now.lag:,}", title_justify="left", box=None
-    )
-    for column in ("in Kafka", "in the lake", "lag", "came/s", "settled/s", "complete until (UTC)"):
+        "partition", title=f"{version}, complete until {complete}, lag {now.lag:,}\n{said}, lag {now.labels_lag:,}",
+        title_justify="left", box=None,
+    )  # fmt: skip
+    for column in ("in Kafka", "in the lake", "lag", "came/s", "settled/s", "complete (UTC)"):
         shown.add_column(column, justify="right")
-    for each in now.partitions:
-        came, done = rate.get(each.partition, (None, None))
-        shown.add_row(
-            str(each.partition), f"{each.end:,}", "–" if each.committed is None else f"{each.committed:,}", f"{each.lag:,}",
-            "" if came is None else f"{came:,.1f}", "" if done is None else f"{done:,.1f}",
-            "–" if each.valid_through is None else f"{each.valid_through:%Y-%m-%d %H:%M:%S}",
-        )  # fmt: skip
+    # Told apart by a word and not by their topics' names: 80 characters have no room for those.
+    for word, partitions in (("", now.partitions), ("labels ", now.labels)):
+        for each in partitions:
+            came, done = rate.get((each.topic, each.partition), (None, None))
+            shown.add_row(
+                f"{word}{each.partition}", f"{each.end:,}", "–" if each.committed is None else f"{each.committed:,}", f"{each.lag:,}",
+                "" if came is None else f"{came:,.1f}", "" if done is None else f"{done:,.1f}",
+                "–" if each.valid_through is None else f"{each.valid_through:%Y-%m-%d %H:%M:%S}",
+            )  # fmt: skip
     return shown
+
+
+def _described(each: PartitionStatus) -> dict[str, Any]:
+    return {**dataclasses.asdict(each), "lag": each.lag, "valid_through": _iso(each.valid_through)}
 
 
 def _iso(moment: datetime | None) -> str | None:

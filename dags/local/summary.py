@@ -60,6 +60,15 @@ def collect(
     }
 
 
+def arms_table(arms: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What each arm came to, the original model first if it is there, then the best first."""
+    table = Table("arm", "accuracy", "macro-F1", "recovery ratio", box=None)
+    for name, arm in sorted(arms.items(), key=lambda item: (item[0] != ORIGINAL, -item[1]["accuracy"])):
+        title = "original, as it is" if name == ORIGINAL else name
+        table.add_row(title, *(f"{arm[key]:.3f}" for key in ("accuracy", "macro_f1", "recovery_ratio")))
+    return table
+
+
 def show(console: Console, found: Mapping[str, Any], *, file: Path) -> None:
     """The summary for people."""
     console.rule("[bold]Summary", align="left")
@@ -70,19 +79,13 @@ def show(console: Console, found: Mapping[str, Any], *, file: Path) -> None:
     console.print(
         f"Original  accuracy {original['source_accuracy']:.3f} at home, {original['target_accuracy']:.3f} on the new phones as it is"
     )
-    table = Table("arm", "accuracy", "macro-F1", "recovery ratio", box=None)
     as_it_is = (
         original["target_accuracy"] / original["source_accuracy"] if original["source_accuracy"] else float("nan")
     )
-    table.add_row(
-        "original, as it is",
-        f"{original['target_accuracy']:.3f}",
-        f"{original['target_macro_f1']:.3f}",
-        f"{as_it_is:.3f}",
-    )
-    for name, arm in sorted(found["arms"].items(), key=lambda item: -item[1]["accuracy"]):
-        table.add_row(name, *(f"{arm[key]:.3f}" for key in ("accuracy", "macro_f1", "recovery_ratio")))
-    console.print(table)
+    frozen = {
+        "accuracy": original["target_accuracy"], "macro_f1": original["target_macro_f1"], "recovery_ratio": as_it_is,
+    }  # fmt: skip
+    console.print(arms_table({ORIGINAL: frozen, **found["arms"]}))
     verdict, champion = found["verdict"], found["champion"]
     console.print(f"Verdict   [bold]{'passed' if verdict['passed'] else 'refused'}")
     for reason in verdict["reasons"]:

@@ -66,6 +66,14 @@ def simulate(
     Raises:
         RecordingError: the folder holds something that is no simulated fleet, or cannot be written.
     """
+    try:
+        return _simulate(settings, directory, progress)
+    except OSError as error:
+        msg = f"{directory}: recordings cannot be written there: {error}. Name a folder that can be made or written."
+        raise RecordingError(msg) from error
+
+
+def _simulate(settings: FleetSettings, directory: Path, progress: Callable[[int, int], None] | None) -> FleetManifest:
     if directory.exists() and any(directory.iterdir()) and not (directory / MANIFEST).exists():
         msg = f"{directory}: holds files that are no simulated fleet; choose an empty folder"
         raise RecordingError(msg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -69,3 +70,11 @@ def test_list_and_history_only_read(place: Place) -> None:
         assert process.returncode == 0, said
         assert "The ledger's champion is no version, MLflow's is version 1. The next 'sensorloop promote'" in said
     assert steps.promotions(place.settings()).history() == ()
+
+
+def test_a_verified_ledger_says_what_was_proven(place: Place) -> None:
+    with start(place, "registry", "verify") as process:
+        answer, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert said.splitlines()[-1].startswith("The ledger is empty, and no version in MLflow says that it was entered")
+    assert json.loads(answer) == {"problems": []}

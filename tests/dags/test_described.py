@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dags.described import Described, described, markdown
-from dags.settings import load
+from dags.described import Described, described, markdown, shown
+from dags.settings import Set, load
 
 DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
 
@@ -31,3 +31,30 @@ def test_all_defaults_written_into_a_file_are_the_defaults(tmp_path: Path) -> No
     file.write_text("\n".join(f"[{section}]\n" + "\n".join(keys) for section, keys in lines.items()), encoding="utf-8")
     home = {"SENSORLOOP_HOME": str(tmp_path)}
     assert load({**home, "SENSORLOOP_CONFIG": str(file)}) == load({**home, "SENSORLOOP_CONFIG": "/dev/null"})
+
+
+KNOWN = {(each.section, each.key): each for each in described()}
+
+
+def test_a_value_that_is_set_is_shown_with_whoever_set_it() -> None:
+    each = KNOWN["kafka", "group_id"]
+    first, second, *_ = shown(each, Set(value="mine", origin="/etc/my.toml")).splitlines()
+    assert first == '[kafka] group_id = "mine"    SENSORLOOP_KAFKA__GROUP_ID'
+    assert second == f"    (set by /etc/my.toml; the default is {each.default})"
+    assert shown(each, None).startswith(f"[kafka] group_id = {each.default}    ")
+    assert "set by" not in shown(each, Set(value=each.default.strip('"'), origin="/etc/my.toml"))
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "visible"),
+    [
+        ("kafka", "sasl_password", "env:KAFKA_PASSWORD", "env:KAFKA_PASSWORD"),
+        ("kafka", "sasl_password", "hunter2", "(hidden)"),
+        ("lake", "s3_secret_access_key", "hunter2", "(hidden)"),
+        ("registry", "ledger_url", "postgresql://ana:hunter2@db/ledger", "postgresql://…@db/ledger"),
+    ],
+)
+def test_no_secret_is_shown(section: str, key: str, value: str, visible: str) -> None:
+    text = shown(KNOWN[section, key], Set(value=value, origin="/etc/my.toml"))
+    assert visible in text
+    assert "hunter2" not in text

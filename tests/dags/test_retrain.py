@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from training.arm_names import ARMS
+
 ROOT = Path(__file__).parents[2]
 DAGS = ROOT / "dags"
 
@@ -202,7 +204,6 @@ def test_the_trigger_form_explains_itself(dag: dict[str, Any]) -> None:
 
 
 def test_arms_are_chosen_from_those_there_are(dag: dict[str, Any]) -> None:
-    from training.arms import ARMS  # noqa: PLC0415  (torch takes seconds)
 
     arms = dag["params"]["arms"]
     assert set(arms["items"]["enum"]) == {"all", *ARMS} - {"original"}

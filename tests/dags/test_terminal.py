@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import fields
+from pathlib import Path
+
 import pytest
 
-from dags.terminal import counters, result, say_some, verdict_line
+from dags.terminal import counters, proven_line, result, say_arms, say_refused, say_some, verdict_line
+from registry.chain import Entry
 
 
 @pytest.mark.parametrize(("count", "lines", "last"), [(0, 0, None), (20, 20, "19"), (21, 21, "… and 1 more.")])
@@ -44,3 +49,37 @@ def test_counters_end_their_last_line(capsys: pytest.CaptureFixture[str]) -> Non
 )
 def test_a_promotion_says_who_serves(passed: bool, champion: str | None, line: str) -> None:
     assert verdict_line({"version": "2", "passed": passed, "champion": champion}) == line
+
+
+def test_a_ledger_that_was_proven_says_what_was() -> None:
+    entry = Entry(**{field.name: None for field in fields(Entry)} | {"sequence": 7, "at": "2026-01-31T08:00:00+00:00"})
+    line = proven_line([entry])
+    assert line.startswith("The ledger is proven: no entry was changed, removed or inserted")
+    assert line.endswith("Entries of this model: 1, the newest 7, of 2026-01-31 08:00.")
+    assert "empty" in proven_line([])
+
+
+def test_the_arms_are_a_table_best_first_after_the_original(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    numbers = {"original": 0.6, "plain": 0.5, "filterloss": 0.9}
+    arms = {name: {"accuracy": n, "macro_f1": n - 0.1, "recovery_ratio": n / 0.9} for name, n in numbers.items()}
+    (tmp_path / "results.json").write_text(json.dumps({"arms": arms}), encoding="utf-8")
+    say_arms(str(tmp_path / "results.json"))
+    captured = capsys.readouterr()
+    assert captured.out == "", "that is for the result"
+    head, *rows = (line.split() for line in captured.err.splitlines())
+    assert head == ["arm", "accuracy", "macro-F1", "recovery", "ratio"]
+    assert [row[-3:] for row in rows] == [
+        ["0.600", "0.500", "0.667"], ["0.900", "0.800", "1.000"], ["0.500", "0.400", "0.556"],
+    ]  # fmt: skip
+    assert [row[0] for row in rows] == ["original,", "filterloss", "plain"]
+
+
+def test_what_was_refused_is_named_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    say_refused([], "not sent.")
+    assert capsys.readouterr().err == ""
+    say_refused(["a: x", "b: y"], "not sent.")
+    assert capsys.readouterr().err.splitlines() == [
+        "refused: a: x",
+        "refused: b: y",
+        "2 files are no recordings: not sent.",
+    ]

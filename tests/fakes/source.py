@@ -18,6 +18,8 @@ class FakeSource:
         self.paused: set[TopicPartition] = set()
         self.membership = Membership.OWNER
         self.answering = True
+        self.shared_out = False
+        """Whether the group has given all partitions that are not ours to others."""
         self._poll_records = poll_records
         self._revoked: set[TopicPartition] = set()
         self._assigned: set[TopicPartition] = set()
@@ -62,6 +64,9 @@ class FakeSource:
 
     def known_ends(self) -> Mapping[TopicPartition, int]:
         return self.end_offsets()
+
+    def spare(self) -> bool:
+        return self.shared_out and not self.positions
 
     def pause(self, partitions: Collection[TopicPartition]) -> None:
         self.paused |= set(partitions)

@@ -100,6 +100,18 @@ def test_a_topic_becomes_a_table(tmp_path: Path) -> None:
     assert rig.source.hints == {P0: 9, P1: 5}
 
 
+def test_a_member_without_a_partition_is_caught_up_once_the_group_has_shared_them_out(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, {P0: log(session(9))})
+    rig.source.revoke(P0)
+    rig.ingest.step()
+    assert not rig.ingest.caught_up(), "the group is about to share them out"
+    rig.source.shared_out = True
+    assert rig.ingest.caught_up()
+    rig.source.assign(P0)
+    assert not rig.ingest.caught_up(), "it has got one after all"
+    assert rig.until_caught_up()["rows"] == 9
+
+
 def test_undecodable_batches_go_to_the_dead_letters_and_the_partition_goes_on(tmp_path: Path) -> None:
     good = session(4)
     poison = [b"\xff\xff not protobuf", b"", encode(batch(1))[:-3]]

@@ -19,6 +19,7 @@ from streaming.label_wire import SceneLabel, encode_label
 from streaming.labels import LabelIngest, LabelsTable
 from streaming.lake import labels_version, scan_labels
 from streaming.offsets import TopicPartition
+from streaming.progress import Progress
 from streaming.settings import IngestSettings, LakeSettings, WindowSettings
 from streaming.tables import LABELS, NO_LABELS
 from streaming.verify import Proof, verify
@@ -134,6 +135,29 @@ def test_a_commit_is_due_by_labels_or_by_time(tmp_path: Path) -> None:
     assert rig.rows().height == 5
 
 
+def test_it_says_how_far_it_is_about_once_a_second(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, {L0: log([label(i) for i in range(5)])}, commit_rows=100)
+    seen: list[Progress] = []
+    rig.ingest._watch = seen.append
+    for _ in range(2):
+        rig.ingest.step()
+    assert seen == []
+    rig.now += timedelta(seconds=1)
+    rig.ingest.step()
+    (partition,) = seen[-1].partitions
+    assert (partition.position, partition.waiting, seen[-1].lag) == (4, 4, 1)
+    rig.until_caught_up()
+    assert (seen[-1].lag, seen[-1].partitions[0].waiting) == (0, 0)
+    assert [reason for each in seen for reason, _ in each.commits] == ["stop"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("streaming.storage.os.fsync", _no_space)
+        rig.logs[L0] += [Record(offset=5, timestamp_ns=NOW_NS, key=b"d1", value=rig.logs[L0][0].value)]
+        for _ in range(2):
+            rig.now += timedelta(seconds=30)
+            rig.ingest.step()
+        assert seen[-1].paused == 1
+
+
 def test_nothing_new_is_no_commit(tmp_path: Path) -> None:
     rig = Rig(tmp_path, {L0: [], L1: log([label(1)])})
     rig.until_caught_up()
@@ -143,6 +167,20 @@ def test_nothing_new_is_no_commit(tmp_path: Path) -> None:
     rig.restart()
     assert "label_commits" not in rig.until_caught_up()
     assert labels_version(str(tmp_path)) == version
+
+
+def test_a_member_without_a_partition_is_caught_up_once_the_group_has_shared_them_out(tmp_path: Path) -> None:
+    """Of a group with more members than partitions; else ``--until-caught-up`` would never end."""
+    rig = Rig(tmp_path, {L0: log([label(1)])})
+    assert not rig.ingest.caught_up(), "not looked up yet"
+    rig.source.revoke(L0)
+    rig.ingest.step()
+    assert not rig.ingest.caught_up(), "the group is about to share them out"
+    rig.source.shared_out = True
+    assert rig.ingest.caught_up()
+    rig.source.assign(L0)
+    assert not rig.ingest.caught_up(), "it has got one after all"
+    assert rig.until_caught_up()["labels"] == 1
 
 
 def test_revoked_partitions_are_forgotten_and_read_again(tmp_path: Path) -> None:

@@ -23,18 +23,18 @@ from deltalake import DeltaTable
 from streaming.delta import Table, open_table
 from streaming.errors import CommitConflict, LakeError, LostOwnership
 from streaming.faults import hooked
-from streaming.lake import labels_version, scan_labels
 from streaming.maintenance import compact, vacuum
 from streaming.offsets import TopicPartition
 from streaming.settings import LakeSettings
 from streaming.storage import Storage
-from streaming.tables import LABELS, WINDOWS
+from streaming.tables import WINDOWS
 from streaming.verify import verify
 
-from .lakes import LATER, P0, P1, LabelWriter, Writer, lake_rows, settings
+from .lakes import LATER, P0, P1, Writer, lake_rows, settings
 from .sessions import EPOCH, SECOND
 
 DAY = 86_400 * SECOND
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -387,23 +387,3 @@ def test_killed_anywhere_the_rows_are_the_same(lake: LakeSettings) -> None:
     assert lake_rows(lake).equals(before)
     assert len(files(lake)) == 2
     sound(lake)
-
-
-def test_labels_are_merged_and_vacuumed_like_windows(tmp_path: Path) -> None:
-    lake = settings(tmp_path, vacuum_retention=timedelta(0))
-    writer = LabelWriter(lake)
-    version, _, _ = [writer.publish(count) for count in (3, 2, 4)]
-
-    def rows(version: int | None = None) -> pl.DataFrame:
-        return scan_labels(lake, labels_version(lake) if version is None else version).sort("kafka_offset").collect()
-
-    before, first = rows(), rows(version)
-    done = compact(lake, LABELS)
-    assert (done.files_before, done.files_after, done.merged, done.days) == (3, 1, 3, 1)
-    assert rows().equals(before)
-    assert rows(version).equals(first)
-    assert vacuum(lake, LABELS, now=LATER, keep_versions=[version]).deleted == 2
-    assert rows().equals(before)
-    assert rows(version).equals(first)
-    writer.publish(1)
-    assert (verify(str(tmp_path), LABELS).problems, rows().height) == ((), 10)

@@ -17,6 +17,9 @@ from streaming.progress import PartitionProgress, Progress
 
 from .sessions import SECOND, SETTINGS
 from .test_ingest import P0, P1, Rig, log, session
+from .test_labels import L0, L1, label
+from .test_labels import Rig as LabelRig
+from .test_labels import log as label_log
 
 PREFIX = "sensorloop_ingest"
 
@@ -69,6 +72,43 @@ def test_a_partition_that_goes_takes_its_gauges_along() -> None:
     assert value(f"{PREFIX}_paused_partitions") == 1
     metrics.update(progress(at(P0, valid_through_ns=None), at(P1, valid_through_ns=None)))
     metrics.update(progress())
+
+
+def test_labels_that_come_later_are_counted_by_names_of_their_own(tmp_path: Path) -> None:
+    logs = {L0: label_log([label(1), b"poison", label(2, None)]), L1: label_log([label(number) for number in range(5)])}
+    rig = LabelRig(tmp_path, logs, commit_rows=5)
+    metrics = Metrics()
+    rig.ingest._watch = metrics.update_labels
+    counters = rig.until_caught_up()
+    value = metrics.registry.get_sample_value
+    assert value(f"{PREFIX}_label_rows_total") == counters["labels"] == 7
+    assert value(f"{PREFIX}_label_records_total") == counters["label_records"] == 8
+    assert value(f"{PREFIX}_label_dead_letters_total", {"reason": "not_protobuf"}) == 1
+    assert value(f"{PREFIX}_label_withdrawals_total") == 1
+    reasons = [value(f"{PREFIX}_label_commits_total", {"reason": reason}) for reason in ("size", "stop")]
+    assert reasons == [1, 1]
+    assert value(f"{PREFIX}_label_commit_seconds_count") == counters["label_commits"] == 2
+    assert value(f"{PREFIX}_lag_records", {"topic": "sensor.labels", "partition": "1"}) == 0
+    assert value(f"{PREFIX}_rows_total") == value(f"{PREFIX}_records_total") == 0, "they are no windows"
+    assert value(f"{PREFIX}_commit_seconds_count") == 0
+
+
+def test_labels_and_batches_leave_each_other_s_gauges_alone() -> None:
+    metrics = Metrics()
+    metrics.update(progress(at(P0), paused=1))
+    metrics.update_labels(progress(at(L0, waiting=7), paused=2))
+    value = metrics.registry.get_sample_value
+    of_labels = {"topic": "sensor.labels", "partition": "0"}
+    assert value(f"{PREFIX}_lag_records", {"topic": "sensor.batches", "partition": "0"}) == 15
+    assert value(f"{PREFIX}_lag_records", of_labels) == 15
+    assert value(f"{PREFIX}_waiting_labels", of_labels) == 7
+    assert value(f"{PREFIX}_waiting_windows", of_labels) is None
+    assert value(f"{PREFIX}_paused_partitions") == 3
+    metrics.update(progress())
+    assert value(f"{PREFIX}_lag_records", of_labels) == 15
+    assert value(f"{PREFIX}_paused_partitions") == 2
+    metrics.update_labels(progress())
+    assert value(f"{PREFIX}_lag_records", of_labels) is value(f"{PREFIX}_waiting_labels", of_labels) is None
 
 
 def test_they_are_served_over_http() -> None:

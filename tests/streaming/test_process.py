@@ -8,8 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from streaming.errors import ServiceError
 from streaming.process import Service, Stack
 
 SOON = timedelta(seconds=20)
+
 ROOT = Path(__file__).parents[2]
 
 TREE = """
@@ -317,6 +317,7 @@ _JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["pid", "created", "grace_s"]), inner),
     max_leaves=5,
 )
+
 _RECORD = st.fixed_dictionaries(dict.fromkeys(("pid", "created", "grace_s", "guarded"), _JSON))
 
 
@@ -333,95 +334,6 @@ def test_a_damaged_pid_file_is_nobody_s(content: bytes) -> None:
         assert process.find(pid_file) is None
         assert not process.stop(pid_file)
         assert not pid_file.exists()
-
-
-def test_services_end_in_reverse_order_even_if_one_cannot() -> None:
-    ended: list[str] = []
-
-    def refuse() -> None:
-        ended.append("second")
-        msg = "second cannot"
-        raise OSError(msg)
-
-    def work() -> None:
-        with process.stack() as services:
-            services.callback(ended.append, "first")
-            services.callback(refuse)
-            services.callback(ended.append, "third")
-            msg = "the work"
-            raise ValueError(msg)
-
-    with pytest.raises(OSError, match="second cannot") as caught:
-        work()
-    assert ended == ["third", "second", "first"]
-    assert isinstance(caught.value.__context__, ValueError)
-
-
-@pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
-def test_a_signal_leaves_the_stack_as_an_exception(number: signal.Signals, raised: type[BaseException]) -> None:
-    before = signal.getsignal(number)
-    ended: list[str] = []
-
-    def work() -> None:
-        with process.stack() as services:
-            services.callback(ended.append, "service")
-            signal.raise_signal(number)
-            ended.append("the signal was lost")
-
-    with pytest.raises(raised):
-        work()
-    assert ended == ["service"]
-    assert signal.getsignal(number) is before
-
-
-def test_a_signal_waits_while_services_are_ended() -> None:
-    ended: list[str] = []
-
-    def work() -> None:
-        with process.stack() as services:
-            services.callback(ended.append, "first")
-            services.callback(signal.raise_signal, signal.SIGTERM)
-
-    with pytest.raises(SystemExit) as caught:
-        work()
-    assert ended == ["first"]
-    assert caught.value.code == 143
-
-
-def in_thread(work: Callable[[], None]) -> threading.Thread:
-    thread = threading.Thread(target=work)
-    thread.start()
-    return thread
-
-
-def test_a_stack_in_a_thread_leaves_signals_alone() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    seen: list[object] = []
-
-    def work() -> None:
-        with process.stack() as services:
-            seen.append(signal.getsignal(signal.SIGTERM))
-            services.callback(seen.append, "ended")
-
-    in_thread(work).join()
-    assert seen == [before, "ended"]
-
-
-def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
-    order: list[str] = []
-    tried = threading.Event()
-
-    def second() -> None:
-        tried.set()
-        with process.exclusive(tmp_path / "new" / "lock"):
-            order.append("second")
-
-    with process.exclusive(tmp_path / "new" / "lock"):
-        thread = in_thread(second)
-        tried.wait()
-        order.append("first")
-    thread.join()
-    assert order == ["first", "second"]
 
 
 @settings(deadline=None)

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tests.training.made import network, windows
-from training.arms import ARMS, Bench, features_of, run_arms
+from training.arm_names import ARMS
+from training.arms import Bench, features_of, run_arms
 from training.errors import NonFiniteLoss, SettingsError
 from training.evaluation import evaluate
 from training.finetune import epochs_of, finetune, one_cycle, trainable

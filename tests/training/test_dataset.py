@@ -260,7 +260,8 @@ def test_a_lake_without_labels_says_so(tmp_path: Path) -> None:
 def test_windows_of_two_lengths_are_refused(tmp_path: Path) -> None:
     made = windows(people=1, each=1)
     publish(tmp_path, made)
-    publish(tmp_path, replace(made, signals=made.signals[..., :50], devices=np.array(["other"] * 3)))
+    half = replace(CUT, length=CUT.length / 2)
+    publish(tmp_path, replace(made, signals=made.signals[..., :50], devices=np.array(["other"] * 3)), cut=half)
     with pytest.raises(DataError, match=r"2 different lengths \[50, 100\]"):
         read(tmp_path)
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from training.errors import ModelError
-from training.network import CONFIG, STATE, SceneNet, infer, read_config
+from training.network import STATE, SceneNet, infer
+from training.saved import CONFIG, read_config
 
 from .made import CHANNELS, RATE, SAMPLES, SCENES, SMALL, network, windows
 

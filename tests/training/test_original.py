@@ -12,8 +12,9 @@ import torch
 from training.dataset import UNLABELLED, WindowSet
 from training.errors import MissingScene, ModelError, NonFiniteLoss, TooFewLabels, TooFewSubjects
 from training.evaluation import evaluate
-from training.network import CONFIG, STATE, infer
+from training.network import STATE, infer
 from training.original import OriginalModel, train_original
+from training.saved import CONFIG
 from training.settings import DataSettings, OriginalSettings
 from training.tracking import NullRun
 

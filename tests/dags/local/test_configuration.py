@@ -46,6 +46,10 @@ def test_tasks_find_what_the_caller_meant(tmp_path: Path, monkeypatch: pytest.Mo
     assert env["AIRFLOW_HOME"] == str(tmp_path / "var" / "airflow")
     assert env["SENSORLOOP_CONFIG"] == str(tmp_path / "my.toml")
     assert env["SENSORLOOP_LAKE__URI"] == "s3://lake"
+    assert configuration.environment(Path("var"), {})["SENSORLOOP_CONFIG"] == "/dev/null", (
+        "a missing file may not be named"
+    )
+    (tmp_path / "sensorloop.toml").touch()
     assert configuration.environment(Path("var"), {})["SENSORLOOP_CONFIG"] == str(tmp_path / "sensorloop.toml")
 
 

@@ -32,7 +32,7 @@ def collected(tmp_path: Path) -> dict[str, Any]:
 
 
 def collect(folder: Path, promoted: dict[str, Any] | None = None, source_accuracy: float = 0.8) -> dict[str, Any]:
-    settings = load({"SENSORLOOP_HOME": str(folder), "SENSORLOOP_CONFIG": str(folder / "none.toml")})
+    settings = load({"SENSORLOOP_HOME": str(folder), "SENSORLOOP_CONFIG": "/dev/null"})
     publish(folder / "lake", windows(people=2, each=2), cohort="source")
     publish(folder / "lake", replace(windows(people=1, each=1), devices=windows(people=1, each=1).subjects))
     arms = {"original": arm(0.6), "plain": arm(0.5), "filterloss": arm(0.76)}

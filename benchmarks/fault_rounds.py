@@ -7,7 +7,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -130,8 +130,10 @@ class Round:
     def phones(self) -> Phones:
         return Phones(self.kafka, self.seed)
 
-    def ingestion(self, *arguments: str, fault: Fault | None = None, **environ: str) -> Ingestion:
-        return Ingestion(self._environ() | environ, self.home, *arguments, fault=fault)
+    def ingestion(
+        self, *arguments: str, fault: Fault | None = None, environ: Mapping[str, str] | None = None
+    ) -> Ingestion:
+        return Ingestion(self._environ() | dict(environ or {}), self.home, *arguments, fault=fault)
 
     def wait(self, until: Callable[[], bool], what: str, timeout: float = _LONG_S) -> None:
         deadline = time.monotonic() + timeout
@@ -170,7 +172,7 @@ class Round:
             raise Stuck(msg)
         # A session whose end was read before a crash, but not all before it, is closed by its silence.
         if wanted is not None and count(self.lake) < wanted:
-            process = self.ingestion(**_IDLE)
+            process = self.ingestion(environ=_IDLE)
             with ended(process):
                 begin = time.monotonic()
                 while count(self.lake) < wanted and time.monotonic() - begin < 30:

@@ -142,4 +142,5 @@ def _bits(values: pl.Series) -> Sequence[object]:
         return [None if each is None else each.to_numpy().tobytes() for each in values]
     if values.dtype.is_float():
         return values.to_numpy().view(np.uint32).tolist()  # float32 all of them
-    return values.to_list()
+    found: list[object] = values.to_list()
+    return found

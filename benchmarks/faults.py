@@ -14,7 +14,7 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime
 from pathlib import Path
@@ -96,7 +96,7 @@ def _rounds(bench: Bench) -> Iterator[Outcome]:
 def _outage(bench: Bench, kind: str, number: int) -> Iterator[Outcome]:
     cluster = bench.cluster
 
-    def nodes(rounds: list[Round]) -> list[int]:
+    def nodes(rounds: Sequence[Round]) -> list[int]:
         if kind == "all brokers down":
             return [1, 2, 3]
         if kind == "the coordinator killed":

@@ -100,7 +100,7 @@ def gappy_session(rng: random.Random, name: str, samples: int, settings: WindowS
     steps = (*[40 * _MS] * 12, gap - 40 * _MS, gap, gap + 1_000, gap + 50 * _MS, 1_700 * _MS)
     times = np.cumsum(rng.choices(steps, k=samples)) + _START + rng.randint(0, 999) * _MS
     slots = (times - times[0]) // (rng.choice([1, 1, 2, 3]) * _NS)
-    batches = []
+    batches: list[SensorBatch] = []
     for slot in np.unique(slots):
         at = times[slots == slot]
         blocks = []

@@ -141,6 +141,7 @@ def _bits(values: pl.Series) -> Sequence[object]:
     if isinstance(values.dtype, pl.List):
         return [None if each is None else each.to_numpy().tobytes() for each in values]
     if values.dtype.is_float():
-        return values.to_numpy().view(np.uint32).tolist()  # float32 all of them
+        bits: list[object] = values.to_numpy().view(np.uint32).tolist()  # float32 all of them
+        return bits
     found: list[object] = values.to_list()
     return found

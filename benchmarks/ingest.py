@@ -6,10 +6,8 @@ so that whatever else the machine does is shared; medians. ``QUICK=1`` takes som
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -20,9 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from benchmarks.load import batches, samples_for
+from benchmarks.machine import machine, versions
 from streaming import broker, ports
 from streaming.replay import make_producer
 from streaming.settings import BrokerSettings, KafkaSettings
@@ -45,6 +42,7 @@ CONSUMERS: tuple[dict[str, int], ...] = (
     {"max_poll_records": 5_000, "fetch_max_bytes": 8 << 20, "max_partition_fetch_bytes": 8 << 20},
 )
 """Among these the fastest bare loop is looked for."""
+_LIBRARIES = ("kafka-python", "numpy", "pyarrow", "deltalake", "polars", "protobuf", "pandas")
 Result = dict[str, Any]
 
 
@@ -94,9 +92,9 @@ class _Bench:
                 f"memory {phones}", "memory", devices=phones, seconds=20 if QUICK else 40, lake=self._folder()
             )
         return {
-            "machine": _machine(), "when": datetime.now(UTC).isoformat(timespec="seconds"), "quick": QUICK,
+            "machine": machine(), "when": datetime.now(UTC).isoformat(timespec="seconds"), "quick": QUICK,
             "load": {"before": load[0], "after": load[-1], "most": max(load)},
-            "versions": _versions(), "rounds": ROUNDS, "topic_mb": MEGABYTES, "phones": PHONES, "partitions": PARTITIONS,
+            "versions": versions(*_LIBRARIES), "rounds": ROUNDS, "topic_mb": MEGABYTES, "phones": PHONES, "partitions": PARTITIONS,
             "consumer": {str(kib): options for kib, options in best.items()}, "measures": self._summary(), "claims": self._claims(),
         }  # fmt: skip
 
@@ -140,7 +138,7 @@ class _Bench:
         topic = {"servers": self._servers, "topic": f"all-{kib}", "total": self._counts[f"all-{kib}"]}
 
         def speed(options: dict[str, int]) -> float:
-            return max(self._child("bare", **topic, **options)["mb_s"] for _ in range(1 if QUICK else 2))
+            return max(float(self._child("bare", **topic, **options)["mb_s"]) for _ in range(1 if QUICK else 2))
 
         return max(CONSUMERS, key=speed)
 
@@ -196,11 +194,11 @@ class _Bench:
         return claims
 
     def _median(self, label: str, key: str) -> float:
-        return statistics.median(one[key] for one in self._samples[label])
+        return statistics.median(float(one[key]) for one in self._samples[label])
 
     def _ratio(self, label: str, other: str) -> float:
         return statistics.median(
-            a["mb_s"] / b["mb_s"] for a, b in zip(self._samples[label], self._samples[other], strict=True)
+            float(a["mb_s"] / b["mb_s"]) for a, b in zip(self._samples[label], self._samples[other], strict=True)
         )
 
 
@@ -229,7 +227,7 @@ def _table(result: Result) -> str:
     for label, found in result["measures"].items():
         lines.append(f"{label:24} " + "  ".join(f"{key} {value:g}" for key, value in found.items() if key != "of"))
     load = result["load"]["most"]
-    if load > os.cpu_count() * 1.5:
+    if load > (os.cpu_count() or 1) * 1.5:
         lines.append(f"\nThe machine was busy with other things (load {load:.1f}): shares hold, MB/s are low.")
     return "\n".join(lines)
 
@@ -284,22 +282,6 @@ def _environments(home: Path) -> tuple[Path | None, Path | None]:
             print(f"Left out, because it cannot be installed: {path.name} ({error})", file=sys.stderr)
             found.append(None)
     return found[0], found[1]
-
-
-def _machine() -> Result:
-    model = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        "",
-    )
-    return {
-        "cpu": model, "cores": os.cpu_count(), "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "system": platform.system(), "python": platform.python_version(),
-    }  # fmt: skip
-
-
-def _versions() -> dict[str, str]:
-    names = ("kafka-python", "numpy", "pyarrow", "deltalake", "polars", "protobuf", "pandas")
-    return {name: importlib.metadata.version(name) for name in names}
 
 
 if __name__ == "__main__":

@@ -11,12 +11,13 @@ from typing import Any
 from confluent_kafka import OFFSET_BEGINNING, Consumer
 from confluent_kafka import TopicPartition as Theirs
 
+from benchmarks.sources import Idle
 from streaming.client import Polled, Record
 from streaming.offsets import TopicPartition
 from streaming.settings import IngestSettings, KafkaSettings
 
 
-class LibrdkafkaSource:
+class LibrdkafkaSource(Idle):
     """A consumer in a group. Its callbacks run on the thread that polls, so that notes need no lock."""
 
     def __init__(self, kafka_settings: KafkaSettings, ingest: IngestSettings) -> None:

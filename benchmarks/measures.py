@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.load import batches, samples_for
+from benchmarks.sources import Idle
 from streaming.assembler import Assembler
 from streaming.client import KafkaDeadLetters, KafkaSource, Polled, Record, Source
 from streaming.ingest import Ingest
@@ -76,7 +77,7 @@ def bare_librdkafka(*, servers: str, topic: str, total: int, partitions: int) ->
     return {"mb_s": size / _MEGA / seconds, "cpu_ms_mb": cpu * 1e3 / (size / _MEGA)}
 
 
-class _Timed:
+class _Timed(Idle):
     """A source that notes when its first records came: until then a consumer joins its group and says nothing of its speed."""
 
     def __init__(self, source: Source) -> None:
@@ -101,6 +102,9 @@ class _Timed:
 
     def end_offsets(self) -> Mapping[TopicPartition, int]:
         return self._source.end_offsets()
+
+    def known_ends(self) -> Mapping[TopicPartition, int]:
+        return self._source.known_ends()
 
     def hint(self, offsets: Mapping[TopicPartition, int]) -> None:
         self._source.hint(offsets)
@@ -225,7 +229,7 @@ def _sessions(devices: int, rounds: int, samples: int, generation: int) -> Itera
         )
 
 
-class _Live:
+class _Live(Idle):
     """Phones that are live, without Kafka: each poll brings the next batches of the fleet."""
 
     def __init__(self, devices: int, rounds: int, samples: int) -> None:
@@ -246,13 +250,6 @@ class _Live:
             self._offset += 1
         self.done = not records
         return Polled(records={self._partition: records})
-
-    def seek(self, partition: TopicPartition, offset: int | None) -> None: ...
-    def end_offsets(self) -> Mapping[TopicPartition, int]:
-        return {}
-
-    def hint(self, offsets: Mapping[TopicPartition, int]) -> None: ...
-    def close(self) -> None: ...
 
 
 class _NoLetters:

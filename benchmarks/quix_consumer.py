@@ -13,7 +13,7 @@ import logging
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from google.protobuf import descriptor_pool, message_factory
@@ -88,7 +88,7 @@ def _message_type() -> Any:
         if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "AddSerializedFile" and isinstance(node.args[0], ast.Constant)
     )  # fmt: skip
     pool = descriptor_pool.Default()
-    pool.AddSerializedFile(data)
+    pool.AddSerializedFile(cast("bytes", data))
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("sensorloop.v1.SensorBatch"))
 
 

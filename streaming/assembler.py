@@ -146,13 +146,13 @@ class Assembler:
             self.counters["duplicate_batches"] += 1
         elif batch.sequence < newest_sequence:
             self.counters["out_of_order_batches"] += 1
+        # Also where the session is complete: a restart may not see that it is, and must close the same windows together.
+        self._close(key, session, session.newest_ns - self._behind_ns)
         if session.complete:
             self._close(key, session, END_OF_TIME)
             self._shut(key, session)
-        else:
-            self._close(key, session, session.newest_ns - self._behind_ns)
-            if not session.chunks:  # nothing of a late batch was kept: its session is as closed as before
-                self._shut(key, session)
+        elif not session.chunks:  # nothing of a late batch was kept: its session is as closed as before
+            self._shut(key, session)
         return self.flush() if self._waiting_windows >= self._together else []
 
     def close_idle(self, now: datetime) -> list[ClosedWindows]:
@@ -185,11 +185,17 @@ class Assembler:
                 self.counters["unused_samples"] += len(block.values)
                 continue
             piece = piece_of(block)
-            if piece is not None and session.next_start_ns is not None:
-                piece = self._useful(piece, session.next_start_ns, count_late=count_late)
             if piece is not None:
+                if count_late and session.next_start_ns is not None:
+                    self.counters["late_samples"] += piece.before(session.next_start_ns)
                 before = pieces.get(block.sensor)
                 pieces[block.sensor] = piece if before is None else joined(before, piece)
+        if session.next_start_ns is not None:
+            # All of a batch or nothing, by the rule of Session.drop_before: a restart that kept fewer samples of it than the run
+            # before would take a gap for the beginning of a signal.
+            keep_from_ns = session.next_start_ns - self._max_gap_ns
+            if all(piece.last_ns < keep_from_ns for piece in pieces.values()):
+                pieces = {}
         if not pieces:
             # An end marker is kept until the session closes: after a restart it must be read again.
             return (
@@ -209,15 +215,6 @@ class Assembler:
             last_ns = min(last_ns, piece.last_ns)
         return first_ns <= last_ns
 
-    def _useful(self, piece: Piece, next_start_ns: int, *, count_late: bool) -> Piece | None:
-        """Without what no open window needs."""
-        if piece.first_ns >= next_start_ns:
-            return piece
-        if count_late:
-            self.counters["late_samples"] += piece.before(next_start_ns)
-        skip = piece.before(next_start_ns - self._max_gap_ns)
-        return piece.without(skip) if skip else piece
-
     def _keep(self, session: Session, chunk: Chunk) -> None:
         session.keep(chunk)
         if not session.queued:
@@ -230,6 +227,8 @@ class Assembler:
 
     def _close(self, key: SessionKey, session: Session, limit_ns: int) -> None:
         """Close the windows that start before ``limit_ns``."""
+        if session.newest_ns < 0:
+            return  # no sample has come, only that it ends
         hop = self._hop_ns
         from_ns = session.next_start_ns or 0
         if session.next_start_ns is not None and limit_ns <= from_ns:

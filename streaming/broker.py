@@ -44,7 +44,7 @@ from streaming.settings import BrokerSettings
 
 _LOG4J = artifacts.PINS.with_name("log4j2.properties")
 _SCALA_JAR = re.compile(r"kafka_2\.\d+-(?P<major>\d+)\.[\d.]+\.jar")
-_PROPERTIES = "server.properties"
+PROPERTIES = "server.properties"
 _PROBE_S = 2.0
 _PATIENT_PROBE_S = 10.0
 
@@ -112,25 +112,13 @@ def start(
         cluster_id = broker_data.our_cluster(folder)
         for port, setting in ((settings.port, "port"), (settings.controller_port, "controller_port")):
             ports.require_free(settings.host, port, what="Kafka", setting=f"[broker] {setting} in sensorloop.toml")
-        java = _java(settings, _class_path(environ, progress))
-        # Without a UTF-8 locale Java cannot open files whose names are not ASCII.
-        environ = {**environ, "LC_ALL": "C.UTF-8"}
-        shutil.copyfile(_LOG4J, folder / _LOG4J.name)
+        java, environ = java_command(settings, folder, environ, progress), java_environment(environ)
         listen = (settings.host, settings.port, settings.controller_port)
         if cluster_id is None:
             to_format = broker_data.properties(*listen, data=broker_data.PART)
             cluster_id = broker_data.format_data(folder, java, to_format, env=environ)
-        (folder / _PROPERTIES).write_text(broker_data.properties(*listen), encoding="ascii")
-        service = process.Service(
-            name="Kafka",
-            argv=(*java, "kafka.Kafka", _PROPERTIES),
-            log=folder / "broker.log",
-            pid_file=folder / "broker.pid",
-            env=environ,
-            cwd=folder,
-            grace=settings.stop_grace,
-            die_with_parent=die_with_parent,
-        )
+        (folder / PROPERTIES).write_text(broker_data.properties(*listen), encoding="ascii")
+        service = broker_service(settings, folder, java, environ, die_with_parent=die_with_parent)
         try:
             process.start(service, ready=lambda: _ready(settings, cluster_id), timeout=settings.start_timeout)
         except ServiceError as error:
@@ -170,7 +158,7 @@ def _status(folder: Path, *, probe_s: float) -> BrokerStatus | None:
     found = process.find(folder / "broker.pid")
     if found is None:
         return None
-    listeners = broker_data.read_properties(folder / _PROPERTIES).get("advertised.listeners", "")
+    listeners = broker_data.read_properties(folder / PROPERTIES).get("advertised.listeners", "")
     bootstrap_servers = listeners.removeprefix("PLAINTEXT://")
     host, _, port = bootstrap_servers.rpartition(":")
     return BrokerStatus(
@@ -230,6 +218,42 @@ def _class_path(environ: Mapping[str, str], progress: Progress | None) -> str:
         msg = f"KAFKA_HOME = {home}: {found[0][0]} is too old, 4.0 or later is needed. Unset it to have Kafka fetched."
         raise BrokerError(msg)
     return str(libs / "*")
+
+
+def broker_service(
+    settings: BrokerSettings, folder: Path, java: tuple[str, ...], environ: Mapping[str, str], *, die_with_parent: bool
+) -> process.Service:
+    """The process of the broker whose folder this is; its settings are in ``server.properties`` there."""
+    return process.Service(
+        name="Kafka",
+        argv=(*java, "kafka.Kafka", PROPERTIES),
+        log=folder / "broker.log",
+        pid_file=folder / "broker.pid",
+        env=environ,
+        cwd=folder,
+        grace=settings.stop_grace,
+        die_with_parent=die_with_parent,
+    )
+
+
+def java_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Without a UTF-8 locale Java cannot open files whose names are not ASCII."""
+    return {**environ, "LC_ALL": "C.UTF-8"}
+
+
+def java_command(
+    settings: BrokerSettings, folder: Path, environ: Mapping[str, str], progress: Progress | None = None
+) -> tuple[str, ...]:
+    """The command up to the main class, for a process that runs in ``folder``; the class path is fetched if it is not there.
+
+    Raises:
+        DownloadError: its jars could not be fetched.
+        ChecksumError: a jar is not the pinned one.
+        BrokerError: ``KAFKA_HOME`` is not what it should be.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(_LOG4J, folder / _LOG4J.name)
+    return _java(settings, _class_path(environ, progress))
 
 
 def _java(settings: BrokerSettings, class_path: str) -> tuple[str, ...]:

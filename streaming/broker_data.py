@@ -26,27 +26,43 @@ _CLUSTER = "cluster-id"
 _FORMAT_TIMEOUT_S = 120
 
 
-def properties(host: str, port: int, controller_port: int, *, data: str = DATA) -> str:
-    """The broker's settings, as the text of ``server.properties``."""
+def properties(
+    host: str, port: int, controller_port: int, *, data: str = DATA, node: int = 1, controllers: Sequence[int] = ()
+) -> str:
+    """A broker's settings, as the text of ``server.properties``.
+
+    Args:
+        host: where it listens.
+        port: for clients.
+        controller_port: for the controllers among themselves.
+        data: its folder of data.
+        node: its number in the cluster, from 1.
+        controllers: the controller ports of all nodes, in order, this one's included; none: it is the only one.
+    """
     client = f"PLAINTEXT://{host}:{port}"
     controller = f"{host}:{controller_port}"
+    voters = ",".join(f"{number}@{host}:{each}" for number, each in enumerate(controllers or [controller_port], 1))
+    # Of three every record has three copies, two of which are waited for: any one broker may die.
+    copies = max(1, len(controllers))
+    in_sync = copies // 2 + 1
     return f"""\
 # Written by sensorloop at each start.
 process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@{controller}
+node.id={node}
+controller.quorum.voters={voters}
 listeners={client},CONTROLLER://{controller}
 advertised.listeners={client}
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
 controller.listener.names=CONTROLLER
 log.dirs={data}
-# There is only this one node.
-default.replication.factor=1
-min.insync.replicas=1
-offsets.topic.replication.factor=1
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-share.coordinator.state.topic.replication.factor=1
+# As many as there are nodes; mostly this is the only one.
+default.replication.factor={copies}
+min.insync.replicas={in_sync}
+offsets.topic.replication.factor={copies}
+transaction.state.log.replication.factor={copies}
+transaction.state.log.min.isr={in_sync}
+share.coordinator.state.topic.replication.factor={copies}
+share.coordinator.state.topic.min.isr={in_sync}
 share.coordinator.state.topic.min.isr=1
 # 50 partitions of bookkeeping each are for large clusters; here they only cost start-up time and files.
 offsets.topic.num.partitions=4
@@ -89,7 +105,9 @@ def our_cluster(folder: Path) -> str | None:
     raise ForeignData(msg)
 
 
-def format_data(folder: Path, java: Sequence[str], settings: str, *, env: Mapping[str, str]) -> str:
+def format_data(
+    folder: Path, java: Sequence[str], settings: str, *, env: Mapping[str, str], cluster_id: str | None = None
+) -> str:
     """Make a new, empty data folder: formatted under another name, then renamed, so that there is none half formatted.
 
     Args:
@@ -97,14 +115,15 @@ def format_data(folder: Path, java: Sequence[str], settings: str, *, env: Mappin
         java: the command up to the main class.
         settings: :func:`properties` with ``data=PART``.
         env: Java's environment.
+        cluster_id: of the cluster that it joins; a new one if None.
 
     Returns:
-        The new cluster's id.
+        The cluster's id.
 
     Raises:
         BrokerError: Kafka's tool refused.
     """
-    cluster_id = _new_cluster_id()
+    cluster_id = cluster_id or new_cluster_id()
     part = folder / PART
     shutil.rmtree(part, ignore_errors=True)
     temporary = folder / "format.properties"
@@ -137,7 +156,7 @@ def cluster_id_of(folder: Path) -> str | None:
     return read_properties(folder / DATA / _META).get("cluster.id")
 
 
-def _new_cluster_id() -> str:
+def new_cluster_id() -> str:
     """A random UUID in Kafka's notation: URL-safe base64 without padding, and no leading dash (it would be an option)."""
     while (text := base64.urlsafe_b64encode(uuid.uuid4().bytes).decode("ascii").rstrip("=")).startswith("-"):
         pass

@@ -41,14 +41,6 @@ class Piece:
             return 0
         return min(len(self.values), -(-behind_ns // self.period_ns) if self.period_ns else len(self.values))
 
-    def without(self, skip: int) -> Piece | None:
-        """All but the first samples; None if nothing is left."""
-        if skip == len(self.values):
-            return None
-        times = None if self.irregular is None else self.irregular[skip:]
-        first_ns = self.first_ns + skip * self.period_ns if times is None else int(times[0])
-        return Piece(self.values[skip:], first_ns, self.last_ns, self.period_ns, times)
-
 
 @dataclass(slots=True)
 class Chunk:

@@ -7,6 +7,7 @@ only notes it; :meth:`Source.poll` hands the notes over on the thread that polls
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -32,8 +33,11 @@ _ANSWER_MS = 2_000
 _DELIVERY_MS = 4_000
 _CLOSE_MS = 1_500
 _HINT_MS = 1_000
+_LOOK_AGAIN_S = 0.1
 _SETTLED_S = 5.0
 """How long a group has given us nothing before we take it at its word."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,7 +202,15 @@ class KafkaSource:
 
     def poll(self, timeout_seconds: float) -> Polled:
         """See :meth:`Source.poll`."""
-        polled = self._consumer.poll(timeout_ms=int(timeout_seconds * 1000))
+        try:
+            polled = self._consumer.poll(timeout_ms=int(timeout_seconds * 1000))
+        except KafkaError as error:
+            # kafka-python lets it through when the broker that dies is the one that it asks for the group's coordinator.
+            if not error.retriable:
+                raise
+            _log.info("A poll found a broker gone (%s); the next one looks for another.", error)
+            time.sleep(min(timeout_seconds, _LOOK_AGAIN_S))
+            polled = {}
         revoked, assigned = self._listener.take()
         records = {
             _ours(partition): [

@@ -27,12 +27,16 @@ MAX_TEXT = 64
 MAX_BLOCKS = 256
 """Most blocks of a batch: a few per sensor, when drop-outs cut a second into pieces."""
 
+MAX_SPAN_NS = 2 * 3_600 * 1_000_000_000
+"""Longest time from the first to the last sample of a batch, ns. Each window on the way takes its memory however few samples it has, so
+that a few bytes could ask for gigabytes; and ``offsets_us`` can say 71 minutes."""
+
 
 class Reason(StrEnum):
     """Why a batch or a label is refused: the stable word for counters and dead letters."""
 
     OVERSIZED = "oversized"
-    """More bytes, samples or blocks than allowed."""
+    """More bytes, samples, blocks or hours than allowed."""
     NOT_PROTOBUF = "not_protobuf"
     """Not Protobuf, or a truncated framing."""
     UNKNOWN_TYPE = "unknown_type"
@@ -42,7 +46,7 @@ class Reason(StrEnum):
     BAD_LABEL = "bad_label"
     """An id or label is too long or not printable."""
     BAD_SEQUENCE = "bad_sequence"
-    """A sequence beyond int64."""
+    """A sequence after which none fits into int64."""
     EMPTY = "empty"
     """No samples, and not the end of the session either."""
     UNKNOWN_SENSOR = "unknown_sensor"
@@ -66,6 +70,8 @@ class Reason(StrEnum):
 
 
 _INT64_MAX = 2**63 - 1
+_LAST_SEQUENCE = _INT64_MAX - 1
+"""The one after it is stored too: in the table, and of each session that has closed."""
 _CONFLUENT_MAGIC = 0
 _FLOAT = np.dtype("<f4")
 
@@ -187,8 +193,8 @@ def decode(
             raise BatchError(
                 Reason.BAD_LABEL, f"{text[:MAX_TEXT]!r} is not printable or longer than {MAX_TEXT} characters"
             )
-    if message.sequence > _INT64_MAX:
-        raise BatchError(Reason.BAD_SEQUENCE, f"{message.sequence} is beyond {_INT64_MAX}")
+    if message.sequence > _LAST_SEQUENCE:
+        raise BatchError(Reason.BAD_SEQUENCE, f"{message.sequence} is beyond {_LAST_SEQUENCE}")
     if len(message.blocks) > MAX_BLOCKS:
         raise BatchError(Reason.OVERSIZED, f"{len(message.blocks)} blocks, at most {MAX_BLOCKS} are allowed")
     latest_ns = min(received_ns + max_ahead_ns, _INT64_MAX)
@@ -197,6 +203,7 @@ def decode(
         data = block.values  # each look at it is a copy
         if data or block.offsets_us:
             blocks.append(_block(block, data, max_samples=max_samples, latest_ns=latest_ns))
+    _check_span(blocks)
     if not blocks and not message.end_of_session:
         raise BatchError(Reason.EMPTY, "no samples, and end_of_session is not set")
     return SensorBatch(
@@ -211,6 +218,21 @@ def decode(
         end_of_session=message.end_of_session,
         blocks=tuple(blocks),
     )
+
+
+def _check_span(blocks: list[SensorBlock]) -> None:
+    if blocks:
+        span_ns = max(map(_last_ns, blocks)) - min([block.start_ns for block in blocks])
+        if span_ns > MAX_SPAN_NS:
+            raise BatchError(
+                Reason.OVERSIZED, f"samples {span_ns} ns apart, at most {MAX_SPAN_NS} are allowed in a batch"
+            )
+
+
+def _last_ns(block: SensorBlock) -> int:
+    if block.offsets_us is not None:
+        return block.start_ns + int(block.offsets_us[-1]) * 1_000
+    return block.start_ns + (len(block.values) - 1) * (block.period_ns or 0)
 
 
 def _block(block: _Block, data: bytes, *, max_samples: int, latest_ns: int) -> SensorBlock:

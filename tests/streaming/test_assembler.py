@@ -12,6 +12,7 @@ from streaming.assembler import Assembler, ClosedWindows, SessionKey, SessionMem
 from streaming.wire import SensorBatch
 
 from .sessions import EPOCH, NOW, SECOND, SETTINGS, batch
+from .traffic import gappy_session
 
 Windows = dict[tuple[SessionKey, int], bytes]
 
@@ -163,6 +164,17 @@ def test_a_silent_session_is_closed_and_may_come_back() -> None:
     flat(closed)
 
 
+def test_an_end_before_any_sample_closes_nothing() -> None:
+    """A phone's last batch without samples comes first, and the others never do."""
+    assembler = Assembler(SETTINGS, {})
+    assert not list(assembler.add(batch(1, samples=0, end=True), 0, NOW))
+    assert assembler.needed_offset() == 0
+    assert not list(assembler.close_idle(NOW + SETTINGS.idle_timeout))
+    assert assembler.needed_offset() is None
+    closed = assembler.add(batch(0), 1, NOW)
+    assert sum(int(g.fresh["accelerometer"].sum()) for g in closed) == 25
+
+
 def test_majority_label_and_sparse_windows() -> None:
     closed, assembler = run([batch(0, scene="Walk", samples=5), batch(1, scene="Run", end=True)])
     labels = {(int(s) - EPOCH) // SECOND: scene for g in closed for s, scene in zip(g.starts_ns, g.scenes, strict=True)}
@@ -204,11 +216,22 @@ def traffic(draw: st.DrawFn) -> list[SensorBatch]:
     return merged
 
 
+@st.composite
+def gappy_traffic(draw: st.DrawFn) -> list[SensorBatch]:
+    rng = random.Random(draw(st.integers(0, 2**32)))
+    queues = [gappy_session(rng, f"s{number}", rng.randint(40, 200), SETTINGS) for number in range(2)]
+    merged = []
+    while any(queues):
+        merged.append(rng.choice([queue for queue in queues if queue]).pop(0))
+    return merged
+
+
 @settings(max_examples=150, deadline=None)
-@given(traffic(), st.lists(st.integers(0, 60), max_size=4))
+@given(traffic() | gappy_traffic(), st.lists(st.integers(0, 60), max_size=4))
 def test_restarts_anywhere_change_nothing(batches: list[SensorBatch], crashes: list[int]) -> None:
     """What a crash keeps is what the table has: the windows, and the offset to read from. That must be enough."""
-    undisturbed, _ = run(batches)
+    undisturbed, never = run(batches)
+    undisturbed += never.close_idle(NOW + SETTINGS.idle_timeout)
     published: list[ClosedWindows] = []
     offset = 0
     for crash in [*sorted(c for c in crashes if c < len(batches)), len(batches)]:

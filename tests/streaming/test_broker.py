@@ -268,6 +268,6 @@ def test_somebody_who_does_not_speak_kafka_is_no_answer() -> None:
 
 
 def test_cluster_ids_are_uuids_in_kafka_s_notation() -> None:
-    found = {broker_data._new_cluster_id() for _ in range(500)}
+    found = {broker_data.new_cluster_id() for _ in range(500)}
     assert len(found) == 500
     assert all(len(text) == 22 and not text.startswith("-") for text in found)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from datetime import timedelta
 from pathlib import Path
@@ -161,6 +162,30 @@ def test_two_consumers_share_the_partitions(topic: KafkaSettings, tmp_path: Path
             closing.close()
     assert rows(tmp_path)["acc_fresh"].sum() == 6 * 12 * 25
     assert rows(tmp_path)["window_id"].is_unique().all()
+
+
+def test_a_poll_outlives_the_broker_that_it_asks(topic: KafkaSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """kafka-python raises where that broker was to say who the coordinator is; what it cannot do at all is still an error."""
+    source = KafkaSource(topic, IngestSettings())
+    try:
+        poll, failures = source._consumer.poll, iter([kafka.errors.KafkaConnectionError("111 ECONNREFUSED")])
+
+        def refused(**options: object) -> object:
+            for failure in failures:
+                raise failure
+            return poll(**options)
+
+        monkeypatch.setattr(source._consumer, "poll", refused)
+        assert not source.poll(0.1).records
+        deadline = time.monotonic() + 30
+        while not source.poll(0.1).assigned and time.monotonic() < deadline:
+            pass
+        assert time.monotonic() < deadline
+        failures = iter([kafka.errors.TopicAuthorizationFailedError("b")])
+        with pytest.raises(kafka.errors.TopicAuthorizationFailedError):
+            source.poll(0.1)
+    finally:
+        source.close()
 
 
 def test_no_broker_is_a_clear_error() -> None:

@@ -59,11 +59,18 @@ class Consumer:
     """``sensorloop ingest`` as a process."""
 
     def __init__(
-        self, kafka_settings: KafkaSettings, home: Path, *arguments: str, point: str = "", **settings: str
+        self,
+        kafka_settings: KafkaSettings,
+        home: Path,
+        *arguments: str,
+        point: str = "",
+        program: str = "",
+        **settings: str,
     ) -> None:
         self.log = home / f"{uuid.uuid4().hex[:6]}.log"
         home.mkdir(parents=True, exist_ok=True)
-        argv = ["-c", _STOPPED_AT] if point else ["-m", "sensorloop", "ingest", *arguments]
+        program = _STOPPED_AT if point else program
+        argv = ["-c", program] if program else ["-m", "sensorloop", "ingest", *arguments]
         self._out = self.log.open("w")
         self.process = subprocess.Popen(
             [sys.executable, *argv], stdout=subprocess.PIPE, stderr=self._out, text=True, cwd=home,

@@ -11,7 +11,7 @@ from streaming import sensor_batch_pb2 as pb
 from streaming.errors import BatchError
 from streaming.sensors import SENSORS
 from streaming.settings import IngestSettings, WindowSettings
-from streaming.wire import HEADERS, MAX_BLOCKS, MAX_TEXT, Reason, SensorBatch, SensorBlock, decode, encode
+from streaming.wire import HEADERS, MAX_BLOCKS, MAX_SPAN_NS, MAX_TEXT, Reason, SensorBatch, SensorBlock, decode, encode
 
 NOW = 1_700_000_000_000_000_000
 LIMITS = {"max_bytes": 1 << 20, "max_samples": 10_000, "max_ahead_ns": 10**9, "received_ns": NOW}
@@ -20,7 +20,7 @@ texts = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_si
 
 
 @st.composite
-def sensor_blocks(draw: st.DrawFn) -> SensorBlock:
+def sensor_blocks(draw: st.DrawFn, base: int) -> SensorBlock:
     sensor = SENSORS[draw(st.sampled_from(sorted(SENSORS)))]
     size = draw(st.integers(1, 20))
     floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -31,7 +31,7 @@ def sensor_blocks(draw: st.DrawFn) -> SensorBlock:
         sensor=sensor.name,
         axes=sensor.axes,
         values=np.array(values, np.float32).reshape(size, -1),
-        start_ns=draw(st.integers(0, NOW - 2**32 * 1000)),
+        start_ns=base + draw(st.integers(0, 10**12)),
         period_ns=draw(st.integers(1, 10**9)) if regular else None,
         offsets_us=None if regular else np.array(offsets, np.uint32),
     )
@@ -39,9 +39,10 @@ def sensor_blocks(draw: st.DrawFn) -> SensorBlock:
 
 @st.composite
 def sensor_batches(draw: st.DrawFn) -> SensorBatch:
-    blocks = tuple(draw(st.lists(sensor_blocks(), max_size=4)))
+    base = draw(st.integers(0, NOW - 10**12 - 2**32 * 1000))
+    blocks = tuple(draw(st.lists(sensor_blocks(base), max_size=4)))
     return SensorBatch(
-        device_id=draw(texts), session_id=draw(texts), sequence=draw(st.integers(0, 2**63 - 1)), subject_id=draw(texts),
+        device_id=draw(texts), session_id=draw(texts), sequence=draw(st.integers(0, 2**63 - 2)), subject_id=draw(texts),
         phone_model=draw(texts), position=draw(texts), cohort=draw(texts), scene=draw(st.none() | texts),
         end_of_session=not blocks or draw(st.booleans()), blocks=blocks,
     )  # fmt: skip
@@ -135,6 +136,7 @@ def test_a_damaged_batch_is_a_batch_or_refused(batch: SensorBatch, data: st.Data
         (message(scene="x" * 65), Reason.BAD_LABEL),
         (message(position="hips\n"), Reason.BAD_LABEL),
         (message(sequence=2**63), Reason.BAD_SEQUENCE),
+        (message(sequence=2**63 - 1), Reason.BAD_SEQUENCE),
         (message(blocks=[]), Reason.EMPTY),
         (message(block(values=b"", period_ns=None)), Reason.EMPTY),
         (message(*[block()] * (MAX_BLOCKS + 1)), Reason.OVERSIZED),
@@ -153,6 +155,8 @@ def test_a_damaged_batch_is_a_batch_or_refused(batch: SensorBatch, data: st.Data
         (message(block(offsets_us=range(10))), Reason.BAD_TIME),
         (message(block(period_ns=None, offsets_us=[*range(9), 3])), Reason.UNSORTED_TIME),
         (message(block(start_ns=-1)), Reason.BEFORE_EPOCH),
+        (message(block(start_ns=NOW - MAX_SPAN_NS, period_ns=MAX_SPAN_NS // 9 + 1)), Reason.OVERSIZED),
+        (message(block(), block(start_ns=NOW - MAX_SPAN_NS - 10**9)), Reason.OVERSIZED),
         (message(block(start_ns=NOW + 10**9 + 1)), Reason.FAR_FUTURE),
         (message(block(period_ns=2**64 - 1)), Reason.FAR_FUTURE),
         (message(block(period_ns=None, offsets_us=[0] * 9 + [2**32 - 1])), Reason.FAR_FUTURE),

@@ -5,6 +5,7 @@ Signals are integers by a counter-based generator, scaled by powers of two: no l
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 from streaming.delivery import DeliverySettings, Session, deliver
 from streaming.recording import Recording, Samples
+from streaming.sensors import SENSORS
+from streaming.settings import WindowSettings
 from streaming.wire import SensorBatch, SensorBlock
 
 _NS = 1_000_000_000
@@ -89,3 +92,33 @@ def _mangled(batch: SensorBatch) -> SensorBatch:
         # One session in four never says that it ends.
         end_of_session=batch.end_of_session and int(batch.session_id[1:]) % 4 > 0, blocks=tuple(blocks),
     )  # fmt: skip
+
+
+def gappy_session(rng: random.Random, name: str, samples: int, settings: WindowSettings) -> list[SensorBatch]:
+    """A session of two sensors with gaps about as long as the longest that is interpolated; batches in and out of order, some late."""
+    gap = settings.max_gap_ns
+    steps = (*[40 * _MS] * 12, gap - 40 * _MS, gap, gap + 1_000, gap + 50 * _MS, 1_700 * _MS)
+    times = np.cumsum(rng.choices(steps, k=samples)) + _START + rng.randint(0, 999) * _MS
+    slots = (times - times[0]) // (rng.choice([1, 1, 2, 3]) * _NS)
+    batches: list[SensorBatch] = []
+    for slot in np.unique(slots):
+        at = times[slots == slot]
+        blocks = []
+        # The second sensor is often quiet, so that its neighbours are in other batches than those of the first.
+        for sensor, axes, part in (("accelerometer", 3, at), ("pressure", 1, at[: max(1, len(at) // 2)])):
+            if axes == 3 or rng.random() < 0.6:
+                values = (part[:, None] // 1_000 % 977 / 8 + np.arange(axes)).astype(np.float32)
+                offsets = ((part - part[0]) // 1_000).astype(np.uint32)
+                blocks.append(
+                    SensorBlock(sensor=sensor, axes=SENSORS[sensor].axes, values=values, start_ns=int(part[0]), offsets_us=offsets)
+                )  # fmt: skip
+        batches.append(
+            SensorBatch(
+                device_id=f"d-{name}", session_id=name, sequence=len(batches), subject_id="p", blocks=tuple(blocks),
+                scene=rng.choice([None, "Walk", "Bus"]), end_of_session=bool(slot == slots[-1]),
+            )
+        )  # fmt: skip
+    for i in range(len(batches) - 1):
+        if rng.random() < 0.1:
+            batches.insert(i + rng.randint(1, 6), batches.pop(i))
+    return batches

@@ -9,11 +9,7 @@ READY := $(VENV)/.ready
 REQUIREMENTS := docker/python/requirements.txt
 export SENSORLOOP_HOME ?= $(CURDIR)/var
 
-<<<<<<< HEAD
-.PHONY: help setup demo test bench-ingest bench-transfer lint format lock clean browser
-=======
-.PHONY: help setup demo test bench-ingest bench-faults bench-poison lint format lock clean browser
->>>>>>> main
+.PHONY: help setup demo test bench-ingest bench-faults bench-poison bench-transfer lint format lock clean browser
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 	@echo
@@ -49,16 +45,13 @@ test: $(READY) browser  ## lint, types and tests, with the real broker, Airflow,
 bench-ingest: $(READY)  ## how fast ingestion is, beside what → var/bench/ingest.json (QUICK=1: in some minutes)
 	@PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.ingest
 
-<<<<<<< HEAD
 bench-transfer: $(READY)  ## FilterLoss beside what people use → var/bench/transfer.json (QUICK=1: 30 minutes; PAIRS="name=SOURCE,TARGET …")
 	@PYTHONPATH=$(CURDIR) $(BIN)/python -m benchmarks.transfer
-=======
 bench-faults: $(READY)  ## 200 rounds of kill -9, zombies and outages: what is lost or doubled → var/bench/faults.json (QUICK=1: 19)
 	@PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.faults
 
 bench-poison: $(READY)  ## a million damaged batches: each is taken or refused → var/bench/poison.json (QUICK=1: 50,000)
 	@PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.poison
->>>>>>> main
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -85,7 +85,7 @@ def test_a_source_and_a_target_with_nothing_in_common_are_told_so(tmp_path: Path
 
 
 @pytest.mark.broker
-def test_recordings_gothrough_kafka_into_a_lake_of_their_own_once(
+def test_recordings_go_through_kafka_into_a_lake_of_their_own_once(
     bootstrap_servers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = simulate(target_fleet(seed=1, size=0.1), tmp_path / "recordings")

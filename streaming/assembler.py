@@ -126,15 +126,15 @@ class Assembler:
         session = self._open.get(key)
         if session is None:
             session = self._opened(key, batch, now)
-        else:
-            self._open.move_to_end(key)
-            session.touched = now
         newest_sequence = session.sequences.next
         if not session.sequences.add(batch.sequence):
             self.counters["duplicate_batches"] += 1
             if not session.chunks:
                 self._shut(key, session)
             return []
+        # Not for a repeat: a phone that sends one batch again and again would keep its session open for ever.
+        self._open.move_to_end(key)
+        session.touched = now
         if batch.end_of_session:
             session.last_sequence = batch.sequence
         came_before = batch.sequence < session.expected_sequence
@@ -259,7 +259,6 @@ class Assembler:
         if isinstance(closed, bytes):
             closed = Session.unpacked(closed, carrier, now)
         session = closed or Session(carrier=carrier, touched=now)
-        session.touched = now
         known = self._memory.get(key)
         if known is not None and session.next_start_ns is None:
             session.next_start_ns, session.expected_sequence = known.next_start_ns, known.next_sequence

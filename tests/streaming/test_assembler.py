@@ -164,6 +164,17 @@ def test_a_silent_session_is_closed_and_may_come_back() -> None:
     flat(closed)
 
 
+def test_a_phone_that_repeats_one_batch_does_not_keep_its_session_open() -> None:
+    """Its windows would stay open for ever, and with them the partition's offset and its ``valid_through``."""
+    assembler = Assembler(SETTINGS, {})
+    assembler.add(batch(0), 0, NOW)
+    for second in range(60):
+        assert not list(assembler.add(batch(0), 1 + second, NOW + timedelta(seconds=second)))
+    closed = assembler.close_idle(NOW + SETTINGS.idle_timeout)
+    assert sum(int(g.fresh["accelerometer"].sum()) for g in closed) == 25
+    assert assembler.needed_offset() is None
+
+
 def test_an_end_before_any_sample_closes_nothing() -> None:
     """A phone's last batch without samples comes first, and the others never do."""
     assembler = Assembler(SETTINGS, {})

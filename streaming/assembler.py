@@ -155,12 +155,14 @@ class Assembler:
             self._shut(key, session)
         return self.flush() if self._waiting_windows >= self._together else []
 
+    def idle(self, now: datetime) -> bool:
+        """Whether there is an open session that was silent for the idle time-out."""
+        return bool(self._open) and now - next(iter(self._open.values())).touched >= self._settings.idle_timeout
+
     def close_idle(self, now: datetime) -> list[ClosedWindows]:
-        """Close every session that was silent for the idle time-out."""
-        while self._open:
+        """Close sessions that were silent for the idle time-out: as many as are cut together; more wait while :meth:`idle`."""
+        while self._waiting_windows < self._together and self.idle(now):
             key, session = next(iter(self._open.items()))
-            if now - session.touched < self._settings.idle_timeout:
-                break
             self._close(key, session, END_OF_TIME)
             self._shut(key, session)
             self.counters["idle_sessions"] += 1

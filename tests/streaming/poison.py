@@ -17,6 +17,7 @@ from streaming.sensors import SENSORS
 from streaming.settings import IngestSettings, WindowSettings
 from streaming.wire import Reason, SensorBatch, decode, encode
 
+from .sessions import close_all_idle
 from .traffic import fleet_traffic, gappy_session
 
 _INGEST, _WINDOWS = IngestSettings(), WindowSettings()
@@ -222,7 +223,7 @@ class Examiner:
     def finish(self) -> None:
         """Close what is open, and begin anew."""
         self._assembler.needed_offset()
-        self._rows(self._assembler.close_idle(_NOW + _WINDOWS.idle_timeout) + self._assembler.flush())
+        self._rows(close_all_idle(self._assembler, _NOW + _WINDOWS.idle_timeout))
         self._begin()
 
     def _rows(self, closed: Sequence[object]) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from streaming.assembler import Assembler, ClosedWindows, SessionKey, SessionMemory
 from streaming.wire import SensorBatch
 
-from .sessions import EPOCH, NOW, SECOND, SETTINGS, batch
+from .sessions import EPOCH, NOW, SECOND, SETTINGS, batch, close_all_idle
 from .traffic import gappy_session
 
 Windows = dict[tuple[SessionKey, int], bytes]
@@ -242,7 +242,7 @@ def gappy_traffic(draw: st.DrawFn) -> list[SensorBatch]:
 def test_restarts_anywhere_change_nothing(batches: list[SensorBatch], crashes: list[int]) -> None:
     """What a crash keeps is what the table has: the windows, and the offset to read from. That must be enough."""
     undisturbed, never = run(batches)
-    undisturbed += never.close_idle(NOW + SETTINGS.idle_timeout)
+    undisturbed += close_all_idle(never, NOW + SETTINGS.idle_timeout)
     published: list[ClosedWindows] = []
     offset = 0
     for crash in [*sorted(c for c in crashes if c < len(batches)), len(batches)]:
@@ -259,7 +259,7 @@ def test_restarts_anywhere_change_nothing(batches: list[SensorBatch], crashes: l
         needed = assembler.needed_offset()
         offset = max(crash, offset) if needed is None else needed
     # A session whose end was read before a crash but not all before it is closed by the idle time-out.
-    published += assembler.close_idle(NOW + SETTINGS.idle_timeout)
+    published += close_all_idle(assembler, NOW + SETTINGS.idle_timeout)
     assert flat(published) == flat(undisturbed)
 
 

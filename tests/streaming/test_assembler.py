@@ -238,8 +238,8 @@ def gappy_traffic(draw: st.DrawFn) -> list[SensorBatch]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(traffic() | gappy_traffic(), st.lists(st.integers(0, 60), max_size=4))
-def test_restarts_anywhere_change_nothing(batches: list[SensorBatch], crashes: list[int]) -> None:
+@given(traffic() | gappy_traffic(), st.lists(st.integers(0, 60), max_size=4), st.sampled_from([1, 7, 64]))
+def test_restarts_anywhere_change_nothing(batches: list[SensorBatch], crashes: list[int], together: int) -> None:
     """What a crash keeps is what the table has: the windows, and the offset to read from. That must be enough."""
     undisturbed, never = run(batches)
     undisturbed += close_all_idle(never, NOW + SETTINGS.idle_timeout)
@@ -253,9 +253,10 @@ def test_restarts_anywhere_change_nothing(batches: list[SensorBatch], crashes: l
                 next_start_ns=max(known.next_start_ns if known else 0, int(group.starts_ns[-1]) + SETTINGS.hop_ns),
                 next_sequence=max(known.next_sequence if known else 0, group.next_sequence),
             )
-        assembler = Assembler(SETTINGS, memory)
+        assembler = Assembler(SETTINGS, memory, together=together)
         for at in range(offset, max(crash, offset)):
             published += assembler.add(batches[at], at, NOW)
+        published += assembler.flush()  # as a commit does
         needed = assembler.needed_offset()
         offset = max(crash, offset) if needed is None else needed
     # A session whose end was read before a crash but not all before it is closed by the idle time-out.

@@ -126,15 +126,15 @@ class Assembler:
         session = self._open.get(key)
         if session is None:
             session = self._opened(key, batch, now)
-        else:
-            self._open.move_to_end(key)
-            session.touched = now
         newest_sequence = session.sequences.next
         if not session.sequences.add(batch.sequence):
             self.counters["duplicate_batches"] += 1
             if not session.chunks:
                 self._shut(key, session)
             return []
+        # Not for a repeat: a phone that sends one batch again and again would keep its session open for ever.
+        self._open.move_to_end(key)
+        session.touched = now
         if batch.end_of_session:
             session.last_sequence = batch.sequence
         came_before = batch.sequence < session.expected_sequence
@@ -155,12 +155,14 @@ class Assembler:
             self._shut(key, session)
         return self.flush() if self._waiting_windows >= self._together else []
 
+    def idle(self, now: datetime) -> bool:
+        """Whether there is an open session that was silent for the idle time-out."""
+        return bool(self._open) and now - next(iter(self._open.values())).touched >= self._settings.idle_timeout
+
     def close_idle(self, now: datetime) -> list[ClosedWindows]:
-        """Close every session that was silent for the idle time-out."""
-        while self._open:
+        """Close sessions that were silent for the idle time-out: as many as are cut together; more wait while :meth:`idle`."""
+        while self._waiting_windows < self._together and self.idle(now):
             key, session = next(iter(self._open.items()))
-            if now - session.touched < self._settings.idle_timeout:
-                break
             self._close(key, session, END_OF_TIME)
             self._shut(key, session)
             self.counters["idle_sessions"] += 1
@@ -259,7 +261,6 @@ class Assembler:
         if isinstance(closed, bytes):
             closed = Session.unpacked(closed, carrier, now)
         session = closed or Session(carrier=carrier, touched=now)
-        session.touched = now
         known = self._memory.get(key)
         if known is not None and session.next_start_ns is None:
             session.next_start_ns, session.expected_sequence = known.next_start_ns, known.next_sequence

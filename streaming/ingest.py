@@ -223,13 +223,14 @@ class Ingest:
                 self._take_one(partition, owned, record, now)
 
     def _close_idle(self, partition: TopicPartition, now: datetime) -> None:
-        owned = self._ours.owned.get(partition)
-        if owned is not None:
-            # Windows wait for company within a step only: whether a commit is due depends on what has closed.
+        idle = True
+        while idle and (owned := self._ours.owned.get(partition)) is not None:
             closed = owned.close(owned.assembler.close_idle(owned.silence), now)
+            idle = owned.assembler.idle(owned.silence)
+            # Windows wait for company within a step only: whether a commit is due depends on what has closed.
             self._ours.budget.add(closed + owned.cut(now))
-            if self._ours.budget.over and not self._holding:
-                self._relieved(partition, now)
+            if self._ours.budget.over and (self._holding or not self._relieved(partition, now)):
+                return
 
     def _take_one(self, partition: TopicPartition, owned: Owned, record: Record, now: datetime) -> None:
         owned.position = record.offset + 1
@@ -323,6 +324,9 @@ class Ingest:
         """
         ours, budget = self._ours, self._ours.budget
         budget.measured(ours.held_bytes)
+        if budget.over:
+            for owned in ours.owned.values():  # what waits for company can be committed too
+                budget.add(owned.cut(now))
         if budget.over and any(owned.closed for owned in ours.owned.values()):
             self._try(now, lambda: self.commit(Reason.MEMORY))
             if self._holding or partition in ours.fresh or partition not in ours.owned:

@@ -56,7 +56,7 @@ class Reason(StrEnum):
     WRONG_LENGTH = "wrong_length"
     """The values are not whole samples, or not as many as there are times."""
     BAD_TIME = "bad_time"
-    """Not exactly one of period_ns and offsets_us, or a period of 0."""
+    """Not exactly one of period_ns and offsets_us, or a period of 0 or longer than a batch may be."""
     UNSORTED_TIME = "unsorted_time"
     """offsets_us decreases."""
     BEFORE_EPOCH = "before_epoch"
@@ -278,6 +278,10 @@ def _times(block: _Block, name: str, samples: int, latest_ns: int) -> tuple[int 
             Reason.BAD_TIME, f"{name} has period_ns {period_ns} and {times} offsets_us: one of them is needed"
         )
     if period_ns is not None:
+        if (
+            period_ns > MAX_SPAN_NS
+        ):  # also of a lone sample, which it does not move: later it is calculated with in int64
+            raise BatchError(Reason.BAD_TIME, f"{name} has period_ns {period_ns}, at most {MAX_SPAN_NS} is allowed")
         offsets_us = None
         last_ns = start_ns + period_ns * (samples - 1)
     else:

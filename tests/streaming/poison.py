@@ -17,6 +17,7 @@ from streaming.sensors import SENSORS
 from streaming.settings import IngestSettings, WindowSettings
 from streaming.wire import Reason, SensorBatch, decode, encode
 
+from .sessions import close_all_idle
 from .traffic import fleet_traffic, gappy_session
 
 _INGEST, _WINDOWS = IngestSettings(), WindowSettings()
@@ -104,10 +105,11 @@ def claiming(rng: random.Random, _: Sequence[bytes]) -> bytes:
 def sparse(rng: random.Random, _: Sequence[bytes]) -> bytes:
     """A sample now and then for as long as it can be: each window on the way would take its memory."""
     message = pb.SensorBatch(device_id="d", session_id=f"s{rng.randrange(9)}", subject_id="p", end_of_session=True)
-    samples, hop_s = rng.choice([2, 30, 500]), rng.choice([1, 2, 5, 60, 3_600, 86_400])
+    samples, hop_s = rng.choice([1, 2, 30, 500]), rng.choice([1, 2, 5, 60, 3_600, 86_400])
+    extreme = rng.choice([n for n in _EXTREMES if n > 0])  # a lone sample's period says nothing about its time
     message.blocks.add(
-        sensor="pressure", axes=SENSORS["pressure"].axes, start_ns=_RECEIVED_NS // 2, period_ns=hop_s * 10**9,
-        values=bytes(4 * samples),
+        sensor="pressure", axes=SENSORS["pressure"].axes, start_ns=_RECEIVED_NS // 2,
+        period_ns=extreme if samples == 1 else hop_s * 10**9, values=bytes(4 * samples),
     )  # fmt: skip
     return bytes(message.SerializeToString())
 
@@ -221,7 +223,7 @@ class Examiner:
     def finish(self) -> None:
         """Close what is open, and begin anew."""
         self._assembler.needed_offset()
-        self._rows(self._assembler.close_idle(_NOW + _WINDOWS.idle_timeout) + self._assembler.flush())
+        self._rows(close_all_idle(self._assembler, _NOW + _WINDOWS.idle_timeout))
         self._begin()
 
     def _rows(self, closed: Sequence[object]) -> None:

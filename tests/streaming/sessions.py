@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
+from streaming.assembler import Assembler, ClosedWindows
 from streaming.settings import WindowSettings
 from streaming.wire import SensorBatch, SensorBlock
 
@@ -41,3 +42,11 @@ def batch(
         device_id=device, session_id=session, sequence=sequence, subject_id=f"subject-of-{device}", phone_model="P1",
         position="hips", cohort="source", scene=scene, end_of_session=end, blocks=(accelerometer,) if samples else (),
     )  # fmt: skip
+
+
+def close_all_idle(assembler: Assembler, now: datetime) -> list[ClosedWindows]:
+    """Close every session that is idle, as a step of ingestion does."""
+    closed: list[ClosedWindows] = []
+    while assembler.idle(now):
+        closed += assembler.close_idle(now)
+    return closed + assembler.flush()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from streaming.assembler import Assembler, ClosedWindows, SessionKey, SessionMemory
 from streaming.wire import SensorBatch
 
-from .sessions import EPOCH, NOW, SECOND, SETTINGS, batch
+from .sessions import EPOCH, NOW, SECOND, SETTINGS, batch, close_all_idle
 from .traffic import gappy_session
 
 Windows = dict[tuple[SessionKey, int], bytes]
@@ -164,6 +164,17 @@ def test_a_silent_session_is_closed_and_may_come_back() -> None:
     flat(closed)
 
 
+def test_a_phone_that_repeats_one_batch_does_not_keep_its_session_open() -> None:
+    """Its windows would stay open for ever, and with them the partition's offset and its ``valid_through``."""
+    assembler = Assembler(SETTINGS, {})
+    assembler.add(batch(0), 0, NOW)
+    for second in range(60):
+        assert not list(assembler.add(batch(0), 1 + second, NOW + timedelta(seconds=second)))
+    closed = assembler.close_idle(NOW + SETTINGS.idle_timeout)
+    assert sum(int(g.fresh["accelerometer"].sum()) for g in closed) == 25
+    assert assembler.needed_offset() is None
+
+
 def test_an_end_before_any_sample_closes_nothing() -> None:
     """A phone's last batch without samples comes first, and the others never do."""
     assembler = Assembler(SETTINGS, {})
@@ -227,11 +238,11 @@ def gappy_traffic(draw: st.DrawFn) -> list[SensorBatch]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(traffic() | gappy_traffic(), st.lists(st.integers(0, 60), max_size=4))
-def test_restarts_anywhere_change_nothing(batches: list[SensorBatch], crashes: list[int]) -> None:
+@given(traffic() | gappy_traffic(), st.lists(st.integers(0, 60), max_size=4), st.sampled_from([1, 7, 64]))
+def test_restarts_anywhere_change_nothing(batches: list[SensorBatch], crashes: list[int], together: int) -> None:
     """What a crash keeps is what the table has: the windows, and the offset to read from. That must be enough."""
     undisturbed, never = run(batches)
-    undisturbed += never.close_idle(NOW + SETTINGS.idle_timeout)
+    undisturbed += close_all_idle(never, NOW + SETTINGS.idle_timeout)
     published: list[ClosedWindows] = []
     offset = 0
     for crash in [*sorted(c for c in crashes if c < len(batches)), len(batches)]:
@@ -242,13 +253,14 @@ def test_restarts_anywhere_change_nothing(batches: list[SensorBatch], crashes: l
                 next_start_ns=max(known.next_start_ns if known else 0, int(group.starts_ns[-1]) + SETTINGS.hop_ns),
                 next_sequence=max(known.next_sequence if known else 0, group.next_sequence),
             )
-        assembler = Assembler(SETTINGS, memory)
+        assembler = Assembler(SETTINGS, memory, together=together)
         for at in range(offset, max(crash, offset)):
             published += assembler.add(batches[at], at, NOW)
+        published += assembler.flush()  # as a commit does
         needed = assembler.needed_offset()
         offset = max(crash, offset) if needed is None else needed
     # A session whose end was read before a crash but not all before it is closed by the idle time-out.
-    published += assembler.close_idle(NOW + SETTINGS.idle_timeout)
+    published += close_all_idle(assembler, NOW + SETTINGS.idle_timeout)
     assert flat(published) == flat(undisturbed)
 
 

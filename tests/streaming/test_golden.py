@@ -19,6 +19,7 @@ from streaming.rows import windows_table
 from streaming.settings import WindowSettings
 from streaming.wire import decode, encode
 
+from .sessions import close_all_idle
 from .traffic import fleet_traffic
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -68,11 +69,11 @@ def ingest(assembler: Assembler, size: str) -> tuple[list[ClosedWindows], str]:
         batch = decode(value, max_bytes=1 << 20, max_samples=9_999, max_ahead_ns=0, received_ns=received)
         closed += assembler.add(batch, offset, now)
         if offset % 60 == 0:
-            closed += assembler.close_idle(now) + assembler.flush()
+            closed += close_all_idle(assembler, now)
             told.append(
                 (offset, assembler.needed_offset(), assembler.open_sessions, sum(len(c.starts_ns) for c in closed))
             )
-    closed += assembler.close_idle(now + timedelta(hours=1)) + assembler.flush()
+    closed += close_all_idle(assembler, now + timedelta(hours=1))
     told.append(sorted((+assembler.counters).items()))
     return closed, hashlib.blake2b(repr(told).encode(), digest_size=16).hexdigest()
 

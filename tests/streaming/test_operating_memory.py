@@ -15,7 +15,7 @@ from streaming.verify import verify
 
 from .operating import endless, interleaved, replaced
 from .sessions import EPOCH, batch
-from .test_ingest import P0, P1, Rig, log
+from .test_ingest import P0, P1, Rig, log, session
 
 
 class TestMemory:
@@ -41,6 +41,40 @@ class TestMemory:
         rig.ingest._ours.budget.limit = 200_000
         with pytest.raises(OverBudget, match=r"open sessions of sensor.batches\[0\] need.*memory_budget"):
             rig.until_caught_up()
+
+    def test_windows_that_wait_to_be_cut_are_committed_before_it_is_too_much(self, tmp_path: Path) -> None:
+        """Fewer windows than are cut at once have closed, and the batches behind them alone are more than the budget."""
+        batches = [b for phone in range(12) for b in session(4, f"m-{phone}")]
+        rig = Rig(tmp_path, {P0: log(batches)}, 10_000, memory_budget=1 << 20)
+        rig.source._poll_records = 100
+        rig.ingest._ours.budget.limit = 25_000
+        rig.until_caught_up()
+        assert rig.ingest.counters()["commits_memory"] >= 1
+        assert rig.rows()["acc_fresh"].sum() == 12 * 4 * 25
+
+    def test_phones_that_fall_silent_together_are_cut_a_few_at_a_time(self, tmp_path: Path) -> None:
+        """What is open fits; its windows, all at once, are twice the budget."""
+        phones = 100
+        silent = [batch(0, session=f"s-{i}", device=f"d-{i}", samples=6, rate_hz=1) for i in range(phones)]
+        rig = Rig(tmp_path, {P0: log(silent)}, 10_000, memory_budget=1 << 20)
+        rig.source._poll_records = phones
+        rig.ingest._ours.budget.limit = 150_000
+        most = 0
+
+        def looked(_: str) -> None:
+            nonlocal most
+            most = max(most, rig.ingest.held_bytes)
+
+        with hooked(looked):
+            for _ in range(100):
+                rig.ingest.step()
+                looked("")
+                rig.clock.advance(1)
+        assert rig.ingest.counters()["idle_sessions"] == phones
+        assert most <= 150_000 + 64 * 480 + 6 * 480, "one cut more than the budget"
+        rig.ingest.commit()
+        assert rig.rows()["acc_fresh"].sum() == phones * 6
+        assert verify(str(tmp_path)).problems == ()
 
     @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
     @given(data=st.data())
@@ -77,6 +111,7 @@ class TestMemory:
                     most = max(most, rig.ingest.held_bytes)
                     rig.clock.advance(1)
         except OverBudget:
-            pass
+            for owned in rig.ingest._ours.owned.values():
+                assert not owned.assembler.flush(), "what had closed could have been committed"
         largest = 40_000  # what one batch may close: a session's windows, each sample in two of them
         assert most <= limit + largest

@@ -78,6 +78,7 @@ def test_a_batch_that_spans_days_is_refused_before_its_windows_are_made() -> Non
         values=bytes(4 * 20_000),
     )
     examiner = Examiner()
+    examiner.finish()  # what is imported at first
     tracemalloc.start()
     try:
         examiner.examine(message.SerializeToString())

@@ -158,7 +158,8 @@ def test_a_damaged_batch_is_a_batch_or_refused(batch: SensorBatch, data: st.Data
         (message(block(start_ns=NOW - MAX_SPAN_NS, period_ns=MAX_SPAN_NS // 9 + 1)), Reason.OVERSIZED),
         (message(block(), block(start_ns=NOW - MAX_SPAN_NS - 10**9)), Reason.OVERSIZED),
         (message(block(start_ns=NOW + 10**9 + 1)), Reason.FAR_FUTURE),
-        (message(block(period_ns=2**64 - 1)), Reason.FAR_FUTURE),
+        (message(block(period_ns=2**64 - 1)), Reason.BAD_TIME),
+        (message(block(values=bytes(12), period_ns=MAX_SPAN_NS + 1)), Reason.BAD_TIME),
         (message(block(period_ns=None, offsets_us=[0] * 9 + [2**32 - 1])), Reason.FAR_FUTURE),
         (message(block(start_ns=2**63 - 1)), Reason.FAR_FUTURE),
         (message(block(values=np.array([0.0] * 29 + [np.nan], "<f4").tobytes())), Reason.NOT_FINITE),
@@ -200,8 +201,8 @@ def test_a_claimed_size_allocates_nothing() -> None:
     try:
         with pytest.raises(BatchError):
             decode(liar, **huge)
-        with pytest.raises(BatchError):
-            decode(message(block(values=b"\0\0\0\0", period_ns=2**63)), **huge)
+        with pytest.raises(BatchError, match="bad_time"):
+            decode(message(block(values=bytes(12), period_ns=2**63)), **huge)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

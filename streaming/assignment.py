@@ -130,7 +130,6 @@ class Assignment:
                 if membership is Membership.UNSURE:
                     continue
             self._own(partition, now)
-            del self._given[partition]
 
     def lost(self, error: LostOwnership, now: datetime) -> None:
         """Somebody else has committed a partition: the owner before us, late; or the one after us.
@@ -150,6 +149,8 @@ class Assignment:
         membership = self._source.confirm({partition: owned.committed or 0})
         if membership is Membership.GONE:
             raise error
+        # Before anything that may fail: what is in neither of the two is never read again.
+        self._given[partition] = membership is not Membership.OWNER
         self._retire(self.owned.pop(partition))
         self.counters["taken_anew"] += 1
         _log.warning(
@@ -157,8 +158,6 @@ class Assignment:
         )
         if membership is Membership.OWNER:
             self._own(partition, now, owned.found_again + 1)
-        else:
-            self._given[partition] = True
 
     def set_aside(self, current: TopicPartition, now: datetime) -> None:
         """Read only this one for now, and forget what is held of the others.
@@ -204,6 +203,7 @@ class Assignment:
             self._end_turns()
             return
         self._forget(ended)
+        self._given[following] = False
         self._own(following, now)
         self.budget.measured(self.held_bytes)
 
@@ -240,6 +240,7 @@ class Assignment:
             self._source.seek(partition, found.offset)
         _log.info("Reading %s from offset %d.", partition, owned.position)
         self.owned[partition] = owned
+        self._given.pop(partition, None)
         self.fresh.add(partition)
         self.counters["assignments"] += 1
 

@@ -10,6 +10,7 @@ import pytest
 from streaming.errors import ClientError, LakeError
 from streaming.faults import hooked
 from streaming.offsets import TopicPartition
+from streaming.tables import WINDOWS
 from streaming.verify import verify
 
 from .operating import endless, refuse
@@ -108,6 +109,26 @@ class TestWaiting:
             rig.clock.advance(1)
         rig.ingest.commit()
         assert rig.rows().height == 9
+
+    def test_rows_that_cannot_be_read_at_assignment_are_waited_for(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The log can be read, and a file that it names cannot for a while."""
+        logs = {P0: log([*session(9), *session(5, "s2")])}
+        Rig(tmp_path, {P0: logs[P0][:9]}).until_caught_up()
+        rig = Rig(tmp_path, logs)
+        files = list((tmp_path / WINDOWS).rglob("*.parquet"))
+        hidden = [file.rename(file.with_suffix(".away")) for file in files]
+        for _ in range(3):
+            rig.ingest.step()
+        assert rig.source.paused == {P0}
+        assert rig.ingest.counters()["failed_tries"] == 1
+        assert f"The table {tmp_path / WINDOWS} cannot be read" in caplog.text
+        for file in hidden:
+            file.rename(file.with_suffix(".parquet"))
+        rig.clock.advance(1)
+        rig.until_caught_up()
+        assert rig.rows().height == 14
 
     def test_kafka_away_is_said_and_is_no_silence_of_phones(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -63,7 +63,7 @@ class Assignment:
         """Assigned, and not looked up in the table yet; True: ask Kafka first whether it is ours."""
         self._parked: dict[TopicPartition, Owned] = {}
         """Taken away just now; what is held of them is still right if they come back as they were."""
-        self._parked_at = self._listened = now
+        self._parked_at = now
         self._read: dict[TopicPartition, int] = {}
         """Up to where those were read that wait for their turn."""
 
@@ -105,14 +105,17 @@ class Assignment:
         if polled.assigned or now - self._parked_at >= self._settings.commit_interval:
             self._unpark(but=set(self._given))
 
-    def listen(self, now: datetime, *, answering: bool) -> None:
+    def listen(self, polled: Polled, now: datetime) -> None:
         """Let silences grow, but only where we would have heard a phone that sends."""
-        passed, self._listened = now - self._listened, now
         ends = self._source.known_ends()
         for partition, owned in self.owned.items():
             owned.end = ends.get(partition, owned.end)
-            if answering and partition not in self.paused:
-                owned.listen(passed, within=self._settings.max_poll_records)
+            if partition in self.paused:
+                owned.listened = now
+            elif partition in polled.records:
+                owned.listen(now, within=self._settings.max_poll_records)
+            elif partition in polled.ends:
+                owned.listen(now, within=0)
 
     def adopt(self, now: datetime) -> None:
         """Begin to read what was assigned.
@@ -223,7 +226,8 @@ class Assignment:
         parked = self._parked.pop(partition, None)
         if parked is not None and parked.at(found):
             owned = parked
-            owned.assigned, owned.ours, owned.found_again = now, False, 0
+            owned.assigned = owned.listened = now
+            owned.ours, owned.found_again = False, 0
             self.counters["continuations"] += 1
             self._source.seek(partition, owned.position)
         else:
@@ -235,7 +239,8 @@ class Assignment:
                     self._windows, self._table.sessions(partition, self._windows.hop_ns), together=_CUT_TOGETHER
                 ),
                 committed=found.offset, position=start, offsets=Offsets(start), commits=found.commits,
-                rows=self._table.rows(partition), assigned=now, silence=now, found_again=found_again,
+                rows=self._table.rows(partition), assigned=now, silence=now, listened=now,
+                found_again=found_again,
             )  # fmt: skip
             self._source.seek(partition, found.offset)
         _log.info("Reading %s from offset %d.", partition, owned.position)

@@ -14,7 +14,7 @@ from streaming.tables import WINDOWS
 from streaming.verify import verify
 
 from .operating import endless, refuse
-from .test_ingest import P0, Rig, log, session
+from .test_ingest import P0, P1, Rig, log, session
 
 
 class TestWaiting:
@@ -151,19 +151,44 @@ class TestWaiting:
         counters = rig.until_caught_up()
         assert counters["kafka_outages"] == 1
         assert counters.get("late_samples", 0) == counters.get("idle_sessions", 0) == 0
-        rig.clock.advance(61)
-        rig.ingest.step()
+        rig.quiet(62)
         rig.ingest.commit()
         assert rig.rows()["acc_fresh"].sum() == 20 * 25
 
     def test_what_waits_in_kafka_is_no_silence_of_phones(self, tmp_path: Path) -> None:
         """A phone's later batches lie behind those of another one, and reading that far takes longer than the idle time-out."""
-        mine, other = endless(20), endless(60, "s2")
+        mine, other = endless(20), endless(300, "s2")
         rig = Rig(tmp_path, {P0: log([*mine[:10], *other, *mine[10:]])}, max_poll_records=4)
-        while rig.ingest.counters().get("records", 0) < 72:
+        while rig.ingest.counters().get("records", 0) < 312:
             rig.ingest.step()
-            rig.clock.advance(10)
+            rig.clock.advance(2)
             assert rig.ingest.counters().get("idle_sessions", 0) == 0
+
+    def test_a_commit_that_takes_ten_minutes_is_no_silence_of_phones(self, tmp_path: Path) -> None:
+        """What came meanwhile waits in Kafka, that of some phones behind that of others."""
+        mine, other = endless(20), endless(20, "s2")
+        rig = Rig(tmp_path, {P0: log([*mine[:10], *other, *mine[10:]])}, commit_rows=5)
+        with hooked(lambda point: rig.clock.advance(600) if point == "publish.files" else None):
+            counters = rig.until_caught_up()
+        assert counters["commits"] > 2
+        assert counters.get("late_samples", 0) == counters.get("idle_sessions", 0) == 0
+
+    def test_a_partition_without_a_leader_is_no_silence_of_phones(self, tmp_path: Path) -> None:
+        """The others go on, so Kafka answers; what its phones send cannot be heard all the same."""
+        records = log(endless(20))
+        logs = {P0: log(endless(400, "s2")), P1: records[:10]}
+        rig = Rig(tmp_path, logs)
+        for _ in range(4):
+            rig.ingest.step()
+        rig.source.mute = {P1}
+        for _ in range(80):
+            rig.clock.advance(1)
+            rig.ingest.step()
+        assert rig.ingest.counters()["records"] > 250
+        rig.source.mute.clear()
+        logs[P1] = records
+        counters = rig.until_caught_up()
+        assert counters.get("late_samples", 0) == counters.get("idle_sessions", 0) == 0
 
     def test_a_pause_of_ours_is_no_silence_of_phones(self, tmp_path: Path) -> None:
         records = log(endless(20))

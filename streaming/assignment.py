@@ -63,7 +63,7 @@ class Assignment:
         """Assigned, and not looked up in the table yet; True: ask Kafka first whether it is ours."""
         self._parked: dict[TopicPartition, Owned] = {}
         """Taken away just now; what is held of them is still right if they come back as they were."""
-        self._parked_at = self._listened = now
+        self._parked_at = now
         self._read: dict[TopicPartition, int] = {}
         """Up to where those were read that wait for their turn."""
 
@@ -105,14 +105,17 @@ class Assignment:
         if polled.assigned or now - self._parked_at >= self._settings.commit_interval:
             self._unpark(but=set(self._given))
 
-    def listen(self, now: datetime, *, answering: bool) -> None:
+    def listen(self, polled: Polled, now: datetime) -> None:
         """Let silences grow, but only where we would have heard a phone that sends."""
-        passed, self._listened = now - self._listened, now
         ends = self._source.known_ends()
         for partition, owned in self.owned.items():
             owned.end = ends.get(partition, owned.end)
-            if answering and partition not in self.paused:
-                owned.listen(passed, within=self._settings.max_poll_records)
+            if partition in self.paused:
+                owned.listened = now
+            elif partition in polled.records:
+                owned.listen(now, within=self._settings.max_poll_records)
+            elif partition in polled.ends:
+                owned.listen(now, within=0)
 
     def adopt(self, now: datetime) -> None:
         """Begin to read what was assigned.
@@ -130,7 +133,6 @@ class Assignment:
                 if membership is Membership.UNSURE:
                     continue
             self._own(partition, now)
-            del self._given[partition]
 
     def lost(self, error: LostOwnership, now: datetime) -> None:
         """Somebody else has committed a partition: the owner before us, late; or the one after us.
@@ -150,6 +152,8 @@ class Assignment:
         membership = self._source.confirm({partition: owned.committed or 0})
         if membership is Membership.GONE:
             raise error
+        # Before anything that may fail: what is in neither of the two is never read again.
+        self._given[partition] = membership is not Membership.OWNER
         self._retire(self.owned.pop(partition))
         self.counters["taken_anew"] += 1
         _log.warning(
@@ -157,8 +161,6 @@ class Assignment:
         )
         if membership is Membership.OWNER:
             self._own(partition, now, owned.found_again + 1)
-        else:
-            self._given[partition] = True
 
     def set_aside(self, current: TopicPartition, now: datetime) -> None:
         """Read only this one for now, and forget what is held of the others.
@@ -204,6 +206,7 @@ class Assignment:
             self._end_turns()
             return
         self._forget(ended)
+        self._given[following] = False
         self._own(following, now)
         self.budget.measured(self.held_bytes)
 
@@ -223,7 +226,8 @@ class Assignment:
         parked = self._parked.pop(partition, None)
         if parked is not None and parked.at(found):
             owned = parked
-            owned.assigned, owned.ours, owned.found_again = now, False, 0
+            owned.assigned = owned.listened = now
+            owned.ours, owned.found_again = False, 0
             self.counters["continuations"] += 1
             self._source.seek(partition, owned.position)
         else:
@@ -235,11 +239,13 @@ class Assignment:
                     self._windows, self._table.sessions(partition, self._windows.hop_ns), together=_CUT_TOGETHER
                 ),
                 committed=found.offset, position=start, offsets=Offsets(start), commits=found.commits,
-                rows=self._table.rows(partition), assigned=now, silence=now, found_again=found_again,
+                rows=self._table.rows(partition), assigned=now, silence=now, listened=now,
+                found_again=found_again,
             )  # fmt: skip
             self._source.seek(partition, found.offset)
         _log.info("Reading %s from offset %d.", partition, owned.position)
         self.owned[partition] = owned
+        self._given.pop(partition, None)
         self.fresh.add(partition)
         self.counters["assignments"] += 1
 

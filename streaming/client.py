@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -22,13 +21,17 @@ from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAs
 from kafka.errors import CommitFailedError, KafkaError, RebalanceInProgressError
 
 from streaming.errors import ClientError
+from streaming.listener import Listener, ours, theirs
 from streaming.offsets import TopicPartition
 from streaming.security import client_options
 from streaming.servers import reach, unreachable
 from streaming.settings import IngestSettings, KafkaSettings
 
-_ASK_AFTER_S = 2.0
-"""How long nothing comes before Kafka is asked whether it is there."""
+_ASK_AFTER_S = 1.0
+"""How long nothing comes of a partition before Kafka is asked where it ends."""
+_ASK_AGAIN_S = 10.0
+_FAILED_POLLS = 3
+"""In a row: then Kafka does not answer."""
 _ANSWER_MS = 2_000
 _DELIVERY_MS = 4_000
 _CLOSE_MS = 1_500
@@ -62,6 +65,8 @@ class Polled:
     """Partitions given since the last poll: seek them before their records count."""
     answering: bool = True
     """Whether Kafka answers, as far as is known."""
+    ends: Mapping[TopicPartition, int] = field(default_factory=dict)
+    """Where partitions end, of which nothing came and Kafka was asked just now."""
 
 
 class Membership(Enum):
@@ -130,42 +135,6 @@ class DeadLetters(Protocol):
         """
 
 
-class _Listener(kafka.ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types
-    """Notes what happened; runs on the I/O thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._revoked: set[TopicPartition] = set()
-        self._assigned: set[TopicPartition] = set()
-        self._shared: float | None = None
-
-    def on_partitions_revoked(self, revoked: Any) -> None:
-        with self._lock:
-            self._shared = None
-            gone = {_ours(partition) for partition in revoked}
-            self._revoked |= gone
-            self._assigned -= gone
-
-    def on_partitions_assigned(self, assigned: Any) -> None:
-        with self._lock:
-            self._shared = time.monotonic()
-            self._assigned |= {_ours(partition) for partition in assigned}
-
-    def on_partitions_lost(self, lost: Any) -> None:
-        self.on_partitions_revoked(lost)
-
-    def take(self) -> tuple[frozenset[TopicPartition], frozenset[TopicPartition]]:
-        with self._lock:
-            taken = frozenset(self._revoked), frozenset(self._assigned)
-            self._revoked, self._assigned = set(), set()
-            return taken
-
-    def shared_for(self) -> float:
-        """Seconds since the group last gave out its partitions, none being a share too; 0 while it is about to."""
-        with self._lock:
-            return 0.0 if self._shared is None else time.monotonic() - self._shared
-
-
 class KafkaSource:
     """A :class:`Source` over kafka-python, for the batches topic unless ``topic`` names another.
 
@@ -176,9 +145,13 @@ class KafkaSource:
     """
 
     def __init__(self, kafka_settings: KafkaSettings, ingest: IngestSettings, *, topic: str = "") -> None:
-        self._listener = _Listener()
+        self._listener = Listener()
         self._servers = kafka_settings.bootstrap_servers
         self._heard = time.monotonic()
+        self._heard_of: dict[TopicPartition, float] = {}
+        """When Kafka last told something of a partition."""
+        self._ask_at = 0.0
+        self._failed_polls = 0
         self._answering = True
         self._hints: dict[TopicPartition, int] = {}
         self._ends: dict[TopicPartition, int] = {}
@@ -208,54 +181,68 @@ class KafkaSource:
             # kafka-python lets it through when the broker that dies is the one that it asks for the group's coordinator.
             if not error.retriable:
                 raise
-            _log.info("A poll found a broker gone (%s); the next one looks for another.", error)
+            self._failed_polls += 1
+            if self._failed_polls in {1, _FAILED_POLLS}:
+                _log.warning("A poll found a broker gone (%s); the next one looks for another.", error)
+            if self._failed_polls >= _FAILED_POLLS:
+                self._answering = False
             time.sleep(min(timeout_seconds, _LOOK_AGAIN_S))
-            polled = {}
+            revoked, assigned = self._listener.take()
+            return Polled(revoked=revoked, assigned=assigned, answering=self._answering)
+        self._failed_polls = 0
         revoked, assigned = self._listener.take()
         records = {
-            _ours(partition): [
+            ours(partition): [
                 Record(offset=r.offset, timestamp_ns=r.timestamp * 1_000_000, key=r.key, value=r.value) for r in batch
             ]
             for partition, batch in polled.items()
         }
-        return Polled(
-            records=records, revoked=revoked, assigned=assigned, answering=self._still_there(heard=bool(records))
-        )
+        ends = self._ask_of_quiet(frozenset(records))
+        return Polled(records=records, revoked=revoked, assigned=assigned, answering=self._answering, ends=ends)
 
-    def _still_there(self, *, heard: bool) -> bool:
-        """Whether Kafka answers; asked when nothing has come for a while, since a poll says nothing of it."""
-        if heard:
-            self._heard, self._answering = time.monotonic(), True
-        elif time.monotonic() - self._heard >= _ASK_AFTER_S and self._consumer.assignment():
-            try:
-                self._ends.update(self._ask_ends(_ANSWER_MS))
-            except ClientError:
+    def _ask_of_quiet(self, came: frozenset[TopicPartition]) -> dict[TopicPartition, int]:
+        """Where those end of which nothing has come for a while: that a poll brings nothing does not say that there is nothing."""
+        now = time.monotonic()
+        if came:
+            self._heard, self._answering = now, True
+            self._heard_of |= dict.fromkeys(came, now)
+        quiet = [p for p in map(ours, self._consumer.assignment()) if now - self._heard_of.get(p, 0.0) >= _ASK_AFTER_S]
+        if not quiet or now < self._ask_at:
+            return {}
+        try:
+            found = self._ask_ends(_ANSWER_MS, quiet)
+        except ClientError:
+            if now - self._heard >= _ASK_AFTER_S:
                 self._answering = False
-            else:
-                self._heard, self._answering = time.monotonic(), True
-        return self._answering
+            else:  # one of many has no leader: the others must not wait for it at each poll
+                self._ask_at = time.monotonic() + _ASK_AGAIN_S
+            return {}
+        self._heard, self._answering = time.monotonic(), True
+        self._heard_of |= dict.fromkeys(found, self._heard)
+        self._ends |= found
+        return found
 
     def seek(self, partition: TopicPartition, offset: int | None) -> None:
         """See :meth:`Source.seek`."""
-        theirs = _theirs(partition)
-        if theirs not in self._consumer.assignment():
+        one = theirs(partition)
+        if one not in self._consumer.assignment():
             return  # revoked again meanwhile: the next poll says so
         if offset is None:
-            self._consumer.seek_to_beginning(theirs)
+            self._consumer.seek_to_beginning(one)
         else:
-            self._consumer.seek(theirs, offset)
+            self._consumer.seek(one, offset)
 
     def end_offsets(self) -> Mapping[TopicPartition, int]:
         """See :meth:`Source.end_offsets`."""
-        return self._ask_ends(timeout_ms=None)
+        return self._ask_ends(None, map(ours, self._consumer.assignment()))
 
     def known_ends(self) -> Mapping[TopicPartition, int]:
         """See :meth:`Source.known_ends`."""
         known: dict[TopicPartition, int] = {}
-        for theirs in self._consumer.assignment():
-            end = max(self._consumer.highwater(theirs) or 0, self._ends.get(_ours(theirs), 0))
+        for one in self._consumer.assignment():
+            end = max(self._consumer.highwater(one) or 0, self._ends.get(ours(one), 0))
             if end:
-                known[_ours(theirs)] = end
+                known[ours(one)] = end
         return known
 
     def spare(self) -> bool:
@@ -263,12 +250,12 @@ class KafkaSource:
         # A leader that has not heard of a new topic's partitions gives out none, and all of them a moment later.
         return not self._consumer.assignment() and self._listener.shared_for() >= _SETTLED_S
 
-    def _ask_ends(self, timeout_ms: int | None) -> dict[TopicPartition, int]:
+    def _ask_ends(self, timeout_ms: int | None, of: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         try:
-            found = self._consumer.end_offsets(list(self._consumer.assignment()), timeout_ms=timeout_ms)
+            found = self._consumer.end_offsets(list(map(theirs, of)), timeout_ms=timeout_ms)
         except KafkaError as error:
             raise unreachable(self._servers, str(error)) from error
-        return {_ours(partition): end for partition, end in found.items()}
+        return {ours(partition): end for partition, end in found.items()}
 
     def pause(self, partitions: Collection[TopicPartition]) -> None:
         """See :meth:`Source.pause`."""
@@ -286,7 +273,7 @@ class KafkaSource:
     def flush_hints(self) -> None:
         """See :meth:`Source.flush_hints`."""
         assigned = self._consumer.assignment()
-        hints = {partition: offset for partition, offset in self._hints.items() if _theirs(partition) in assigned}
+        hints = {partition: offset for partition, offset in self._hints.items() if theirs(partition) in assigned}
         if hints and self._answering:
             with contextlib.suppress(KafkaError):
                 self._consumer.commit(_metadata(hints), timeout_ms=_HINT_MS)
@@ -311,7 +298,7 @@ class KafkaSource:
     def _assigned(self, partitions: Collection[TopicPartition]) -> list[Any]:
         """Those that are still assigned: others may be gone before the next poll says so."""
         assigned = self._consumer.assignment()
-        return [theirs for theirs in map(_theirs, partitions) if theirs in assigned]
+        return [one for one in map(theirs, partitions) if one in assigned]
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,12 +374,4 @@ def reaching(settings: KafkaSettings) -> Iterator[None]:
 
 
 def _metadata(offsets: Mapping[TopicPartition, int]) -> dict[Any, Any]:
-    return {_theirs(p): kafka.structs.OffsetAndMetadata(offset, "", -1) for p, offset in offsets.items()}
-
-
-def _ours(partition: Any) -> TopicPartition:
-    return TopicPartition(topic=partition.topic, partition=partition.partition)
-
-
-def _theirs(partition: TopicPartition) -> Any:
-    return kafka.TopicPartition(partition.topic, partition.partition)
+    return {theirs(p): kafka.structs.OffsetAndMetadata(offset, "", -1) for p, offset in offsets.items()}

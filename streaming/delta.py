@@ -11,7 +11,7 @@ Tried with deltalake 1.6.6, and what follows from it here:
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -106,6 +106,15 @@ class Table:
     def scan(self) -> pl.LazyFrame:
         """The rows."""
         return pl.scan_delta(self._delta)
+
+    def read(self, query: Callable[[pl.LazyFrame], pl.LazyFrame]) -> pl.DataFrame:
+        """What a query over the rows gives.
+
+        Raises:
+            LakeError: they cannot be read.
+        """
+        with _ours(self.storage):
+            return query(self.scan()).collect()
 
     def commit(
         self,
@@ -221,7 +230,7 @@ def create_table(storage: Storage, schema: pa.Schema, *, partition_by: Sequence[
 
 @contextmanager
 def _ours(storage: Storage, what: str = "") -> Iterator[None]:
-    """Errors of delta-rs as ours; those of a store come as OSError."""
+    """Errors of delta-rs and polars as ours; those of a store come as OSError."""
     try:
         yield
     except TableNotFoundError:
@@ -229,6 +238,6 @@ def _ours(storage: Storage, what: str = "") -> Iterator[None]:
     except CommitFailedError as error:
         msg = f"Another commit to {storage.uri} came first: {plain(error)}"
         raise CommitConflict(msg) from error
-    except (DeltaError, OSError) as error:
+    except (DeltaError, pl.exceptions.PolarsError, OSError) as error:
         msg = f"{what or f'The table {storage.uri} cannot be read or written'}: {plain(error)}"
         raise LakeError(msg) from error

@@ -140,7 +140,7 @@ class Ingest:
         polled = self._source.poll(_POLL_SECONDS)
         now = self._clock()
         self._heard_of(polled, now)
-        ours.listen(now, answering=polled.answering)
+        ours.listen(polled, now)
         ours.rebalance(polled, now)
         if self._holding:
             if not self._backoff.waiting(now):

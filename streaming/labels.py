@@ -30,12 +30,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-import polars as pl
 import pyarrow as pa
 
 from streaming.backoff import Backoff
 from streaming.client import DeadLetters, Membership, Polled, Record, Source
-from streaming.clock import Clock
+from streaming.clock import Clock, SteadyClock
 from streaming.errors import BatchError, ClientError, LakeError, LostOwnership
 from streaming.ingest import coordinates
 from streaming.label_wire import SceneLabel, decode_label
@@ -83,10 +82,7 @@ class LabelsTable:
 
     def rows(self, partition: TopicPartition) -> int:
         """How many labels of a partition are published, as of the version that :meth:`position` saw."""
-        of = self._publisher.table.scan().filter(
-            pl.col("topic") == partition.topic, pl.col("kafka_partition") == partition.partition
-        )
-        return int(of.select(pl.len()).collect().item())
+        return self._publisher.rows(partition)
 
     def publish(self, labels: pa.Table, accounts: Mapping[TopicPartition, Account]) -> int:
         """See :meth:`streaming.publish.Publisher.publish`."""
@@ -157,7 +153,7 @@ class LabelIngest:
         dead_letters: DeadLetters,
         windows: WindowSettings,
         settings: IngestSettings,
-        clock: Clock = lambda: datetime.now(UTC),
+        clock: Clock | None = None,
         watch: Callable[[Progress], None] | None = None,
     ) -> None:
         self._source = source
@@ -165,16 +161,16 @@ class LabelIngest:
         self._dead_letters = dead_letters
         self._max_ahead_ns = int(windows.max_ahead.total_seconds() * 1e9)
         self._settings = settings
-        self._clock = clock
+        self._clock = clock or SteadyClock()
         self._watch = watch
         self._owned: dict[TopicPartition, _Owned] = {}
-        self._given: set[TopicPartition] = set()
-        """Assigned, and not looked up in the table yet."""
+        self._given: dict[TopicPartition, bool] = {}
+        """Assigned, and not looked up in the table yet; True: ask Kafka first whether it is ours."""
         self._backoff = Backoff(settings.longest_retry)
         self._counters: Counter[str] = Counter()
         self._commits: list[tuple[str, float]] = []
         self._answering = True
-        self._last_commit = self._watched = clock()
+        self._last_commit = self._watched = self._clock()
         self._last_poll: datetime | None = None
         """None: the last poll brought something."""
 
@@ -214,6 +210,10 @@ class LabelIngest:
             except LostOwnership as error:
                 self._lost(error)
                 continue
+            except LakeError:
+                for owned in moved.values():  # it may have taken effect: whoever is found to have committed may be we
+                    owned.ours = False
+                raise
             seconds = time.perf_counter() - began
             self._commits.append((reason, seconds))
             self._counters["label_commits"] += 1
@@ -271,7 +271,8 @@ class LabelIngest:
         self._answering = polled.answering
         for partition in polled.revoked | polled.assigned:
             self._owned.pop(partition, None)
-        self._given = (self._given - polled.revoked) | polled.assigned
+            self._given.pop(partition, None)
+        self._given |= dict.fromkeys(polled.assigned, False)
         self._source.resume(polled.assigned)  # a client may remember that they were paused
         for partition, records in polled.records.items():
             # What comes of others was fetched before they were looked up, from the wrong place.
@@ -282,7 +283,8 @@ class LabelIngest:
         """Do what needs the lake or the dead-letter topic; if they cannot be used, stop reading and try again later."""
         try:
             for partition in sorted(self._given, key=str):
-                self._own(partition)
+                if not self._given[partition] or self._confirmed(partition):
+                    self._own(partition)
             if commit is not None:
                 self.commit(commit)
         except LostOwnership:
@@ -302,16 +304,25 @@ class LabelIngest:
         """Somebody else has committed a partition: the owner before us, late; or the one after us, and then we stop."""
         partition = error.partition
         owned = self._owned.get(partition) if isinstance(partition, TopicPartition) else None
-        if (
-            not isinstance(partition, TopicPartition)
-            or owned is None
-            or owned.ours
-            or self._source.confirm({partition: owned.committed or 0}) is Membership.GONE
-        ):
+        if not isinstance(partition, TopicPartition) or owned is None or owned.ours:
+            raise error
+        membership = self._source.confirm({partition: owned.committed or 0})
+        if membership is Membership.GONE:
             raise error
         self._counters["labels_taken_anew"] += 1
+        # Before anything that may fail: what is in neither of the two is never read again.
+        self._given[partition] = membership is not Membership.OWNER
         del self._owned[partition]
-        self._own(partition)
+        if membership is Membership.OWNER:
+            self._own(partition)
+
+    def _confirmed(self, partition: TopicPartition) -> bool:
+        """Whether a partition that we doubted is ours; False while Kafka does not say."""
+        membership = self._source.confirm({partition: self._table.position(partition).offset or 0})
+        if membership is Membership.GONE:
+            msg = f"{partition} was committed by another consumer, and is that one's now; this consumer stops."
+            raise LostOwnership(msg, partition)
+        return membership is Membership.OWNER
 
     def _own(self, partition: TopicPartition) -> None:
         found = self._table.position(partition)
@@ -321,7 +332,7 @@ class LabelIngest:
             rows=self._table.rows(partition),
         )  # fmt: skip
         self._source.seek(partition, found.offset)
-        self._given.discard(partition)
+        self._given.pop(partition, None)
         self._last_poll = None
 
     def _take(self, partition: TopicPartition, records: Sequence[Record]) -> None:

@@ -12,6 +12,9 @@ from streaming.progress import PartitionProgress, valid_through_ns
 from streaming.publish import Position
 from streaming.rotation import Waiting
 
+_LONGEST_STEP = timedelta(seconds=2)
+"""The loop asks of a quiet partition once a second; what is longer was spent elsewhere, say in a write to a slow disk."""
+
 
 @dataclass(kw_only=True, slots=True)
 class Owned:
@@ -31,6 +34,8 @@ class Owned:
     """Since when it is ours."""
     silence: datetime
     """A clock that runs only while we would hear a phone that sends; sessions are idle by this one."""
+    listened: datetime
+    """When Kafka last told of it, and the silence was counted up to."""
     ours: bool = False
     """Whether we have committed it since it was assigned: from then on nobody else may."""
     found_again: int = 0
@@ -61,10 +66,14 @@ class Owned:
         """Cut what has closed and waits for company; returns the bytes of their signals."""
         return self.close(self.assembler.flush(), now)
 
-    def listen(self, passed: timedelta, *, within: int) -> None:
-        """Time has passed in which we would have heard a phone; not so if more than ``within`` records are not read."""
+    def listen(self, now: datetime, *, within: int) -> None:
+        """Kafka has told of this partition that not more than ``within`` records are left; a phone that sends would have been heard.
+
+        What we were busy with otherwise since the last time counts for a moment only: what came meanwhile is not read yet.
+        """
+        passed, self.listened = now - self.listened, now
         if self.end is None or self.end - self.position <= within:
-            self.silence += passed
+            self.silence += min(passed, _LONGEST_STEP)
 
     @property
     def all_read(self) -> bool:

@@ -18,11 +18,12 @@ a zombie that its partition was published by another since.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -80,6 +81,23 @@ class Publisher:
         """What the newest version says of a partition; :attr:`table` is then at that version."""
         self.table.refresh()
         return _position(self.table, partition)
+
+    def read(self, partition: TopicPartition, query: Callable[[pl.LazyFrame], pl.LazyFrame]) -> pl.DataFrame:
+        """A query over the rows of a partition, as of the version that :meth:`position` saw.
+
+        Raises:
+            LakeError: they cannot be read.
+        """
+        topic, number = pl.col("topic") == partition.topic, pl.col("kafka_partition") == partition.partition
+        return self.table.read(lambda rows: query(rows.filter(topic, number)))
+
+    def rows(self, partition: TopicPartition) -> int:
+        """How many rows of a partition are published, as of the version that :meth:`position` saw.
+
+        Raises:
+            LakeError: they cannot be read.
+        """
+        return int(self.read(partition, lambda rows: rows.select(pl.len())).item())
 
     def publish(self, rows: pa.Table, accounts: Mapping[TopicPartition, Account]) -> int:
         """Make rows and offsets visible in one commit.

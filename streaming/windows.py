@@ -47,11 +47,11 @@ class WindowsTable:
 
     def sessions(self, partition: TopicPartition, hop_ns: int) -> dict[SessionKey, SessionMemory]:
         """What is published of each session of a partition, as of the version that :meth:`position` saw."""
-        rows = (
-            self._of(partition)
-            .group_by("device_id", "session_id")
-            .agg(pl.col("start_ns").max(), pl.col("next_sequence").max())
-            .collect()
+        rows = self._publisher.read(
+            partition,
+            lambda rows: rows.group_by("device_id", "session_id").agg(
+                pl.col("start_ns").max(), pl.col("next_sequence").max()
+            ),
         )
         return {
             SessionKey(row["device_id"], row["session_id"]): SessionMemory(
@@ -62,13 +62,8 @@ class WindowsTable:
 
     def rows(self, partition: TopicPartition) -> int:
         """How many windows of a partition are published, as of the version that :meth:`position` saw."""
-        return int(self._of(partition).select(pl.len()).collect().item())
+        return self._publisher.rows(partition)
 
     def publish(self, windows: pa.Table, accounts: Mapping[TopicPartition, Account]) -> int:
         """See :meth:`streaming.publish.Publisher.publish`."""
         return self._publisher.publish(windows, accounts)
-
-    def _of(self, partition: TopicPartition) -> pl.LazyFrame:
-        return self._publisher.table.scan().filter(
-            pl.col("topic") == partition.topic, pl.col("kafka_partition") == partition.partition
-        )

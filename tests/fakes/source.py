@@ -18,6 +18,8 @@ class FakeSource:
         self.paused: set[TopicPartition] = set()
         self.membership = Membership.OWNER
         self.answering = True
+        self.mute: set[TopicPartition] = set()
+        """Those without a leader: nothing comes of them, nor is it known where they end."""
         self.shared_out = False
         """Whether the group has given all partitions that are not ours to others."""
         self._poll_records = poll_records
@@ -40,7 +42,7 @@ class FakeSource:
         del timeout_seconds
         records = {}
         for partition, position in self.positions.items():
-            if partition in self.paused or not self.answering:
+            if partition in self.paused | self.mute or not self.answering:
                 continue
             batch = [r for r in self.logs[partition] if r.offset >= position][: self._poll_records]
             if batch:
@@ -51,6 +53,11 @@ class FakeSource:
             revoked=frozenset(self._revoked),
             assigned=frozenset(self._assigned),
             answering=self.answering,
+            ends={
+                p: end
+                for p, end in self.end_offsets().items()
+                if self.answering and p not in records.keys() | self.mute
+            },
         )
         self._revoked, self._assigned = set(), set()
         return polled

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streaming.client import Membership, Record
-from streaming.errors import LostOwnership
+from streaming.clock import SteadyClock
+from streaming.errors import LakeError, LostOwnership
 from streaming.faults import hooked
 from streaming.label_wire import SceneLabel, encode_label
 from streaming.labels import LabelIngest, LabelsTable
@@ -264,6 +265,74 @@ def test_a_full_disk_is_waited_out(tmp_path: Path) -> None:
     rig.until_caught_up()
     assert rig.rows().height == 9
     assert rig.proof().problems == ()
+
+
+def test_a_commit_that_took_effect_and_failed_all_the_same_is_not_doubled(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, {L0: log([label(i) for i in range(9)]), L1: log([label(10 + i) for i in range(9)])})
+    twice = iter([False, True, False, True])
+
+    def fails_after(point: str) -> None:
+        if point == "publish.committed" and next(twice, False):
+            msg = "the store did not answer"
+            raise LakeError(msg)
+
+    with hooked(fails_after):
+        for _ in range(12):
+            rig.ingest.step()
+            rig.now += timedelta(seconds=2)
+    counters = rig.until_caught_up()
+    assert (counters["label_failed_tries"], counters["labels_taken_anew"]) == (2, 4)
+    assert rig.rows().height == 18
+    assert rig.proof().problems == ()
+
+
+@pytest.mark.parametrize("then", [Membership.OWNER, Membership.GONE])
+def test_while_kafka_does_not_say_whose_it_is_it_is_not_read(tmp_path: Path, then: Membership) -> None:
+    logs = {L0: log([label(i) for i in range(9)])}
+    rig, other = Rig(tmp_path, logs, commit_rows=100), Rig(tmp_path, {L0: logs[L0][:4]})
+    for _ in range(2):
+        rig.ingest.step()
+    other.until_caught_up()
+    rig.source.membership = Membership.UNSURE
+    rig.ingest.commit()
+    for _ in range(3):
+        rig.ingest.step()
+    assert rig.ingest.counters()["label_records"] == 2
+    rig.source.membership = then
+    if then is Membership.GONE:
+        with pytest.raises(LostOwnership):
+            rig.ingest.step()
+    else:
+        assert rig.until_caught_up()["labels_taken_anew"] == 1
+        assert rig.rows().height == 9
+
+
+def test_a_lake_that_cannot_be_read_while_a_partition_is_taken_anew_is_waited_for(tmp_path: Path) -> None:
+    logs = {L0: log([label(i) for i in range(9)])}
+    rig, other = Rig(tmp_path, logs, commit_rows=4), Rig(tmp_path, {L0: logs[L0][:3]})
+    for _ in range(2):
+        rig.ingest.step()
+    other.until_caught_up()
+    files = list((tmp_path / LABELS).rglob("*.parquet"))
+    hidden = [file.rename(file.with_suffix(".away")) for file in files]
+    for _ in range(3):
+        rig.ingest.step()
+    assert rig.ingest.counters()["label_failed_tries"] == 1
+    for file in hidden:
+        file.rename(file.with_suffix(".parquet"))
+    rig.now += timedelta(seconds=1)
+    assert rig.until_caught_up()["labels_taken_anew"] == 1
+    assert rig.rows().height == 9
+    assert rig.proof().problems == ()
+
+
+def test_its_clock_never_goes_back(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, {L0: []})
+    table = LabelsTable(LakeSettings(uri=str(tmp_path)))
+    ingest = LabelIngest(
+        source=rig.source, table=table, dead_letters=rig.dead_letters, windows=WindowSettings(), settings=rig.settings
+    )
+    assert isinstance(ingest._clock, SteadyClock)
 
 
 def _no_space(_: int) -> None:

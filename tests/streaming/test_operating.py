@@ -10,10 +10,11 @@ import pytest
 from streaming.errors import ClientError, LakeError
 from streaming.faults import hooked
 from streaming.offsets import TopicPartition
+from streaming.tables import WINDOWS
 from streaming.verify import verify
 
 from .operating import endless, refuse
-from .test_ingest import P0, Rig, log, session
+from .test_ingest import P0, P1, Rig, log, session
 
 
 class TestWaiting:
@@ -109,6 +110,26 @@ class TestWaiting:
         rig.ingest.commit()
         assert rig.rows().height == 9
 
+    def test_rows_that_cannot_be_read_at_assignment_are_waited_for(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The log can be read, and a file that it names cannot for a while."""
+        logs = {P0: log([*session(9), *session(5, "s2")])}
+        Rig(tmp_path, {P0: logs[P0][:9]}).until_caught_up()
+        rig = Rig(tmp_path, logs)
+        files = list((tmp_path / WINDOWS).rglob("*.parquet"))
+        hidden = [file.rename(file.with_suffix(".away")) for file in files]
+        for _ in range(3):
+            rig.ingest.step()
+        assert rig.source.paused == {P0}
+        assert rig.ingest.counters()["failed_tries"] == 1
+        assert f"The table {tmp_path / WINDOWS} cannot be read" in caplog.text
+        for file in hidden:
+            file.rename(file.with_suffix(".parquet"))
+        rig.clock.advance(1)
+        rig.until_caught_up()
+        assert rig.rows().height == 14
+
     def test_kafka_away_is_said_and_is_no_silence_of_phones(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -130,19 +151,44 @@ class TestWaiting:
         counters = rig.until_caught_up()
         assert counters["kafka_outages"] == 1
         assert counters.get("late_samples", 0) == counters.get("idle_sessions", 0) == 0
-        rig.clock.advance(61)
-        rig.ingest.step()
+        rig.quiet(62)
         rig.ingest.commit()
         assert rig.rows()["acc_fresh"].sum() == 20 * 25
 
     def test_what_waits_in_kafka_is_no_silence_of_phones(self, tmp_path: Path) -> None:
         """A phone's later batches lie behind those of another one, and reading that far takes longer than the idle time-out."""
-        mine, other = endless(20), endless(60, "s2")
+        mine, other = endless(20), endless(300, "s2")
         rig = Rig(tmp_path, {P0: log([*mine[:10], *other, *mine[10:]])}, max_poll_records=4)
-        while rig.ingest.counters().get("records", 0) < 72:
+        while rig.ingest.counters().get("records", 0) < 312:
             rig.ingest.step()
-            rig.clock.advance(10)
+            rig.clock.advance(2)
             assert rig.ingest.counters().get("idle_sessions", 0) == 0
+
+    def test_a_commit_that_takes_ten_minutes_is_no_silence_of_phones(self, tmp_path: Path) -> None:
+        """What came meanwhile waits in Kafka, that of some phones behind that of others."""
+        mine, other = endless(20), endless(20, "s2")
+        rig = Rig(tmp_path, {P0: log([*mine[:10], *other, *mine[10:]])}, commit_rows=5)
+        with hooked(lambda point: rig.clock.advance(600) if point == "publish.files" else None):
+            counters = rig.until_caught_up()
+        assert counters["commits"] > 2
+        assert counters.get("late_samples", 0) == counters.get("idle_sessions", 0) == 0
+
+    def test_a_partition_without_a_leader_is_no_silence_of_phones(self, tmp_path: Path) -> None:
+        """The others go on, so Kafka answers; what its phones send cannot be heard all the same."""
+        records = log(endless(20))
+        logs = {P0: log(endless(400, "s2")), P1: records[:10]}
+        rig = Rig(tmp_path, logs)
+        for _ in range(4):
+            rig.ingest.step()
+        rig.source.mute = {P1}
+        for _ in range(80):
+            rig.clock.advance(1)
+            rig.ingest.step()
+        assert rig.ingest.counters()["records"] > 250
+        rig.source.mute.clear()
+        logs[P1] = records
+        counters = rig.until_caught_up()
+        assert counters.get("late_samples", 0) == counters.get("idle_sessions", 0) == 0
 
     def test_a_pause_of_ours_is_no_silence_of_phones(self, tmp_path: Path) -> None:
         records = log(endless(20))

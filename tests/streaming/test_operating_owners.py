@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from streaming.client import Membership
-from streaming.errors import LostOwnership
+from streaming.errors import LakeError, LostOwnership
+from streaming.offsets import TopicPartition
+from streaming.publish import Position
 from streaming.verify import verify
 
 from .operating import endless
@@ -116,4 +118,31 @@ class TestLateOwners:
         assert "continuations" not in counters
         assert "taken_anew" not in counters, "it was looked up, not found out by a refused commit"
         assert rig.rows()["acc_fresh"].sum() == 30 * 25
+        assert verify(str(tmp_path)).problems == ()
+
+    def test_a_lake_that_cannot_be_read_while_a_partition_is_taken_anew_is_waited_for(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        logs = {P0: log(session(9))}
+        rig, other = Rig(tmp_path, logs, commit_rows=5), Rig(tmp_path, logs, commit_rows=2)
+        rig.ingest.step()
+        for _ in range(3):
+            other.ingest.step()
+        other.ingest.commit()
+        table, failing = rig.ingest._table, iter([True])
+        real = table.position
+
+        def position(partition: TopicPartition) -> Position:
+            if next(failing, False):
+                msg = "the log cannot be read"
+                raise LakeError(msg)
+            return real(partition)
+
+        monkeypatch.setattr(table, "position", position)
+        for _ in range(30):
+            rig.ingest.step()
+            rig.clock.advance(1)
+        counters = rig.ingest.counters()
+        assert (counters["taken_anew"], counters["failed_tries"]) == (1, 1)
+        assert rig.rows().height == 9
         assert verify(str(tmp_path)).problems == ()

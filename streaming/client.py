@@ -189,6 +189,8 @@ class KafkaSource:
             time.sleep(min(timeout_seconds, _LOOK_AGAIN_S))
             revoked, assigned = self._listener.take()
             return Polled(revoked=revoked, assigned=assigned, answering=self._answering)
+        if self._failed_polls >= _FAILED_POLLS and not self._consumer.assignment():
+            self._answering = True  # nobody else says so where there is nothing to ask about
         self._failed_polls = 0
         revoked, assigned = self._listener.take()
         records = {

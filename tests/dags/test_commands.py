@@ -224,7 +224,15 @@ while not (pathlib.Path(sys.argv[2]) / "child.pid").exists():
 print("{}")
 """
     assert run(code, str(family.script), str(tmp_path)) == {}
-    assert not any(psutil.pid_exists(int((tmp_path / f"{n}.pid").read_text("utf-8"))) for n in ("command", "child"))
+    assert not any(running(int((tmp_path / f"{n}.pid").read_text("utf-8"))) for n in ("command", "child"))
+
+
+def running(pid: int) -> bool:
+    """What is dead and only waits for its new parent, the system's first process, to take note of it does not run."""
+    try:
+        return guard.alive(psutil.Process(pid))
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)

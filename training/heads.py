@@ -39,12 +39,6 @@ class Head:
         """Logits (n, scenes)."""
         return features.astype(np.float64) @ self.weight.T + self.bias
 
-    def towards(self, other: Head, share: float) -> Head:
-        """The average of two heads: 0 is this one, 1 the other (Wortsman et al., 2022, "Robust fine-tuning of zero-shot models")."""
-        return Head(
-            weight=(1 - share) * self.weight + share * other.weight, bias=(1 - share) * self.bias + share * other.bias
-        )
-
 
 def fit_head(
     features: NDArray[np.floating],

@@ -32,9 +32,11 @@ class WeightMap:
     """Belief → weight, monotone."""
 
     slope: float
-    """0 or more."""
+    """How steeply the weight rises with the belief's odds; 0 or more."""
     shift: float
+    """Above 0, doubtful windows weigh more than their belief."""
     floor: float
+    """Least weight, 0 to 1."""
 
     def of(self, belief: Array) -> Array:
         """(n,) weights."""

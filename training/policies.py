@@ -19,11 +19,10 @@ from scipy.special import softmax
 from training.arm import Weights
 from training.errors import SettingsError
 from training.folds import grouped_folds
-from training.heads import Head, fit_head
+from training.heads import Head
 from training.learned import learn_map
-from training.quality import adjustment
 from training.settings import QualitySettings
-from training.weights import choose_weights, tiers_of, weighted_balanced_accuracy
+from training.weights import choose_weights, held_out_logits, tiers_of, weighted_balanced_accuracy
 
 Array = NDArray[np.float64]
 _POWERS = (1.0, 0.5, 2.0, 4.0)
@@ -88,7 +87,10 @@ def _pruned(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
     from cleanlab.filter import find_label_issues  # noqa: PLC0415  (one arm needs it, and not every GPU node has it)
 
     fold = grouped_folds(data.groups, data.labels, settings.folds, rng=np.random.default_rng(seed))
-    logits = _out_of_fold(data, np.ones(len(data.labels)), fold, pull=max(settings.pulls), adjust=False)
+    ones = np.ones(len(data.labels))
+    logits = held_out_logits(
+        data.features, data.labels, ones, fold, head=data.head, pull=max(settings.pulls), adjust=False
+    )
     present, labels = np.unique(data.labels, return_inverse=True)
     issues = (
         find_label_issues(labels, softmax(logits[:, present], axis=1), n_jobs=1)
@@ -165,21 +167,9 @@ def _floored(weights: Array, settings: QualitySettings) -> Array:
 
 def _value(data: Labelled, weights: Array, fold: NDArray[np.int64], settings: QualitySettings) -> float:
     """Balanced accuracy, windows counting by the belief in them, of heads that have not seen the person."""
-    logits = _out_of_fold(data, weights, fold, pull=min(settings.pulls), adjust=True)
+    pull = min(settings.pulls)
+    logits = held_out_logits(data.features, data.labels, weights, fold, head=data.head, pull=pull, adjust=True)
     return weighted_balanced_accuracy(data.labels, logits.argmax(1), data.belief)
-
-
-def _out_of_fold(data: Labelled, weights: Array, fold: NDArray[np.int64], *, pull: float, adjust: bool) -> Array:
-    """(n, scenes) logits of heads fitted without the window's fold; with one fold only, of one fitted with all."""
-    scenes = len(data.head.bias)
-    logits = np.empty((len(data.labels), scenes))
-    for number in range(int(fold.max()) + 1):
-        learn = fold != number if fold.max() else fold == number
-        labels, each = data.labels[learn], weights[learn]
-        shift = adjustment(labels, each, scenes) if adjust else None
-        fitted = fit_head(data.features[learn], labels, each, start=data.head, pull=pull, adjustment=shift)
-        logits[fold == number] = fitted.logits(data.features[fold == number])
-    return logits
 
 
 _POLICIES: dict[Weights, Callable[[Labelled, QualitySettings, int], Weighed]] = {

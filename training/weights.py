@@ -73,25 +73,48 @@ def choose_weights(
     """
     tiers, pull = tiers_of(score, settings.thresholds), min(settings.pulls)
     fold = grouped_folds(groups, labels, settings.folds, rng=np.random.default_rng(seed))
-    scenes = len(head.bias)
     best: TierWeights | None = None
     options = _ladders(len(settings.thresholds) + 1, settings.floor)
     for ladder in options:
         weights = np.asarray(ladder)[tiers]
-        predicted = np.empty(len(labels), np.int64)
-        for number in range(int(fold.max()) + 1):
-            learn = fold != number if fold.max() else fold == number
-            fitted = fit_head(
-                features[learn], labels[learn], weights[learn], start=head, pull=pull,
-                adjustment=adjustment(labels[learn], weights[learn], scenes),
-            )  # fmt: skip
-            predicted[fold == number] = fitted.logits(features[fold == number]).argmax(1)
-        value = weighted_balanced_accuracy(labels, predicted, belief)
+        logits = held_out_logits(features, labels, weights, fold, head=head, pull=pull, adjust=True)
+        value = weighted_balanced_accuracy(labels, logits.argmax(1), belief)
         if best is None or value > best.validation + 1e-9:
             best = TierWeights(weights=ladder, validation=value, tried=len(options))
     if best is None:  # pragma: no cover  (there is always the ladder of ones)
         raise AssertionError
     return best
+
+
+def held_out_logits(
+    features: NDArray[np.floating],
+    labels: NDArray[np.int64],
+    weights: NDArray[np.floating],
+    fold: NDArray[np.int64],
+    *,
+    head: Head,
+    pull: float,
+    adjust: bool,
+) -> NDArray[np.float64]:
+    """(n, scenes) logits of heads fitted without the window's fold; with one fold only, of one fitted with all.
+
+    Args:
+        features: (n, d) of the training windows.
+        labels: (n,) their labels.
+        weights: (n,) of the loss.
+        fold: (n,) of each window.
+        head: the original's.
+        pull: of the heads, see :func:`training.heads.fit_head`.
+        adjust: whether to correct for imbalance by logit adjustment.
+    """
+    scenes = len(head.bias)
+    logits = np.empty((len(labels), scenes))
+    for number in range(int(fold.max()) + 1):
+        learn = fold != number if fold.max() else fold == number
+        shift = adjustment(labels[learn], weights[learn], scenes) if adjust else None
+        fitted = fit_head(features[learn], labels[learn], weights[learn], start=head, pull=pull, adjustment=shift)
+        logits[fold == number] = fitted.logits(features[fold == number])
+    return logits
 
 
 def weighted_balanced_accuracy(

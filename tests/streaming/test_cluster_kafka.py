@@ -24,8 +24,8 @@ from streaming.settings import KafkaSettings
 from streaming.topics import create_topics
 from streaming.verify import verify
 
+from .consumers import ROOT, Consumer, Phones, environment, seen, settled, topics, until
 from .sessions import EPOCH
-from .test_operating_kafka import ROOT, Consumer, Phones, environment, seen, settled, topics, until
 
 pytestmark = [
     pytest.mark.broker,
@@ -67,15 +67,6 @@ def collected() -> Iterator[None]:
     """So that the sockets that kafka-python leaves behind are not found in another test."""
     yield
     gc.collect()
-
-
-@pytest.fixture
-def started() -> Iterator[list[Consumer]]:
-    """Consumers that are ended whatever happens."""
-    consumers: list[Consumer] = []
-    yield consumers
-    for consumer in consumers:
-        consumer.kill()
 
 
 def test_the_coordinator_is_killed_and_ingestion_goes_on(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from registry.gate import Score
+    from registry.holdouts import Frozen
     from training.arms import Bench
     from training.dataset import WindowSet
     from training.evaluation import Evaluation
@@ -71,9 +72,10 @@ def rescore(
     found = {
         "cohort": cohort, "lake_version": version, "labels_version": said, "seed": seed, "original": original.digest,
     }  # fmt: skip
+    windows, split, frozen = _target(settings, original, found)
+    found["holdout"] = frozen.name
     key = _key(settings, found)
     folder = settings.runs / key
-    windows, split = _target(settings, original, found)
     features = features_of(original.net, windows)
     scored = score_quality(
         windows,
@@ -121,7 +123,7 @@ def finetune(settings: Settings, *, run_key: str, arms: tuple[str, ...] | None, 
     bench = _bench(settings, folder, run)
     client = steps.mlflow_client(settings)
     note = "A run `retrain` for each run key, and below it a run for each arm. Open `retrain` for the comparison of its arms."
-    tracker = steps.mlflow_tracker(client, settings.registry.retrain_experiment, note=note)
+    tracker = steps.mlflow_tracker(settings, client, settings.registry.retrain_experiment, note=note)
     tags = {"run_key": run_key, "cohort": run["cohort"], **_versions(run)}
     # Two of one run key would train every arm twice, and leave the results of one: the second waits, and finds them.
     with process.exclusive(folder / _LOCK), tracker.run("retrain", tags=tags) as parent:
@@ -131,8 +133,10 @@ def finetune(settings: Settings, *, run_key: str, arms: tuple[str, ...] | None, 
                 **_versions(run),
                 "seed": run["seed"],
                 "original": run["original"],
+                "holdout": run["holdout"],
                 "train_windows": int(bench.train.sum()),
                 "holdout_windows": int(bench.holdout.sum()),
+                **_recipe(settings, run),
             }
         )
         log_data(parent, training=bench.windows.select(bench.train), holdout=bench.windows.select(bench.holdout))
@@ -173,6 +177,7 @@ def promote(settings: Settings, *, run_key: str, arm: str) -> dict[str, Any]:
         TrainingError: the run key has no such arm.
         RegistryError: MLflow or the ledger does not answer, or refuses.
     """
+    from dags.holdout import holdouts, question
     from registry.gate import Verdict, verdict
     from training.errors import RunError
 
@@ -205,7 +210,11 @@ def promote(settings: Settings, *, run_key: str, arm: str) -> dict[str, Any]:
     entry = ledger.judgement(version)
     if entry is None:
         score = None if champion in {None, version} else _version_score(settings, client, champion or "", holdout)
-        found = verdict(candidate, score, as_it_is, bench.original.accuracy, settings.gate)
+        frozen = holdouts(settings).named(run["cohort"], run["holdout"])
+        asked = question(settings, frozen, holdout, candidate=f"{run_key}:{arm}")
+        known = steps.model_versions(settings, client).version(version)
+        judged = replace(candidate, latency_s=known.latency_s, size_mb=known.size_mb)
+        found = verdict(judged, score, as_it_is, bench.original.accuracy, settings.gate, asked)
         outcome = (
             ledger.promote(version, found, judged_against=champion) if found.passed else ledger.refuse(version, found)
         )
@@ -217,20 +226,18 @@ def promote(settings: Settings, *, run_key: str, arm: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _target(settings: Settings, original: OriginalModel, run: Mapping[str, Any]) -> tuple[WindowSet, Split]:
+def _target(settings: Settings, original: OriginalModel, run: Mapping[str, Any]) -> tuple[WindowSet, Split, Frozen]:
     """The target's labelled windows as the original model sees them, and who is held out."""
-    from training.folds import split_by_subject
+    from dags.holdout import frozen_split
 
     windows = steps.load_windows(
         settings, cohort=run["cohort"], version=run["lake_version"], labels_version=run["labels_version"]
     )
-    data = settings.data
     windows = windows.with_channels(original.net.channels).with_scenes(original.net.scenes)
-    split = split_by_subject(
-        windows, share=data.holdout_share, subjects=data.holdout_subjects, seed=data.seed, min_labelled=data.min_labelled,
-        scenes=data.scenes or original.net.scenes, min_train_subjects=2,
-    )  # fmt: skip
-    return windows, split
+    split, frozen = frozen_split(
+        settings, windows, cohort=run["cohort"], name=run.get("holdout"), lake_version=run["lake_version"]
+    )
+    return windows, split, frozen
 
 
 def _run(settings: Settings, run_key: str) -> tuple[Path, dict[str, Any]]:
@@ -242,12 +249,22 @@ def _run(settings: Settings, run_key: str) -> tuple[Path, dict[str, Any]]:
         msg = f"There is no run {run_key} below {settings.runs}: 'sensorloop rescore' makes one and prints its key."
         raise RunError(msg)
     run: dict[str, Any] = json.loads((folder / _RUN).read_text(encoding="utf-8"))
+    if "holdout" not in run:
+        msg = f"Run {run_key} was scored before holdouts were frozen: rescore, and use the new run key."
+        raise RunError(msg)
     return folder, {"labels_version": NO_LABELS, **run}  # a run from before labels could come later does not say
 
 
 def _versions(run: Mapping[str, Any]) -> dict[str, str]:
     """What a run saw of the lake, as tags and parameters."""
     return {name: str(run[name]) for name in ("lake_version", "labels_version")}
+
+
+def _recipe(settings: Settings, run: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting that decides what a run comes to, by section."""
+    finetune = replace(settings.finetune, seed=run["seed"])
+    sections = {"data": settings.data, "quality": settings.quality, "finetune": finetune, "gate": settings.gate}
+    return {name: asdict(section) for name, section in sections.items()}
 
 
 def _lake_at(run: Mapping[str, Any]) -> str:
@@ -262,7 +279,7 @@ def _key(settings: Settings, run: Mapping[str, Any]) -> str:
     return run_key(
         cohort=run["cohort"], lake_version=run["lake_version"], original=run["original"], data=settings.data,
         labels_version=None if run["labels_version"] == NO_LABELS else run["labels_version"], quality=settings.quality,
-        finetune=replace(settings.finetune, seed=run["seed"]),
+        finetune=replace(settings.finetune, seed=run["seed"]), holdout=run["holdout"],
     )  # fmt: skip
 
 
@@ -281,7 +298,7 @@ def _bench(settings: Settings, folder: Path, run: dict[str, Any]) -> Bench:
     from training.quality import Quality
 
     original = OriginalModel.load(settings.original_folder)
-    windows, split = _target(settings, original, run)
+    windows, split, _ = _target(settings, original, run)
     with np.load(folder / _SCORES, allow_pickle=False) as file:
         scores = {name: file[name] for name in file.files}
     if original.digest != run["original"] or scores.pop("window_ids").tolist() != windows.window_ids.tolist():
@@ -344,11 +361,12 @@ def _version_score(settings: Settings, client: Any, version: str, holdout: Windo
 
 
 def _score(found: Evaluation, holdout: WindowSet) -> Score:
+    from registry.bounds import Person
     from registry.gate import Score
 
     # A scene that is absent from the holdout stays in: NaN, and 0 windows. The gate says what that means.
     return Score(
         accuracy=found.accuracy, macro_f1=found.macro_f1, recall=found.recall, windows=found.windows,
         subjects=len(set(holdout.subjects.tolist())), holdout=holdout.digest(), scene_windows=holdout.counts(),
-        accuracy_interval=found.interval,
+        people=tuple(Person(right=right, windows=windows) for right, windows in found.people),
     )  # fmt: skip

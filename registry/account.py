@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from registry.chain import Action, Entry
 from registry.errors import VerdictError
 from registry.gate import Verdict
-from registry.notices import Notice
 from registry.versions import Status, Tag, Version
+from registry.webhook import Notice
 
 _DID = {
     Action.PROMOTE: "promoted",

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -25,10 +24,7 @@ from registry.chain import Entry
 from registry.database import Database
 from registry.errors import RegistryError
 from registry.ledger import Ledger
-from registry.webhook import Attempt
-
-TRIES = 5
-"""After so many an entry is given up."""
+from registry.webhook import TRIES, Attempt, Notice
 
 _METADATA = sql.MetaData()
 _FROM = sql.Table(
@@ -55,25 +51,6 @@ class Sender(Protocol):
 
     def send(self, entry: Entry) -> Attempt:
         """Say what came of it; never raise."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Notice:
-    """What came of announcing an entry."""
-
-    attempts: int
-    delivered: bool
-    text: str
-    """Of the last try."""
-    at: str
-    """When that was, ISO 8601 in UTC."""
-
-    def __str__(self) -> str:
-        if self.delivered:
-            return f"delivered at {self.at[:19].replace('T', ' ')} UTC ({self.text})"
-        tries = "1 try" if self.attempts == 1 else f"{self.attempts} tries"
-        given_up = ", given up" if self.attempts >= TRIES else ""
-        return f"not delivered after {tries}{given_up}: {self.text}"
 
 
 class Notices:

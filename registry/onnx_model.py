@@ -57,7 +57,7 @@ def export(module: torch.nn.Module, example: NDArray[np.float32], path: Path) ->
                 verbose=False,
             )
     except Exception as error:  # the exporter raises whatever its stages do
-        msg = f"{type(module).__name__} cannot be exported as ONNX: {(str(error) or repr(error)).splitlines()[0]}"
+        msg = f"{type(module).__name__} cannot be exported as ONNX: {_reason(error)}"
         raise ModelError(msg) from error
 
 
@@ -93,3 +93,10 @@ def _quiet() -> Iterator[None]:
             yield
         finally:
             logger.setLevel(level)
+
+
+def _reason(error: BaseException) -> str:
+    """The first cause in one line: the exporter wraps it in advice of many."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip() or repr(error)).splitlines()[0]

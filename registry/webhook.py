@@ -25,6 +25,8 @@ from registry.errors import RegistrySettingsError
 
 _PREFIX = "whsec_"
 _EVENT = "champion.changed"
+TRIES = 5
+"""After so many an entry is given up."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +36,25 @@ class Attempt:
     delivered: bool
     text: str
     """The answer's status, or why there was none; never the address's query, which may hold a token."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Notice:
+    """What came of announcing an entry."""
+
+    attempts: int
+    delivered: bool
+    text: str
+    """Of the last try."""
+    at: str
+    """When that was, ISO 8601 in UTC."""
+
+    def __str__(self) -> str:
+        if self.delivered:
+            return f"delivered at {self.at[:19].replace('T', ' ')} UTC ({self.text})"
+        tries = "1 try" if self.attempts == 1 else f"{self.attempts} tries"
+        given_up = ", given up" if self.attempts >= TRIES else ""
+        return f"not delivered after {tries}{given_up}: {self.text}"
 
 
 class Webhook:

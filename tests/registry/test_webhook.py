@@ -14,10 +14,10 @@ import pytest
 
 from registry.errors import ChampionMoved, RegistrySettingsError
 from registry.ledger import Ledger
-from registry.notices import TRIES, Notices
+from registry.notices import Notices
 from registry.promotion import Promotions
 from registry.versions import Alias
-from registry.webhook import Webhook
+from registry.webhook import TRIES, Webhook
 from tests.fakes.versions import Fuse, Fused, Killed
 from tests.registry.houses import PASSED, House, prepared
 from tests.registry.receivers import Receiver, receiver

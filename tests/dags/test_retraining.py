@@ -193,15 +193,11 @@ def test_the_model_that_passes_becomes_champion_with_an_account(place: Place, pr
 
 def test_a_champion_that_cannot_be_asked_is_no_reason_to_promote(place: Place, promoted: dict[str, Any]) -> None:
     """Its files are gone from the store; nobody can say whether another is better."""
-    settings = place.settings()
+    settings, client = place.settings(), place.client()
+    store = steps.model_versions(settings, client)
     shutil.rmtree(settings.home / "models", ignore_errors=True)
-    where = Path(
-        place.client()
-        .get_logged_model(
-            steps.model_versions(settings, place.client()).version(promoted["version"]).source.removeprefix("models:/")
-        )
-        .artifact_location.removeprefix("file://")
-    )
+    logged = client.get_logged_model(store.version(promoted["version"]).source.removeprefix("models:/"))
+    where = Path(logged.artifact_location.removeprefix("file://"))
     away = where.with_name("away")
     where.rename(away)
     try:
@@ -210,6 +206,7 @@ def test_a_champion_that_cannot_be_asked_is_no_reason_to_promote(place: Place, p
         assert steps.promotions(settings).champion() == promoted["version"]
     finally:
         away.rename(where)
+        store.unpoint(Alias.CHALLENGER)
 
 
 def test_promoting_again_is_the_same_promotion(place: Place, promoted: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from dags.orchestration import AirflowSettings, RetrainSettings
+from dags.orchestration import AirflowSettings, CareSettings, RetrainSettings
 from registry.settings import GateSettings, RegistrySettings
 from streaming import config
 from streaming.errors import SettingsError
@@ -37,6 +37,7 @@ class Settings:
     registry: RegistrySettings
     gate: GateSettings
     retrain: RetrainSettings
+    care: CareSettings
     airflow: AirflowSettings
 
     @property

@@ -5,6 +5,8 @@ How they are filled: :mod:`streaming.publish`. What keeps them quick and small: 
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -105,8 +107,8 @@ def read_quality(lake: Lake, run_key: str) -> pl.DataFrame:
     return open_table(Storage(lake, QUALITY)).scan().filter(pl.col("run_key") == run_key).collect()
 
 
-def scored_windows(lake: Lake) -> pl.DataFrame:
-    """``window_id`` and ``label`` of every window that some rescoring has seen; none before the first.
+def scored_windows(lake: Lake, run_keys: Collection[str]) -> pl.DataFrame:
+    """``window_id`` and ``label`` of every window that one of these rescorings has seen.
 
     Of several rescorings of a window it is the label at the newest version of the lake.
     """
@@ -116,5 +118,6 @@ def scored_windows(lake: Lake) -> pl.DataFrame:
         return pl.DataFrame(schema={"window_id": pl.String, "label": pl.String})
     versions = ["lake_version", "labels_version"]
     there = [name for name in versions if name in scores.collect_schema().names()]
+    scores = scores.filter(pl.col("run_key").is_in(list(run_keys)))
     newest = pl.col("label").sort_by(there, nulls_last=False).last()
     return scores.group_by("window_id").agg(newest).collect()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from training.cohort import Cohort
 from training.errors import DataError, MissingScene
 
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ UNLABELLED = -1
 """Index of the scene of a window that nobody has labelled."""
 
 _ORDER = ["device_id", "session_id", "start_ns", "window_id"]
-_DESCRIPTION = ["window_id", "subject_id", "device_id", "session_id", "scene", "start_ns", "end_ns"]
+_DESCRIPTION = [
+    "window_id", "subject_id", "device_id", "session_id", "phone_model", "scene", "start_ns", "end_ns", "event_date",
+]  # fmt: skip
 _NOT_SAID = -2
 """How a file says that ``labels_version`` is None; -1 says that there was none."""
 _TEXTS = ("subjects", "sessions", "devices", "window_ids")
@@ -214,11 +217,14 @@ def from_lake(
 ) -> WindowSet:
     """Read the windows of a cohort, each with the scene that was said of it last.
 
+    Of a cohort that is one person, each session counts as a subject: what is learned of a person is tried on sessions of theirs that it
+    has not seen.
+
     Args:
         lake: the lake's settings, or its root folder.
         version: version of its ``windows`` table; None for the newest.
         labels_version: version of its ``labels`` table; None for the newest, :data:`streaming.tables.NO_LABELS` to leave it out.
-        cohort: which fleet, say ``source`` or ``target``.
+        cohort: which fleet, say ``source`` or ``target``, or which part of one (:mod:`training.cohort`).
         channels: what to read; one that the lake lacks is NaN.
         scenes: keep windows of these scenes (and unlabelled ones) only, and number them so; None for all, by name.
         min_coverage: leave out windows that are sparser than this, by the sparsest sensor that is there at all.
@@ -248,7 +254,7 @@ def from_lake(
             f"with a coverage of at least {min_coverage}: ingest its recordings first, or lower [data] min_coverage."
         )
         raise DataError(msg)
-    scan = scan_windows(lake, version).filter(pl.col("cohort") == cohort)
+    scan = scan_windows(lake, version).filter(Cohort.parse(cohort).where())
     present = [channel for channel in channels if channel in scan.collect_schema().names()]
     chosen = scan.filter(pl.col("window_id").is_in(frame["window_id"].implode())).sort(_ORDER)
     signals = _signals(chosen.select("window_id", *present).collect(), channels)
@@ -261,7 +267,7 @@ def from_lake(
         rate_hz=round(signals.shape[2] / seconds, 6),
         scenes=np.array([number.get(scene, UNLABELLED) for scene in frame["scene"].to_list()], np.int64),
         scene_names=names,
-        subjects=np.array(frame["subject_id"].to_list(), np.str_),
+        subjects=np.array(frame.select(Cohort.parse(cohort).subject()).to_series().to_list(), np.str_),
         sessions=np.array(frame["session_id"].to_list(), np.str_),
         devices=np.array(frame["device_id"].to_list(), np.str_),
         window_ids=np.array(frame["window_id"].to_list(), np.str_),
@@ -278,15 +284,16 @@ def described_windows(
     """Every window of a cohort, without its signals; arguments and errors are those of :func:`from_lake`.
 
     Returns:
-        ``window_id subject_id device_id session_id scene start_ns end_ns coverage``, by device, session and time; ``scene`` is
-        what was said last (:mod:`training.labels`), ``coverage`` that of the sparsest sensor of ``channels``, null if none is there.
+        ``window_id subject_id device_id session_id phone_model event_date scene start_ns end_ns coverage``, by device, session and time;
+        ``scene`` is what was said last (:mod:`training.labels`), ``coverage`` that of the sparsest sensor of ``channels``, null if none
+        is there.
     """
     import polars as pl  # noqa: PLC0415
 
     from streaming.lake import scan_labels, scan_windows  # noqa: PLC0415
     from training.labels import newest_scenes  # noqa: PLC0415
 
-    scan = scan_windows(lake, version).filter(pl.col("cohort") == cohort)
+    scan = scan_windows(lake, version).filter(Cohort.parse(cohort).where())
     columns = scan.collect_schema().names()
     present = [channel for channel in channels if channel in columns]
     if not present:

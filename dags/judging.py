@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from registry.promotion import Promotions
     from training.arms import Bench
     from training.dataset import WindowSet
+    from training.evaluation import Evaluation
 
 _CANDIDATE, _CHAMPION, _ORIGINAL = "candidate", "champion", "original"
 
@@ -160,7 +161,7 @@ class _Case:
         from training.network import SceneNet
 
         candidate = self.evaluated(self.predictions(None)[_CANDIDATE] or [])
-        recovery = self.result["recovery_ratio"]
+        recovery, people = self.result["recovery_ratio"], len(set(self.holdout.subjects.tolist()))
         return steps.register(
             self.settings, steps.mlflow_client(self.settings), SceneNet.load(self.folder / self.arm),
             name=steps.model_name(self.settings, self.cohort), run_id=self.result["run_id"], example=self.holdout,
@@ -174,7 +175,7 @@ class _Case:
             },
             description=(
                 f"{self.arm}: recovery {recovery:.3f}, accuracy {candidate.accuracy:.3f}, macro-F1 {candidate.macro_f1:.3f} on "
-                f"{candidate.windows} windows of {candidate.subjects} people held out; cohort {self.cohort} at {runs.lake_at(self.run)}."
+                f"{candidate.windows} windows of {people} people held out; cohort {self.cohort} at {runs.lake_at(self.run)}."
             ),
         )  # fmt: skip
 
@@ -226,7 +227,8 @@ class _Case:
         """The champion on the candidate's holdout, whatever it was judged on at its time."""
         return steps.predict(self.settings, self.cohort, version, self.holdout)
 
-    def evaluated(self, predicted: list[int]) -> Any:
+    def evaluated(self, predicted: list[int]) -> Evaluation:
+        """How these predictions compare with the truth of the windows held out."""
         import numpy as np
 
         from training.evaluation import evaluate as look

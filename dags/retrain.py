@@ -180,9 +180,10 @@ def retrain() -> None:
         execution_timeout=SETTINGS.rescore_timeout,
         max_active_tis_per_dagrun=SETTINGS.parallel_shards,
         map_index_template="{{ task.op_kwargs.shard.fleet }} {{ task.op_kwargs.shard.day }}",
+        doc_md="What the original model makes of a shard's windows; of those that it has seen before, nothing.",
     )
     def embed(shard: dict[str, Any], room: str) -> dict[str, Any]:
-        """What the original model makes of a shard's windows; of those that it has seen before, nothing: `{"windows", "new"}`."""
+        """See above."""
         return command("embed", "--cohort", shard["fleet"], "--day", shard["day"], *versions(shard), scratch=room)
 
     @task(multiple_outputs=False, execution_timeout=SETTINGS.rescore_timeout, map_index_template=NAMED)

@@ -41,7 +41,7 @@ def described(d):
     condition = getattr(d.timetable, "asset_condition", None)
     return {"tags": sorted(d.tags), "catchup": d.catchup, "max_active_runs": d.max_active_runs, "doc": d.doc_md,
             "failed": d.max_consecutive_failed_dag_runs, "schedule": getattr(clock, "expression", None),
-            "assets": [asset.name for _, asset in condition.iter_assets()] if condition else [],
+            "assets": [asset.name for asset in condition.objects] if condition else [],
             "deadlines": [alert.interval.total_seconds() for alert in d.deadline or ()], "description": d.description,
             "immediately": None if immediately is None else immediately.total_seconds(), "params": params,
             "tasks": {t.task_id: task(t) for t in d.tasks}, "stored": len(json.dumps(DagSerialization.to_dict(d)))}

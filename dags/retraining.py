@@ -8,21 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dags import steps
+from dags import scoring, steps
 from dags.settings import Settings
 from dags.whole import whole
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from registry.gate import Score
     from training.arms import Bench
     from training.dataset import WindowSet
     from training.evaluation import Evaluation
     from training.folds import Split
     from training.original import OriginalModel
-    from training.quality import Quality
     from training.tracking import Progress
 
 _RUN, _SCORES, _RESULTS, _LOCK = "run.json", "scores.npz", "results.json", "finetune.lock"
@@ -60,8 +56,9 @@ def rescore(
     steps.check_lake(settings, version, said)
 
     import numpy as np
+    import pyarrow as pa
 
-    from training.arms import features_of
+    from training.arms import Bench
     from training.heads import Head
     from training.original import OriginalModel
     from training.quality import score_quality
@@ -74,7 +71,8 @@ def rescore(
     key = _key(settings, found)
     folder = settings.runs / key
     windows, split = _target(settings, original, found)
-    features = features_of(original.net, windows)
+    embedded = scoring.embedded(settings, original, windows, progress)
+    features = embedded.features
     scored = score_quality(
         windows,
         features,
@@ -89,13 +87,25 @@ def rescore(
     found |= {"trust": scored.trust, "wrong": scored.wrong}
     # Each whole or not at all, and what makes it a run last.
     with whole(folder / _SCORES) as partial, partial.open("wb") as file:
-        arrays: dict[str, Any] = {"features": features, "window_ids": windows.window_ids, **scored.looks()}
+        arrays: dict[str, Any] = {
+            "features": features,
+            "window_ids": windows.window_ids,
+            "seen": scored.seen,
+            **scored.looks(),
+        }
         np.savez(file, **arrays)
     with whole(folder / _RUN) as partial:
         partial.write_text(json.dumps(found), encoding="utf-8")
-    lakes.write_quality(settings.lake, _quality_rows(key, windows, scored, tiers, original.digest))
+    bench = Bench(
+        windows=windows, train=split.train, holdout=split.holdout, features=features, quality=scored, original=original,
+        settings=replace(settings.finetune, seed=seed), quality_settings=settings.quality,
+    )  # fmt: skip
+    sparse = scoring.sparse_rows(settings, key, bench, cohort)
+    lakes.write_quality(settings.lake, pa.concat_tables([scoring.quality_rows(key, bench, tiers), sparse]))
     counts = {str(tier): int((tiers == tier).sum()) for tier in range(len(settings.quality.thresholds) + 1)}
-    return {"run_key": key, "run_dir": str(folder), "scored": len(windows), "tiers": counts}
+    return {
+        "run_key": key, "run_dir": str(folder), "scored": len(windows), "too_sparse": sparse.num_rows, "tiers": counts,
+    }  # fmt: skip
 
 
 def finetune(settings: Settings, *, run_key: str, arms: tuple[str, ...] | None, progress: Progress) -> dict[str, Any]:
@@ -276,6 +286,7 @@ def _bench(settings: Settings, folder: Path, run: dict[str, Any]) -> Bench:
     import numpy as np
 
     from training.arms import Bench
+    from training.dataset import UNLABELLED
     from training.errors import RunError
     from training.original import OriginalModel
     from training.quality import Quality
@@ -295,33 +306,12 @@ def _bench(settings: Settings, folder: Path, run: dict[str, Any]) -> Bench:
         )
         raise RunError(msg)
     features = scores.pop("features")
+    scores.setdefault("seen", np.full(len(windows), UNLABELLED))  # a run from before it was kept
     return Bench(
         windows=windows, train=split.train, holdout=split.holdout, features=features,
         quality=Quality(trust=run["trust"], wrong=run["wrong"], **scores), original=original,
-        settings=replace(settings.finetune, seed=run["seed"]), quality_settings=settings.quality,
+        settings=replace(settings.finetune, seed=run["seed"]), quality_settings=settings.quality, compute=settings.compute,
     )  # fmt: skip
-
-
-def _quality_rows(key: str, windows: WindowSet, scored: Quality, tiers: NDArray[np.int64], model: str) -> Any:
-    import numpy as np
-    import pyarrow as pa
-
-    from streaming.tables import QUALITY_SCHEMA
-
-    count = len(windows)
-    columns = {
-        "run_key": [key] * count,
-        "window_id": windows.window_ids.tolist(),
-        "label": [windows.scene_names[scene] for scene in windows.scenes],
-        "subject_id": windows.subjects.tolist(),
-        **{name: look.astype(np.float32) for name, look in scored.looks().items()},
-        "tier": tiers.astype(np.int16),
-        "reasons": scored.reasons(),
-        "model": [model] * count,
-        "lake_version": [windows.version] * count,
-        "labels_version": [windows.labels_version] * count,
-    }
-    return pa.table([pa.array(columns[field.name], field.type) for field in QUALITY_SCHEMA], schema=QUALITY_SCHEMA)
 
 
 def _arm_score(folder: Path, holdout: WindowSet) -> tuple[Score, Any]:

@@ -7,6 +7,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from tests.training.made import network, windows
+from training.arm import FILTERLOSS, RETRAINING
 from training.dataset import WindowSet
 from training.embeddings import features_of
 from training.errors import DataError, SettingsError
@@ -17,8 +18,8 @@ from training.quality import score_quality
 from training.settings import QualitySettings
 
 
-def clean() -> WindowSet:
-    made = windows(people=10, each=8)
+def clean(*, people: int = 10, each: int = 8) -> WindowSet:
+    made = windows(people=people, each=each)
     sessions = np.array(
         [
             f"{subject}-{scene}-{at % 2}"
@@ -28,9 +29,9 @@ def clean() -> WindowSet:
     return replace(made, sessions=sessions)
 
 
-def planted(kind: str, share: float, seed: int = 0) -> Faulty:
-    made = clean()
-    return plant_faults(made, kind, share, features=features_of(network(), made), seed=seed)  # type: ignore[arg-type]
+def planted(kind: str, share: float, *, people: int = 10, each: int = 8) -> Faulty:
+    made = clean(people=people, each=each)
+    return plant_faults(made, kind, share, features=features_of(network(), made))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -75,32 +76,27 @@ def test_what_cannot_be_planted_is_said() -> None:
         plant_faults(made, "uniform", 1.5, features=features)
 
 
-@pytest.mark.parametrize(
-    ("kind", "share", "least"),
-    [("uniform", 0.05, 0.95), ("uniform", 0.2, 0.95), ("uniform", 0.4, 0.9), ("look_alike", 0.2, 0.95), ("session", 0.2, 0.95),
-     ("subject", 0.1, 0.9), ("signal", 0.2, 0.95)],
-)  # fmt: skip
-def test_planted_faults_score_lower(kind: str, share: float, least: float) -> None:
-    found, net = planted(kind, share), network()
+@pytest.mark.parametrize("kind", ["uniform", "look_alike", "session", "signal"])
+def test_planted_faults_score_lower(kind: str) -> None:
+    found, net = planted(kind, 0.2), network()
     features = features_of(net, found.windows)
     quality = score_quality(found.windows, features, Head.of(net), train=np.ones(len(found.windows), bool))
-    assert roc_auc_score(~found.faulty, quality.score) >= least
+    assert roc_auc_score(~found.faulty, quality.score) >= 0.95
 
 
-@pytest.mark.parametrize("policy", ["tiers", "per_sample", "auto"])
-def test_no_scene_loses_more_than_a_third_of_the_weight_of_its_right_labels(policy: str) -> None:
-    """At 20 % of wrong labels, uniform and between look-alikes; a scene that lost all of it would be unlearned."""
-    net = network()
-    for kind in ("uniform", "look_alike"):
-        found = planted(kind, 0.2)
-        features = features_of(net, found.windows)
-        quality = score_quality(found.windows, features, Head.of(net), train=np.ones(len(found.windows), bool))
-        data = Labelled(
-            features=features, labels=found.windows.scenes, groups=found.windows.groups(), score=quality.score,
-            belief=quality.belief, head=Head.of(net),
-        )  # fmt: skip
-        weights = weigh(policy, data, QualitySettings(), seed=0).weights  # type: ignore[arg-type]
-        weights = weights / weights.max()
-        for scene in range(3):
-            rows = (found.windows.scenes == scene) & ~found.faulty
-            assert weights[rows].mean() > 2 / 3
+def test_no_scene_loses_more_than_a_third_of_the_weight_of_its_right_labels() -> None:
+    """With 20 % of the labels wrong between look-alikes; a scene that lost all of it would be unlearned."""
+    found, net = planted("look_alike", 0.2, people=6, each=6), network()
+    features, settings = features_of(net, found.windows), QualitySettings(folds=2)
+    quality = score_quality(
+        found.windows, features, Head.of(net), train=np.ones(len(found.windows), bool), settings=settings
+    )
+    data = Labelled(
+        features=features, labels=found.windows.scenes, groups=found.windows.groups(), score=quality.score,
+        belief=quality.belief, head=Head.of(net),
+    )  # fmt: skip
+    weights = weigh(RETRAINING[FILTERLOSS].weights, data, settings, seed=0).weights
+    assert weights.min() < weights.max(), "nothing was distrusted"
+    for scene in range(3):
+        right = (found.windows.scenes == scene) & ~found.faulty
+        assert weights[right].mean() > 2 / 3 * weights.max()

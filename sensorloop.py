@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 
 from dags import retraining, steps
-from dags.local import deadletter, judging, label, lake, registry
+from dags.local import deadletter, judging, label, lake, quality, registry
 from dags.settings import load as load_settings
 from dags.terminal import (
     EXIT_FINAL,
@@ -49,6 +49,8 @@ app.add_typer(deadletter.app, name="deadletter")
 app.add_typer(train_app, name="train")
 app.add_typer(registry.app, name="registry")
 app.add_typer(judging.scratch_app, name="scratch")
+app.command("quality")(quality.show)
+app.command("embed")(quality.embed)
 
 Cohort = Annotated[str, typer.Option(help="Which fleet: the recordings' and windows' cohort.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]

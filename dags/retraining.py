@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from dags import runs, steps
+from dags import runs, scoring, steps
 from dags.settings import Settings
 from dags.whole import whole
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from training.dataset import WindowSet
-    from training.quality import Quality
     from training.tracking import Progress
 
 _LOCK = "finetune.lock"
@@ -52,8 +48,9 @@ def rescore(
     steps.check_lake(settings, version, said)
 
     import numpy as np
+    import pyarrow as pa
 
-    from training.arms import features_of
+    from training.arms import Bench
     from training.heads import Head
     from training.original import OriginalModel
     from training.quality import score_quality
@@ -66,7 +63,8 @@ def rescore(
     key = runs.key(settings, found)
     folder = settings.runs / key
     windows, split = runs.target(settings, original, found)
-    features = features_of(original.net, windows)
+    embedded = scoring.embedded(settings, original, windows, progress)
+    features = embedded.features
     scored = score_quality(
         windows,
         features,
@@ -81,13 +79,25 @@ def rescore(
     found |= {"trust": scored.trust, "wrong": scored.wrong}
     # Each whole or not at all, and what makes it a run last.
     with whole(folder / runs.SCORES) as partial, partial.open("wb") as file:
-        arrays: dict[str, Any] = {"features": features, "window_ids": windows.window_ids, **scored.looks()}
+        arrays: dict[str, Any] = {
+            "features": features,
+            "window_ids": windows.window_ids,
+            "seen": scored.seen,
+            **scored.looks(),
+        }
         np.savez(file, **arrays)
     with whole(folder / runs.RUN) as partial:
         partial.write_text(json.dumps(found), encoding="utf-8")
-    lakes.write_quality(settings.lake, _quality_rows(key, windows, scored, tiers, original.digest))
+    bench = Bench(
+        windows=windows, train=split.train, holdout=split.holdout, features=features, quality=scored, original=original,
+        settings=replace(settings.finetune, seed=seed), quality_settings=settings.quality,
+    )  # fmt: skip
+    sparse = scoring.sparse_rows(settings, key, bench, cohort)
+    lakes.write_quality(settings.lake, pa.concat_tables([scoring.quality_rows(key, bench, tiers), sparse]))
     counts = {str(tier): int((tiers == tier).sum()) for tier in range(len(settings.quality.thresholds) + 1)}
-    return {"run_key": key, "run_dir": str(folder), "scored": len(windows), "tiers": counts}
+    return {
+        "run_key": key, "run_dir": str(folder), "scored": len(windows), "too_sparse": sparse.num_rows, "tiers": counts,
+    }  # fmt: skip
 
 
 def finetune(settings: Settings, *, run_key: str, arms: tuple[str, ...] | None, progress: Progress) -> dict[str, Any]:
@@ -159,25 +169,3 @@ def finetune(settings: Settings, *, run_key: str, arms: tuple[str, ...] | None, 
         "mlflow_url": url,
         "results": str(folder / runs.RESULTS),
     }
-
-
-def _quality_rows(key: str, windows: WindowSet, scored: Quality, tiers: NDArray[np.int64], model: str) -> Any:
-    import numpy as np
-    import pyarrow as pa
-
-    from streaming.tables import QUALITY_SCHEMA
-
-    count = len(windows)
-    columns = {
-        "run_key": [key] * count,
-        "window_id": windows.window_ids.tolist(),
-        "label": [windows.scene_names[scene] for scene in windows.scenes],
-        "subject_id": windows.subjects.tolist(),
-        **{name: look.astype(np.float32) for name, look in scored.looks().items()},
-        "tier": tiers.astype(np.int16),
-        "reasons": scored.reasons(),
-        "model": [model] * count,
-        "lake_version": [windows.version] * count,
-        "labels_version": [windows.labels_version] * count,
-    }
-    return pa.table([pa.array(columns[field.name], field.type) for field in QUALITY_SCHEMA], schema=QUALITY_SCHEMA)

@@ -13,7 +13,14 @@ from registry.settings import GateSettings, RegistrySettings
 from streaming import config
 from streaming.errors import SettingsError
 from streaming.settings import BrokerSettings, IngestSettings, KafkaSettings, LakeSettings, WindowSettings
-from training.settings import DataSettings, FineTuneSettings, OriginalSettings, QualitySettings, SpectrogramSettings
+from training.settings import (
+    ComputeSettings,
+    DataSettings,
+    FineTuneSettings,
+    OriginalSettings,
+    QualitySettings,
+    SpectrogramSettings,
+)
 
 _CONFIG, _SERVERS = "SENSORLOOP_CONFIG", "KAFKA_BOOTSTRAP_SERVERS"
 
@@ -34,6 +41,7 @@ class Settings:
     original: OriginalSettings
     quality: QualitySettings
     finetune: FineTuneSettings
+    compute: ComputeSettings
     registry: RegistrySettings
     gate: GateSettings
     retrain: RetrainSettings

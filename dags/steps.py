@@ -98,7 +98,7 @@ def train_original(settings: Settings, *, cohort: str, seed: int, progress: Prog
     with tracker.run("original", tags=tags) as run:
         original = train(
             windows, replace(settings.original, seed=seed), data=settings.data, spectrogram=settings.spectrogram,
-            run=run, progress=progress,
+            compute=settings.compute, run=run, progress=progress,
         )  # fmt: skip
         original.save(settings.original_folder)
         low, high = original.evaluation.interval

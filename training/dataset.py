@@ -12,6 +12,7 @@ import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -167,6 +168,45 @@ class WindowSet:
             digest.update("".join(f"{text}\0" for text in getattr(self, name).tolist()).encode())
         return digest.hexdigest()
 
+    @classmethod
+    def of(
+        cls,
+        signals: NDArray[np.float32],
+        scenes: NDArray[np.int64],
+        subjects: NDArray[np.str_],
+        *,
+        channels: Sequence[str],
+        scene_names: Sequence[str],
+        rate_hz: float,
+        sessions: NDArray[np.str_] | None = None,
+    ) -> WindowSet:
+        """Windows that come from no lake: arrays, or a tensor's ``.numpy()``.
+
+        Args:
+            signals: (n, c, t) in the channel's unit; NaN where there is no sample.
+            scenes: (n,) index into ``scene_names``, :data:`UNLABELLED` where nobody said.
+            subjects: (n,) who carried the phone.
+            channels: names of the c channels.
+            scene_names: names of the scenes.
+            rate_hz: samples per second.
+            sessions: (n,) which windows were recorded, and labelled, in one go; None: each window by itself.
+
+        Raises:
+            DataError: the shapes do not fit.
+        """
+        count = len(signals)
+        numbers = np.array([f"{at:08d}" for at in range(count)], np.str_)
+        there = ~np.isnan(signals)
+        # The sparsest channel that is there at all, as the lake's sensors are counted.
+        share = np.where(there.any(2), there.mean(2), np.inf).min(1, initial=np.inf)
+        return cls(
+            signals=np.asarray(signals, np.float32), channels=tuple(channels), rate_hz=rate_hz,
+            scenes=np.asarray(scenes, np.int64), scene_names=tuple(scene_names), subjects=np.asarray(subjects, np.str_),
+            sessions=numbers if sessions is None else np.asarray(sessions, np.str_), devices=np.asarray(subjects, np.str_),
+            window_ids=numbers, start_ns=np.zeros(count, np.int64),
+            coverage=np.where(np.isfinite(share), share, 0.0).astype(np.float32),
+        )  # fmt: skip
+
     def save(self, path: Path) -> None:
         """Write an ``.npz`` without pickles; whole or not at all."""
         partial = path.with_name(f".{path.name}.{os.getpid()}")
@@ -214,6 +254,7 @@ def from_lake(
     scenes: Sequence[str] | None = None,
     min_coverage: float = 0.0,
     labelled_only: bool = False,
+    day: date | None = None,
 ) -> WindowSet:
     """Read the windows of a cohort, each with the scene that was said of it last.
 
@@ -229,6 +270,7 @@ def from_lake(
         scenes: keep windows of these scenes (and unlabelled ones) only, and number them so; None for all, by name.
         min_coverage: leave out windows that are sparser than this, by the sparsest sensor that is there at all.
         labelled_only: leave out windows without a scene.
+        day: read the windows of this event date only; None for all.
 
     Returns:
         The windows, by device, session and time. ``version`` and ``labels_version`` are those that were read.
@@ -246,7 +288,7 @@ def from_lake(
     labels_version = newest_labels(lake) if labels_version is None else labels_version
     frame = usable(
         described_windows(lake, version, labels_version, cohort=cohort, channels=channels),
-        scenes=scenes, min_coverage=min_coverage, labelled_only=labelled_only,
+        scenes=scenes, min_coverage=min_coverage, labelled_only=labelled_only, day=day,
     )  # fmt: skip
     if frame.is_empty():
         msg = (
@@ -255,6 +297,8 @@ def from_lake(
         )
         raise DataError(msg)
     scan = scan_windows(lake, version).filter(Cohort.parse(cohort).where())
+    if day is not None:  # the partition's column: files of other days are not opened
+        scan = scan.filter(pl.col("event_date") == day)
     present = [channel for channel in channels if channel in scan.collect_schema().names()]
     chosen = scan.filter(pl.col("window_id").is_in(frame["window_id"].implode())).sort(_ORDER)
     signals = _signals(chosen.select("window_id", *present).collect(), channels)
@@ -307,7 +351,12 @@ def described_windows(
 
 
 def usable(
-    windows: pl.DataFrame, *, scenes: Sequence[str] | None, min_coverage: float, labelled_only: bool
+    windows: pl.DataFrame,
+    *,
+    scenes: Sequence[str] | None,
+    min_coverage: float,
+    labelled_only: bool,
+    day: date | None = None,
 ) -> pl.DataFrame:
     """Those of :func:`described_windows` that :func:`from_lake` reads; arguments are the same."""
     import polars as pl  # noqa: PLC0415
@@ -316,6 +365,8 @@ def usable(
         windows = windows.filter(pl.col("scene").is_null() | pl.col("scene").is_in(list(scenes)))
     if labelled_only:
         windows = windows.filter(pl.col("scene").is_not_null())
+    if day is not None:
+        windows = windows.filter(pl.col("event_date") == day)
     return windows.filter(pl.col("coverage") >= min_coverage)
 
 

@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 REQUIREMENTS := docker/python/requirements.txt
 export SENSORLOOP_HOME ?= $(CURDIR)/var
 
-.PHONY: help setup demo test bench-ingest bench-faults bench-poison bench-transfer bench-quality bench-rescore bench-train lint format lock clean browser
+.PHONY: help setup demo test bench-ingest bench-faults bench-poison bench-promotion bench-transfer bench-quality bench-rescore bench-train lint format lock clean browser
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 	@echo
@@ -62,6 +62,9 @@ bench-faults: $(READY)  ## 200 rounds of kill -9, zombies and outages: what is l
 
 bench-poison: $(READY)  ## a million damaged batches: each is taken or refused → var/bench/poison.json (QUICK=1: 50,000)
 	@PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.poison
+
+bench-promotion: $(READY)  ## kills between all steps of a promotion, races, rollbacks: who serves → var/bench/promotion.json (QUICK=1: 2 rounds)
+	@PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.promotion
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -180,7 +180,8 @@ class _Case:
         )  # fmt: skip
 
     def verdict(self, ledger: Promotions, version: str) -> Verdict:
-        """What the gate finds of a version; what it once found, if it was asked before."""
+        """What the gate finds of a version; what it once found, if it was asked before. The same candidate is one question."""
+        from dags.holdout import holdouts, question
         from registry.gate import Verdict, verdict
 
         if (entry := ledger.judgement(version)) is not None:
@@ -191,7 +192,11 @@ class _Case:
         candidate, original = scores[_CANDIDATE], scores[_ORIGINAL]
         if candidate is None or original is None:  # pragma: no cover - they always are
             raise AssertionError
-        return verdict(candidate, scores[_CHAMPION], original, self.bench.original.accuracy, self.settings.gate)
+        frozen = holdouts(self.settings).named(self.cohort, self.run["holdout"])
+        asked = question(self.settings, frozen, self.holdout, candidate=f"{self.folder.name}:{self.arm}")
+        known = steps.model_versions(self.settings, steps.mlflow_client(self.settings), self.cohort).version(version)
+        judged = replace(candidate, latency_s=known.latency_s, size_mb=known.size_mb)
+        return verdict(judged, scores[_CHAMPION], original, self.bench.original.accuracy, self.settings.gate, asked)
 
     def predictions(self, champion: str | None) -> dict[str, list[int] | None]:
         """What the candidate, the original model and a champion (None: nobody) say of each window held out, kept beside the arm."""
@@ -237,6 +242,7 @@ class _Case:
         return look(holdout.scenes, np.array(predicted, np.int64), holdout.scene_names, subjects=holdout.subjects)
 
     def _score(self, predicted: list[int]) -> Score:
+        from registry.bounds import Person
         from registry.gate import Score
 
         found, holdout = self.evaluated(predicted), self.holdout
@@ -244,5 +250,5 @@ class _Case:
         return Score(
             accuracy=found.accuracy, macro_f1=found.macro_f1, recall=found.recall, windows=found.windows,
             subjects=len(set(holdout.subjects.tolist())), holdout=holdout.digest(), scene_windows=holdout.counts(),
-            accuracy_interval=found.interval,
+            people=tuple(Person(right=right, windows=windows) for right, windows in found.people),
         )  # fmt: skip

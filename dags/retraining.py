@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from dags import runs, scoring, steps
@@ -60,9 +61,10 @@ def rescore(
     found = {
         "cohort": cohort, "lake_version": version, "labels_version": said, "seed": seed, "original": original.digest,
     }  # fmt: skip
+    windows, split, frozen = runs.target(settings, original, found)
+    found["holdout"] = frozen.name
     key = runs.key(settings, found)
     folder = settings.runs / key
-    windows, split = runs.target(settings, original, found)
     embedded = scoring.embedded(settings, original, windows, progress)
     features = embedded.features
     scored = score_quality(
@@ -123,7 +125,7 @@ def finetune(settings: Settings, *, run_key: str, arms: tuple[str, ...] | None, 
     bench = runs.bench(settings, folder, run)
     client = steps.mlflow_client(settings)
     note = "A run `retrain` for each run key, and below it a run for each arm. Open `retrain` for the comparison of its arms."
-    tracker = steps.mlflow_tracker(client, settings.registry.retrain_experiment, note=note)
+    tracker = steps.mlflow_tracker(settings, client, settings.registry.retrain_experiment, note=note)
     tags = {"run_key": run_key, "cohort": run["cohort"], **runs.versions(run)}
     # Two of one run key would train every arm twice, and leave the results of one: the second waits, and finds them.
     with process.exclusive(folder / _LOCK), tracker.run("retrain", tags=tags) as parent:
@@ -133,8 +135,10 @@ def finetune(settings: Settings, *, run_key: str, arms: tuple[str, ...] | None, 
                 **runs.versions(run),
                 "seed": run["seed"],
                 "original": run["original"],
+                "holdout": run["holdout"],
                 "train_windows": int(bench.train.sum()),
                 "holdout_windows": int(bench.holdout.sum()),
+                **_recipe(settings, run),
             }
         )
         log_data(parent, training=bench.windows.select(bench.train), holdout=bench.windows.select(bench.holdout))
@@ -169,3 +173,10 @@ def finetune(settings: Settings, *, run_key: str, arms: tuple[str, ...] | None, 
         "mlflow_url": url,
         "results": str(folder / runs.RESULTS),
     }
+
+
+def _recipe(settings: Settings, run: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting that decides what a run comes to, by section."""
+    finetune = replace(settings.finetune, seed=run["seed"])
+    sections = {"data": settings.data, "quality": settings.quality, "finetune": finetune, "gate": settings.gate}
+    return {name: asdict(section) for name, section in sections.items()}

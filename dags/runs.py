@@ -22,6 +22,7 @@ from dags.settings import Settings
 from dags.whole import whole
 
 if TYPE_CHECKING:
+    from registry.holdouts import Frozen
     from training.arms import Bench
     from training.dataset import WindowSet
     from training.folds import Split
@@ -44,6 +45,9 @@ def find(settings: Settings, run_key: str) -> tuple[Path, dict[str, Any]]:
         msg = f"There is no run {run_key} below {settings.runs}: 'sensorloop rescore' makes one and prints its key."
         raise RunError(msg)
     run: dict[str, Any] = json.loads((folder / RUN).read_text(encoding="utf-8"))
+    if "holdout" not in run:
+        msg = f"Run {run_key} was scored before holdouts were frozen: rescore, and use the new run key."
+        raise RunError(msg)
     return folder, {"labels_version": NO_LABELS, **run}  # a run from before labels could come later does not say
 
 
@@ -81,7 +85,7 @@ def key(settings: Settings, run: Mapping[str, Any]) -> str:
     return run_key(
         cohort=run["cohort"], lake_version=run["lake_version"], original=run["original"], data=settings.data,
         labels_version=None if run["labels_version"] == NO_LABELS else run["labels_version"], quality=settings.quality,
-        finetune=replace(settings.finetune, seed=run["seed"]),
+        finetune=replace(settings.finetune, seed=run["seed"]), holdout=run["holdout"],
     )  # fmt: skip
 
 
@@ -91,20 +95,18 @@ def results(folder: Path) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8"))["arms"] if file.exists() else {}
 
 
-def target(settings: Settings, original: OriginalModel, run: Mapping[str, Any]) -> tuple[WindowSet, Split]:
-    """A cohort's labelled windows as the original model sees them, and who is held out."""
-    from training.folds import split_by_subject
+def target(settings: Settings, original: OriginalModel, run: Mapping[str, Any]) -> tuple[WindowSet, Split, Frozen]:
+    """A cohort's labelled windows as the original model sees them, who is held out, and since when."""
+    from dags.holdout import frozen_split
 
     windows = steps.load_windows(
         settings, cohort=run["cohort"], version=run["lake_version"], labels_version=run["labels_version"]
     )
-    data = settings.data
     windows = windows.with_channels(original.net.channels).with_scenes(original.net.scenes)
-    split = split_by_subject(
-        windows, share=data.holdout_share, subjects=steps.held_out(settings, windows, run["cohort"]), seed=data.seed,
-        min_labelled=data.min_labelled, scenes=data.scenes or original.net.scenes, min_train_subjects=2,
-    )  # fmt: skip
-    return windows, split
+    split, frozen = frozen_split(
+        settings, windows, cohort=run["cohort"], name=run.get("holdout"), lake_version=run["lake_version"]
+    )
+    return windows, split, frozen
 
 
 def bench(settings: Settings, folder: Path, run: dict[str, Any]) -> Bench:
@@ -122,7 +124,7 @@ def bench(settings: Settings, folder: Path, run: dict[str, Any]) -> Bench:
     from training.quality import Quality
 
     original = OriginalModel.load(settings.original_folder)
-    windows, split = target(settings, original, run)
+    windows, split, _ = target(settings, original, run)
     with np.load(folder / SCORES, allow_pickle=False) as file:
         scores = {name: file[name] for name in file.files}
     if original.digest != run["original"] or scores.pop("window_ids").tolist() != windows.window_ids.tolist():

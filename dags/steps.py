@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from registry.promotion import Promotions
     from registry.registered import MlflowVersions
     from registry.tracker import MlflowTracker
+    from registry.webhook import Webhook
     from training.dataset import WindowSet
     from training.tracking import Progress
 
@@ -93,7 +94,7 @@ def train_original(settings: Settings, *, cohort: str, seed: int, progress: Prog
     client = mlflow_client(settings)
     windows = load_windows(settings, cohort=cohort, version=None)
     note = "A run for each training of the original model on the source: what recovery is measured from."
-    tracker = mlflow_tracker(client, settings.registry.original_experiment, note=note)
+    tracker = mlflow_tracker(settings, client, settings.registry.original_experiment, note=note)
     tags = {"cohort": cohort, "lake_version": str(windows.version), "labels_version": str(windows.labels_version)}
     with tracker.run("original", tags=tags) as run:
         original = train(
@@ -151,8 +152,9 @@ def register(
         tolerance=settings.registry.logits_tolerance,
     )  # fmt: skip
     version = store.register(
-        source=logged.uri, model_id=logged.model_id, run_id=run_id, description=description, tags=tags, alias=alias
-    )
+        source=logged.uri, model_id=logged.model_id, run_id=run_id, description=description, tags={**tags, **logged.tags},
+        alias=alias,
+    )  # fmt: skip
     return version.version
 
 
@@ -163,11 +165,17 @@ def mlflow_client(settings: Settings) -> Client:
     return connect(settings.registry.tracking_uri)
 
 
-def mlflow_tracker(client: Client, experiment: str, *, note: str) -> MlflowTracker:
+def mlflow_tracker(settings: Settings, client: Client, experiment: str, *, note: str) -> MlflowTracker:
     """A tracker whose runs say which code, packages and machine they are of; ``note`` is shown on the experiment's page."""
     from registry.tracker import MlflowTracker, environment
 
-    return MlflowTracker(client, experiment, tags=environment(_CODE), note=note)
+    return MlflowTracker(
+        client,
+        experiment,
+        tags=environment(_CODE),
+        note=note,
+        system_metrics_every=settings.registry.system_metrics_every,
+    )
 
 
 def model_name(settings: Settings, cohort: str = "") -> str:
@@ -204,14 +212,16 @@ def predict(settings: Settings, cohort: str, version: str, windows: WindowSet) -
 def promotions(settings: Settings, cohort: str = "") -> Promotions:
     """Who is champion of a cohort's model, and how that changes."""
     from registry.ledger import Ledger
+    from registry.notices import Notices
     from registry.promotion import Promotions
     from registry.tracker import user
 
+    registry = settings.registry
+    ledger = Ledger(registry.ledger_url, lock_timeout=registry.lock_timeout)
+    name = model_name(settings, cohort)
+    notices = Notices(registry.ledger_url, ledger, name, sender=_webhook(settings), clock=_now)
     return Promotions(
-        model_versions(settings, mlflow_client(settings), cohort),
-        Ledger(settings.registry.ledger_url),
-        clock=lambda: datetime.now(UTC),
-        who=user(),
+        model_versions(settings, mlflow_client(settings), cohort), ledger, clock=_now, who=user(), notices=notices
     )
 
 
@@ -219,3 +229,19 @@ def serving(settings: Settings, cohort: str) -> tuple[str, str | None]:
     """Name of the registered model that serves a cohort, and its champion: its own if it has one, else everybody's."""
     own = promotions(settings, cohort).champion()
     return (model_name(settings, cohort), own) if own else (model_name(settings), promotions(settings).champion())
+
+
+def _webhook(settings: Settings) -> Webhook | None:
+    """Where changes of the champion are announced, if anywhere."""
+    from registry.webhook import Webhook
+    from streaming.secret import reveal
+
+    registry = settings.registry
+    if not registry.webhook_url:
+        return None
+    secret = reveal(registry.webhook_secret, setting="[registry] webhook_secret")
+    return Webhook(registry.webhook_url, secret, timeout=registry.webhook_timeout, clock=_now)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

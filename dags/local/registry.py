@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from dags import steps
+from dags.holdout import holdouts as holdouts_of
 from dags.settings import load as load_settings
 from dags.terminal import EXIT_FINAL, entry_line, proven_line, result, say, say_disagreement, version_line
 
@@ -69,10 +70,57 @@ def rollback(
 
 
 @app.command()
-def verify() -> None:
-    """Check the ledger's chain of hashes. Exit code 3: it was changed, and where."""
+def reconcile() -> None:
+    """Finish a promotion that was killed, and enter into the ledger what somebody has moved by hand in MLflow."""
     promotions = steps.promotions(load_settings())
-    problems = promotions.verify()
+    noticed = promotions.reconcile()
+    for entry in noticed:
+        say(entry_line(entry))
+    if not noticed:
+        say("MLflow and the ledger name the same champion.")
+    result(noticed=[dataclasses.asdict(entry) for entry in noticed], champion=promotions.champion())
+
+
+@app.command()
+def holdouts() -> None:
+    """Who is held out of each cohort, since when, and how many candidates they have judged."""
+    kept = holdouts_of(load_settings())
+    found = kept.all()
+    for each in found:
+        state = "" if each.retired is None else f" Retired: {each.retired}"
+        say(
+            f"{each.cohort} {each.number}: {each.name}, {len(each.labels)} windows of {', '.join(each.subjects)}, frozen by {each.who} at "
+            f"{each.at[:19].replace('T', ' ')} UTC from lake version {each.lake_version}; {kept.asked(each)} candidates judged.{state}"
+        )
+    if not found:
+        say("No holdout is frozen yet: 'sensorloop rescore' freezes one for its cohort.")
+    listed = [
+        {"name": each.name, "people": len(each.subjects), "asked": kept.asked(each), **dataclasses.asdict(each)}
+        for each in found
+    ]
+    result(holdouts=[{**each, "labels": len(each["labels"])} for each in listed])
+
+
+@app.command("renew-holdout")
+def renew_holdout(
+    *,
+    cohort: Annotated[str, typer.Option(help="Whose.")],
+    why: Annotated[str, typer.Option(help="Is kept with the old one.")] = "",
+    redraw: Annotated[bool, typer.Option(help="Hold out other people; otherwise the same.")] = False,
+) -> None:
+    """Let the next rescoring freeze another holdout: the same people with all that they have by then, or others."""
+    old = holdouts_of(load_settings()).retire(cohort, why=why, redraw=redraw)
+    next_one = "other people" if old.redraw else f"the same people ({', '.join(old.subjects)})"
+    say(f"Holdout {old.name} is retired; the next 'sensorloop rescore --cohort {cohort}' freezes one of {next_one}.")
+    result(retired=old.name, redraw=old.redraw)
+
+
+@app.command()
+def verify() -> None:
+    """Check the ledger's chain of hashes and the frozen holdouts. Exit code 3: something was changed, and where."""
+    settings = load_settings()
+    promotions = steps.promotions(settings)
+    problems = (*promotions.verify(), *holdouts_of(settings).verify())
     for problem in problems:
         say(f"error: {problem}")
     if not problems:

@@ -39,6 +39,7 @@ threads = 1
 device = "cpu"
 [gate]
 recovery_threshold = 0.1
+recovery_lower_threshold = 0
 min_holdout_windows = 10
 macro_f1_tolerance = 1
 accuracy_tolerance = 1

@@ -9,15 +9,14 @@ from typing import Any
 
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import Param
-from airflow.sdk.exceptions import AirflowSkipException
 
 APPROVE, REJECT = "Approve", "Reject"
 
 
 class Approval(HITLOperator):
-    """Asks whether the version that the gate let pass may become champion. Skipped where nobody is to be asked, or the gate has refused it.
+    """Asks whether the version that the gate let pass may become champion; done at once where nobody is to be asked.
 
-    It waits in Airflow's database, not in a worker. No answer within ``response_timeout`` counts as no.
+    Not skipped then: of a task that is mapped, whatever comes after one that may be skipped has to wait for all cohorts together. It waits in Airflow's database, not in a worker. No answer within ``response_timeout`` counts as no.
 
     Args:
         given: the answer of ``gate``.
@@ -36,12 +35,12 @@ class Approval(HITLOperator):
 
     def execute(self, context: Any) -> Any:
         """Ask, unless there is nothing to ask."""
-        if not context["params"]["approval"]:
-            msg = "Nobody is asked: the run's parameter 'approval' is off."
-            raise AirflowSkipException(msg)
-        if not self.given["passed"]:
-            msg = "Nobody is asked: the gate has refused it."
-            raise AirflowSkipException(msg)
+        if not context["params"]["approval"] or not self.given["passed"]:
+            why = (
+                "the gate has refused it" if context["params"]["approval"] else "the run's parameter 'approval' is off"
+            )
+            self.log.info("Nobody is asked: %s.", why)
+            return None
         self.subject = f"Make version {self.given['version']} champion of cohort {self.given['cohort']}?"
         self.body = request(self.given)
         return super().execute(context)

@@ -218,16 +218,16 @@ def retrain() -> None:
         """The candidate as a registered version, and what the gate finds: `{"passed", "version", "version_url", "reasons"}`."""
         return command("gate", "--run-key", given["run_key"], "--arm", given["arm"])
 
-    @task(multiple_outputs=False, trigger_rule="none_failed_min_one_success", map_index_template=NAMED)
+    @task(multiple_outputs=False, map_index_template=NAMED)
     def promote(given: dict[str, Any], answer: dict[str, Any] | None) -> dict[str, Any]:
         """Into the ledger; the champion moves if gate and person are for it: `{"passed", "version", "champion", "reasons"}`."""
         return command("promote", "--run-key", given["run_key"], "--arm", given["arm"], *said(answer))
 
     @task_group(tooltip="From a cohort's windows to its champion")
     def cohort(given: dict[str, Any], room: str) -> None:
-        trained = finetune(rescore(given, room), room)
+        trained = finetune(given=rescore(given=given, room=room), room=room)
         trained.operator.operator_extra_links = (MlflowRun(),)
-        judged = gate(evaluate(trained))
+        judged = gate(given=evaluate(given=trained))
         judged.operator.operator_extra_links = (MlflowVersion(),)
         approval = Approval(
             task_id="approve",
@@ -236,7 +236,7 @@ def retrain() -> None:
             map_index_template="{{ task.given.cohort }}",
             doc_md="A person's word, if one is to be asked; no answer in time counts as no.",
         )
-        promote(judged, approval.output)
+        promote(given=judged, answer=approval.output)
 
     pinned = pin()
     room = make_room()

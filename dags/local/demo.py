@@ -265,9 +265,8 @@ def _retrain(demo: _Demo, airflow: standalone.LocalAirflow) -> dict[str, Any]:
     with demo.console.status(f"Airflow works; see {airflow.url}/dags/{_DAG}/runs/{run_id}"):
         state = api.wait_for_run(_DAG, run_id, timeout=timedelta(hours=6), report=report)
     tasks = api.tasks(_DAG, run_id)
-    done = [task for task in tasks if task["state"] == "success" or task["task_id"] == "cohort.approve"]
-    if state != "success" or len(done) < len(tasks):
-        failed = next((t for t in tasks if t not in done and t["state"] is not None), tasks[-1])
+    if state != "success" or any(task["state"] != "success" for task in tasks):
+        failed = next((t for t in tasks if t["state"] not in {"success", None}), tasks[-1])
         text = api.task_log(_DAG, run_id, failed["task_id"], failed["try_number"], map_index=failed["map_index"])
         log = "\n".join(text[-20:])
         msg = f"Task '{instance(failed)}' of run {run_id} ended as {failed['state']}:\n{log}"

@@ -267,7 +267,10 @@ def finetune(
     """Fine-tune with FilterLoss, beside what people would use instead, on one split and one budget."""
     chosen = None if arms == "all" else tuple(arms.split(","))
     with progress("Fine-tuning") as show:
-        done = retraining.finetune(load_settings(), run_key=run_key, arms=chosen, progress=show)
+        done = retraining.finetune(
+            load_settings(), run_key=run_key, arms=chosen, progress=show,
+            waits=lambda who: say(f"Another fine-tuning of this run key is at work ({who}); waiting for it."),
+        )  # fmt: skip
     say_arms(done["results"])
     result(**done)
 

@@ -16,7 +16,8 @@ APPROVE, REJECT = "Approve", "Reject"
 class Approval(HITLOperator):
     """Asks whether the version that the gate let pass may become champion; done at once where nobody is to be asked.
 
-    Not skipped then: of a task that is mapped, whatever comes after one that may be skipped has to wait for all cohorts together. It waits in Airflow's database, not in a worker. No answer within ``response_timeout`` counts as no.
+    Not skipped then: where tasks are mapped, whatever comes after one that may be skipped waits for all cohorts together. A request waits
+    in Airflow's database, not in a worker. No answer within ``response_timeout`` counts as no.
 
     Args:
         given: the answer of ``gate``.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -102,8 +102,22 @@ def rescore(
     }  # fmt: skip
 
 
-def finetune(settings: Settings, *, run_key: str, arms: tuple[str, ...] | None, progress: Progress) -> dict[str, Any]:
+def finetune(
+    settings: Settings,
+    *,
+    run_key: str,
+    arms: tuple[str, ...] | None,
+    progress: Progress,
+    waits: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
     """Train the arms of a run key, each as an MLflow run below one parent. Of two calls at once the second waits.
+
+    Args:
+        settings: of this installation.
+        run_key: of a rescoring.
+        arms: which; None for every one.
+        progress: told how far it is.
+        waits: told who is at work, if it has to wait.
 
     Raises:
         TrainingError: there is no such run key, or an arm failed.
@@ -128,7 +142,10 @@ def finetune(settings: Settings, *, run_key: str, arms: tuple[str, ...] | None, 
     tracker = steps.mlflow_tracker(settings, client, settings.registry.retrain_experiment, note=note)
     tags = {"run_key": run_key, "cohort": run["cohort"], **runs.versions(run)}
     # Two of one run key would train every arm twice, and leave the results of one: the second waits, and finds them.
-    with process.exclusive(folder / _LOCK), tracker.run("retrain", tags=tags) as parent:
+    with (
+        process.exclusive(folder / _LOCK, waits=waits),
+        tracker.run("retrain", tags=tags) as parent,
+    ):
         parent.params(
             {
                 "cohort": run["cohort"],

@@ -36,9 +36,9 @@ from tests.training.lakes import SETTINGS, publish_what_cannot_be_learned_from
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(600)]
 
-PATIENCE = timedelta(minutes=3)
+PATIENCE = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,7 +274,7 @@ def asked(place: Place) -> str:
     )
     both = [f"cohort.approve[{index}]" for index in (0, 1)]
     assert eventually(
-        lambda: {api.task_states("retrain", run_id).get(name) for name in both} == {"awaiting_input"}, 180
+        lambda: {api.task_states("retrain", run_id).get(name) for name in both} == {"awaiting_input"}, 300
     )
     assert not [call for call in place.calls() if call[0] == "promote"]
     return run_id

@@ -6,7 +6,7 @@ runs that have come to their end, so that events may be lost, doubled, merged or
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -87,15 +87,19 @@ def work(settings: Settings, cohorts: Iterable[str], *, min_windows: int, force:
     return Work(pins=tuple(pins), lacking=tuple(lacking))
 
 
-def shards(settings: Settings, cohorts: Iterable[str], *, version: int, labels_version: int) -> list[dict[str, Any]]:
+def shards(settings: Settings, cohorts: Sequence[str], *, version: int, labels_version: int) -> list[dict[str, Any]]:
     """The shards of the lake, by fleet and event date, in which cohorts have windows that are new; the newest day where they have none.
 
     Parts of one fleet share its shards: what a network makes of a window is the same, whoever asks.
 
     Returns:
-        For each shard ``fleet``, ``day``, ``lake_version`` and ``labels_version``, by fleet and day.
+        For each shard ``fleet``, ``day``, ``lake_version`` and ``labels_version``, by fleet and day; at least one.
+
+    Raises:
+        DataError: there is no labelled window that could be scored.
     """
     from training.cohort import Cohort
+    from training.errors import DataError
 
     days: dict[str, set[date]] = {}
     for cohort in cohorts:
@@ -103,6 +107,12 @@ def shards(settings: Settings, cohorts: Iterable[str], *, version: int, labels_v
         found = _fresh(settings, cohort, windows)
         found = found if found.height else _usable(settings, windows).sort("event_date").tail(1)
         days.setdefault(Cohort.parse(cohort).fleet, set()).update(found["event_date"].to_list())
+    if not any(days.values()):
+        msg = (
+            f"No window of {', '.join(cohorts)} at {steps.lake_at(version, labels_version)} is labelled and complete enough to be scored: "
+            "label some, or lower [data] min_coverage."
+        )
+        raise DataError(msg)
     return [
         {"fleet": fleet, "day": str(day), "lake_version": version, "labels_version": labels_version}
         for fleet in days

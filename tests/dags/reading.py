@@ -75,6 +75,17 @@ found["outcomes"] = {str(code): outcome(code) for code in (0, 2, 3, 4, 99)}
 from dags.outcome import RetryByOutcome
 from dags.outcome import sensorloop
 ask = "import json, tempfile; print(json.dumps({'folder': tempfile.gettempdir()}))"
+from dags.approval import request, said
+user, why = {"id": "1", "name": "ana"}, {"why": "looks right"}
+answers = {"nobody was asked": None,
+           "yes": {"chosen_options": ["Approve"], "responded_by_user": user, "params_input": why},
+           "no": {"chosen_options": ["Reject"], "responded_by_user": user, "params_input": {"why": ""}},
+           "too late": {"chosen_options": ["Reject"], "responded_by_user": None, "params_input": {}}}
+found["said"] = {name: said(answer) for name, answer in answers.items()}
+found["request"] = request({"champion": None, "reasons": ["One.", "Two."], "version_url": "http://mlflow/2"})
+from dags.tasks import retraining
+seen = {"cohort": "a/phone_model=b c", "version": "2", "lake_version": 5, "labels_version": -1, "text": "Behind."}
+found["retraining"] = [retraining(seen), retraining(seen), retraining({**seen, "lake_version": 6})]
 place = os.environ["AIRFLOW_HOME"]
 found["scratch"] = sensorloop("-c", ask, executable=sys.executable, grace=timedelta(seconds=5), scratch=place)["folder"]
 found["outcomes"]["a bug"] = RetryByOutcome().evaluate(ValueError("a bug"), 1, 3).action.value

@@ -211,7 +211,7 @@ def test_the_real_commands_stop_it_at_once_where_labels_are_missing(place: Place
     missing = publish_what_cannot_be_learned_from(place.home)[REAL]
     run_id, state = place.run(cohort=REAL, min_windows=5)
     assert state == "failed"
-    assert [call[0] for call in place.calls()] == ["lake", "scratch", "lake", "embed", "embed", "rescore", "scratch"]
+    assert [call[0] for call in place.calls()] == ["lake", "scratch", "lake", "embed", "rescore", "scratch"]
     tasks = {instance(task): (task["state"], task["try_number"]) for task in api.tasks("retrain", run_id)}
     assert tasks["pin"] == ("success", 1)
     assert tasks["cohort.rescore[0]"] == ("failed", 1)

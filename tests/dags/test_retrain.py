@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -116,3 +117,23 @@ def test_an_exit_code_becomes_the_state_of_a_task(airflow: dict[str, Any]) -> No
         "99": "skipped: because",
         "a bug": "default",
     }
+
+
+def test_what_a_person_has_said_becomes_options_of_promote(airflow: dict[str, Any]) -> None:
+    assert airflow["said"] == {
+        "nobody was asked": [],
+        "yes": ["--approved-by", "ana", "--why", "looks right"],
+        "no": ["--rejected-by", "ana"],
+        "too late": ["--rejected-by", ""],
+    }
+    text = airflow["request"]
+    assert "- One.\n- Two." in text
+    assert "Champion is none, so far. [The version in MLflow](http://mlflow/2)" in text
+
+
+def test_the_same_champion_and_lake_start_the_same_run(airflow: dict[str, Any]) -> None:
+    first, again, later = airflow["retraining"]
+    assert first == again
+    assert first["trigger_run_id"] != later["trigger_run_id"]
+    assert re.fullmatch(r"[A-Za-z0-9_.~:+-]+", first["trigger_run_id"]), "Airflow takes no other names"
+    assert (first["conf"], first["note"]) == ({"cohort": ["a/phone_model=b c"], "force": True}, "Behind.")

@@ -21,7 +21,7 @@ from tests.fixtures.tracking import own_tracking_uri
 from tests.training.lakes import of_people
 from tests.training.made import windows
 from training.dataset import WindowSet
-from training.errors import SettingsError
+from training.errors import DataError, SettingsError
 from training.tracking import no_progress
 
 OWN = "[retrain]\nown_windows = 20"
@@ -163,6 +163,8 @@ def test_shards_are_the_days_of_a_fleet_in_which_something_is_new(place: Place) 
     assert days("city") == old[-1:], "nothing is new: one shard, so that Airflow has something to map over"
     version = place.publish(with_days(of_people("new", windows(people=1, each=1)), 2), cohort="city")
     assert days("city") == old[:2]
+    with pytest.raises(DataError, match="No window of nowhere at lake version"):
+        days("nowhere")
     assert days("target", "city") == [("target", "1970-01-01"), *old[:2]]
 
 

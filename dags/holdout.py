@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from dags import steps
 from dags.settings import Settings
 
 if TYPE_CHECKING:
@@ -53,7 +55,9 @@ def frozen_split(
         raise RunError(msg)
     if current is None:
         before = kept.latest(cohort)
-        subjects = settings.data.holdout_subjects or (before.subjects if before and not before.redraw else ())
+        subjects = steps.held_out(settings, windows, cohort) or (
+            before.subjects if before and not before.redraw else ()
+        )
         split = _split(settings, windows, subjects)
         draft = Frozen(
             cohort=cohort, subjects=split.holdout_subjects, labels=_labels(windows.select(split.holdout)),
@@ -62,7 +66,7 @@ def frozen_split(
         current = kept.freeze(draft)
         if current.name == draft.name:
             return split, current
-    _check(settings, current)
+    _check(steps.held_out(settings, windows, cohort), current)
     known = set(windows.subjects.tolist())
     present = [subject for subject in current.subjects if subject in known]
     if not present:
@@ -105,10 +109,10 @@ def _split(settings: Settings, windows: WindowSet, subjects: tuple[str, ...] | l
     )  # fmt: skip
 
 
-def _check(settings: Settings, frozen: Frozen) -> None:
+def _check(named: Sequence[str], frozen: Frozen) -> None:
     from training.errors import RunError
 
-    others = sorted(set(settings.data.holdout_subjects) - set(frozen.subjects))
+    others = sorted(set(named) - set(frozen.subjects))
     if others:
         msg = (
             f"[data] holdout_subjects names {', '.join(others)}, but cohort {frozen.cohort}'s holdout {frozen.name} was frozen with "

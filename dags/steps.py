@@ -6,7 +6,7 @@ Each is named by what it works on (a lake version, a run key), never by the time
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,44 +25,6 @@ if TYPE_CHECKING:
 _CODE = Path(__file__).parents[1]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pin:
-    """A version of the lake, and what is in it for a cohort."""
-
-    cohort: str
-    lake_version: int
-    """Of the ``windows`` table."""
-    labels_version: int
-    """Of the ``labels`` table; -1 if there is none."""
-    windows: int
-    labelled: int
-    fresh: int
-    """Labelled windows that no rescoring has seen, or that had another label when one did, and that the next one will see: those that
-    are too sparse for it, or of scenes that [data] leaves out, would be new for ever, and so would those whose label was withdrawn."""
-
-
-def pin(settings: Settings, cohort: str) -> Pin:
-    """Name the newest version of the lake and count.
-
-    Raises:
-        LakeError: there is no lake.
-        DataError: it has none of the channels of the settings.
-    """
-    from streaming import lake as lakes
-    from training.dataset import described_windows, usable
-
-    lake, data = settings.lake, settings.data
-    version, labels_version = lakes.table_version(lake), lakes.labels_version(lake)
-    windows = described_windows(lake, version, labels_version, cohort=cohort, channels=data.channels)
-    found = usable(windows, scenes=data.scenes or None, min_coverage=data.min_coverage, labelled_only=True)
-    known = lakes.scored_windows(lake)
-    fresh = found.join(known, left_on=["window_id", "scene"], right_on=["window_id", "label"], how="anti")
-    return Pin(
-        cohort=cohort, lake_version=version, labels_version=labels_version, windows=windows.height,
-        labelled=windows.height - windows["scene"].null_count(), fresh=fresh.height,
-    )  # fmt: skip
-
-
 def load_windows(
     settings: Settings, *, cohort: str, version: int | None, labels_version: int | None = None
 ) -> WindowSet:
@@ -74,6 +36,17 @@ def load_windows(
         settings.lake, version, labels_version=labels_version, cohort=cohort, channels=data.channels, scenes=data.scenes or None,
         min_coverage=data.min_coverage, labelled_only=True,
     )  # fmt: skip
+
+
+def held_out(settings: Settings, windows: WindowSet, cohort: str) -> tuple[str, ...]:
+    """Those whom [data] names to be held out; of a part of a fleet, those of them who are in it."""
+    from training.cohort import Cohort
+
+    named = settings.data.holdout_subjects
+    if not Cohort.parse(cohort).column:
+        return named
+    there = set(windows.subjects.tolist())
+    return tuple(subject for subject in named if subject in there)
 
 
 def lake_at(version: int | None, labels_version: int | None) -> str:
@@ -126,12 +99,12 @@ def train_original(settings: Settings, *, cohort: str, seed: int, progress: Prog
     with tracker.run("original", tags=tags) as run:
         original = train(
             windows, replace(settings.original, seed=seed), data=settings.data, spectrogram=settings.spectrogram,
-            run=run, progress=progress,
+            compute=settings.compute, run=run, progress=progress,
         )  # fmt: skip
         original.save(settings.original_folder)
         low, high = original.evaluation.interval
         version = register(
-            settings, client, original.net, run_id=run.run_id, example=windows, alias="original",
+            settings, client, original.net, name=settings.registry.model_name, run_id=run.run_id, example=windows, alias="original",
             metrics={"source/accuracy": original.accuracy, "source/macro_f1": original.macro_f1},
             tags={**tags, "policy": "original"},
             description=(
@@ -151,6 +124,7 @@ def register(
     client: Client,
     net: Any,
     *,
+    name: str,
     run_id: str,
     example: WindowSet,
     metrics: Mapping[str, float],
@@ -158,14 +132,15 @@ def register(
     description: str,
     alias: str,
 ) -> str:
-    """Log a network with the run that trained it, checked against itself, and make it a version.
+    """Log a network with the run that trained it, checked against itself, and make it a version of the registered model ``name``.
 
     Repeatable: what the same run key and policy have made a version of is not logged again, and keeps the alias that it has come to.
     """
     from registry.models import log_model
+    from registry.registered import MlflowVersions
     from registry.versions import Status, Tag
 
-    store = model_versions(settings, client)
+    store = MlflowVersions(client, name)
     known = store.find(run_key=tags[Tag.RUN_KEY], policy=tags[Tag.POLICY]) if Tag.RUN_KEY in tags else None
     if known is not None:
         if known.tags.get(Tag.STATUS) == Status.PENDING:
@@ -203,15 +178,39 @@ def mlflow_tracker(settings: Settings, client: Client, experiment: str, *, note:
     )
 
 
-def model_versions(settings: Settings, client: Client) -> MlflowVersions:
-    """The versions of the registered model."""
+def model_name(settings: Settings, cohort: str = "") -> str:
+    """The registered model of a cohort: everybody's for the first of [retrain] cohorts (and if none is said), else one of its own."""
+    from urllib.parse import quote
+
+    from training.cohort import Cohort
+
+    name = settings.registry.model_name
+    if cohort in {"", settings.retrain.cohorts[0]}:
+        return name
+    part = Cohort.parse(cohort)
+    # MLflow takes neither '/' nor ':' in a name.
+    own = f"{name}.{quote(part.fleet, safe=' ,')}"
+    return f"{own}.{part.column}={quote(part.value, safe=' ,')}" if part.column else own
+
+
+def model_versions(settings: Settings, client: Client, cohort: str = "") -> MlflowVersions:
+    """The versions of a cohort's registered model."""
     from registry.registered import MlflowVersions
 
-    return MlflowVersions(client, settings.registry.model_name)
+    return MlflowVersions(client, model_name(settings, cohort))
 
 
-def promotions(settings: Settings) -> Promotions:
-    """Who is champion, and how that changes."""
+def predict(settings: Settings, cohort: str, version: str, windows: WindowSet) -> list[int]:
+    """What a version of a cohort's model says of windows: indices into its scenes."""
+    from registry.models import load_model
+
+    client = mlflow_client(settings)
+    model = load_model(client, model_versions(settings, client, cohort).version(version), settings.home / "models")
+    return [int(scene) for scene in model.predict(windows.signals).argmax(1)]
+
+
+def promotions(settings: Settings, cohort: str = "") -> Promotions:
+    """Who is champion of a cohort's model, and how that changes."""
     from registry.ledger import Ledger
     from registry.notices import Notices
     from registry.promotion import Promotions
@@ -219,10 +218,17 @@ def promotions(settings: Settings) -> Promotions:
 
     registry = settings.registry
     ledger = Ledger(registry.ledger_url, lock_timeout=registry.lock_timeout)
-    notices = Notices(registry.ledger_url, ledger, registry.model_name, sender=_webhook(settings), clock=_now)
+    name = model_name(settings, cohort)
+    notices = Notices(registry.ledger_url, ledger, name, sender=_webhook(settings), clock=_now)
     return Promotions(
-        model_versions(settings, mlflow_client(settings)), ledger, clock=_now, who=user(), notices=notices
+        model_versions(settings, mlflow_client(settings), cohort), ledger, clock=_now, who=user(), notices=notices
     )
+
+
+def serving(settings: Settings, cohort: str) -> tuple[str, str | None]:
+    """Name of the registered model that serves a cohort, and its champion: its own if it has one, else everybody's."""
+    own = promotions(settings, cohort).champion()
+    return (model_name(settings, cohort), own) if own else (model_name(settings), promotions(settings).champion())
 
 
 def _webhook(settings: Settings) -> Webhook | None:

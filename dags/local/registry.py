@@ -11,7 +11,14 @@ import typer
 from dags import steps
 from dags.holdout import holdouts as holdouts_of
 from dags.settings import load as load_settings
-from dags.terminal import EXIT_FINAL, entry_line, proven_line, result, say, say_disagreement, version_line
+from dags.terminal import EXIT_FINAL, EXIT_NOTHING, entry_line, proven_line, result, say, say_disagreement, version_line
+
+Cohort = Annotated[
+    str,
+    typer.Option(
+        help="Whose model, if it has one of its own; the first of [retrain] cohorts if not said: everybody's."
+    ),
+]
 
 app = typer.Typer(help="Versions, the champion, and the account of how it came to be.", no_args_is_help=True)
 
@@ -29,9 +36,9 @@ def serve() -> None:
 
 
 @app.command("list")
-def list_() -> None:
+def list_(cohort: Cohort = "") -> None:
     """Every version, with what the gate found."""
-    promotions = steps.promotions(load_settings())
+    promotions = steps.promotions(load_settings(), cohort)
     versions = promotions.versions()
     for found in versions:
         say(version_line(found))
@@ -40,9 +47,20 @@ def list_() -> None:
 
 
 @app.command()
-def history() -> None:
+def serving(cohort: Cohort = "") -> None:
+    """Which model serves a cohort: its own champion if it has one, else everybody's. Exit code 99: nothing does."""
+    name, version = steps.serving(load_settings(), cohort)
+    if version is None:
+        say(f"There is no champion of {name}.")
+        raise typer.Exit(EXIT_NOTHING)
+    say(f"models:/{name}/{version}")
+    result(name=name, version=version, uri=f"models:/{name}/{version}")
+
+
+@app.command()
+def history(cohort: Cohort = "") -> None:
     """The ledger: who became champion when, from which lake version, and why. Newest last."""
-    promotions = steps.promotions(load_settings())
+    promotions = steps.promotions(load_settings(), cohort)
     entries = promotions.history()
     for entry in entries:
         say(entry_line(entry))
@@ -51,9 +69,9 @@ def history() -> None:
 
 
 @app.command()
-def explain(version: Annotated[str, typer.Argument(help="A version's number.")]) -> None:
+def explain(version: Annotated[str, typer.Argument(help="A version's number.")], cohort: Cohort = "") -> None:
     """Why a version was promoted or refused, rule by rule."""
-    text = steps.promotions(load_settings()).explain(version)
+    text = steps.promotions(load_settings(), cohort).explain(version)
     say(text)
     result(version=version, account=text)
 
@@ -62,17 +80,18 @@ def explain(version: Annotated[str, typer.Argument(help="A version's number.")])
 def rollback(
     to: Annotated[str | None, typer.Option(help="Version to go back to; the champion before if not said.")] = None,
     why: Annotated[str, typer.Option(help="Goes into the ledger.")] = "",
+    cohort: Cohort = "",
 ) -> None:
     """Make the champion before champion again; the ledger says so."""
-    outcome = steps.promotions(load_settings()).rollback(to=to, why=why)
+    outcome = steps.promotions(load_settings(), cohort).rollback(to=to, why=why)
     say(f"Version {outcome.champion} is champion.")
     result(champion=outcome.champion, entry=outcome.entry.sequence)
 
 
 @app.command()
-def reconcile() -> None:
+def reconcile(cohort: Cohort = "") -> None:
     """Finish a promotion that was killed, and enter into the ledger what somebody has moved by hand in MLflow."""
-    promotions = steps.promotions(load_settings())
+    promotions = steps.promotions(load_settings(), cohort)
     noticed = promotions.reconcile()
     for entry in noticed:
         say(entry_line(entry))
@@ -116,10 +135,10 @@ def renew_holdout(
 
 
 @app.command()
-def verify() -> None:
+def verify(cohort: Cohort = "") -> None:
     """Check the ledger's chain of hashes and the frozen holdouts. Exit code 3: something was changed, and where."""
     settings = load_settings()
-    promotions = steps.promotions(settings)
+    promotions = steps.promotions(settings, cohort)
     problems = (*promotions.verify(), *holdouts_of(settings).verify())
     for problem in problems:
         say(f"error: {problem}")

@@ -63,9 +63,9 @@ class Place:
             file.write_text(text, encoding="utf-8")
         return load({"SENSORLOOP_HOME": str(self.home), "SENSORLOOP_CONFIG": str(file)})
 
-    def publish(self, made: WindowSet, *, cohort: str = "target") -> int:
+    def publish(self, made: WindowSet, *, cohort: str = "target", phone: str = "made") -> int:
         """Windows into its lake; returns the lake's version."""
-        return publish(self.home / "lake", made, cohort=cohort)
+        return publish(self.home / "lake", made, cohort=cohort, phone=phone)
 
     def client(self) -> MlflowClient:
         """Of its MLflow."""

@@ -18,6 +18,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -259,6 +260,7 @@ def main() -> None:
     bar = Progress(TextColumn("{task.description:28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     from tests.registry.servers import local_server  # noqa: PLC0415
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # leaving by an exception, so that the server ends, too
     begin = time.monotonic()
     with local_server(folder) as server, bar:
         task = bar.add_task("the original model", total=ROUNDS)

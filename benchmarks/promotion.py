@@ -223,7 +223,8 @@ class Bench:
 
         client = steps.mlflow_client(self._settings)
         experiment = client.get_experiment_by_name(self._settings.registry.retrain_experiment)
-        runs = client.search_runs([experiment.experiment_id], f"tags.run_key = '{key}'")
+        where = [] if experiment is None else [experiment.experiment_id]
+        runs = client.search_runs(where, f"tags.run_key = '{key}'")
         for name, count in Counter(run.info.run_name for run in runs).items():
             if count > 1:
                 self.found.wrong("trained_twice", f"{key} has {count} runs '{name}'")

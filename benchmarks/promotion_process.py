@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 _PRELOADED = [
-    "benchmarks.promotion_process", "sensorloop", "dags.retraining", "dags.judging", "dags.local.judging", "dags.holdout", "dags.settings", "registry.models",
+    "benchmarks.promotion_process", "sensorloop", "dags.retraining", "dags.judging", "dags.local.judging", "dags.holdout",
+    "dags.settings", "registry.models",
     "registry.tracker", "registry.promotion", "registry.registered", "registry.holdouts", "registry.notices", "registry.gate",
     "training.arms", "training.original", "mlflow.pytorch", "polars", "deltalake", "imblearn.over_sampling",
     "imblearn.under_sampling", "onnx", "onnxscript", "onnxruntime", "pandas",

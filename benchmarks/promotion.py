@@ -178,12 +178,12 @@ class Bench:
         command = self._start("finetune", "--run-key", key, "--arms", ARMS, kill_before=step, key=key)
         code = command.wait()
         self._expect(code, 0 if not step else -9, f"finetune, killed before '{step}': {command.said()[-300:]}")
-        self.found.kills.update([step] if step else [])
+        self.found.kills.update([step] if code == -9 else [])
 
     def _promote(self, key: str, arm: str, step: str) -> tuple[int | None, dict[str, Any]]:
         command = self._start("promote", "--run-key", key, "--arm", arm, kill_before=step, key=key)
         code = command.wait()
-        self.found.kills.update([step] if step else [])
+        self.found.kills.update([step] if code == -9 else [])
         lines = [line for line in command.said().splitlines() if line.startswith("{")]
         return code, json.loads(lines[-1]) if code == 0 and lines else {}
 

@@ -105,8 +105,8 @@ def _run(
 
 def _watch(reached: Callable[[str], None], trained: Path) -> None:
     """Let ``reached`` be called right before each step, with the step's name."""
+    import dags.local.judging  # noqa: PLC0415
     import registry.models  # noqa: PLC0415
-    import sensorloop  # noqa: PLC0415
     from dags import retraining  # noqa: PLC0415
     from registry.holdouts import Holdouts  # noqa: PLC0415
     from registry.ledger import Ledger  # noqa: PLC0415
@@ -146,4 +146,4 @@ def _watch(reached: Callable[[str], None], trained: Path) -> None:
     before(MlflowVersions, "point", lambda _, alias, __: "the alias is moved" if alias == Alias.CHAMPION else "")
     before(MlflowVersions, "unpoint", lambda *_: "the challenger is no more")
     before(Ledger, "settle", lambda *_: "the entry is settled")
-    before(sensorloop, "result", lambda **_: "it is answered")
+    before(dags.local.judging, "result", lambda **_: "it is answered")

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow.providers.standard.operators.hitl import HITLOperator
-from airflow.sdk import Param
+from airflow.sdk import Param, ParamsDict
 
 APPROVE, REJECT = "Approve", "Reject"
+WHY = "why"
 
 
 class Approval(HITLOperator):
@@ -30,7 +31,7 @@ class Approval(HITLOperator):
         why = Param(
             "", source="task", type="string", title="Why", description="Goes into the ledger, beside your name."
         )
-        options["params"] = {**(options.get("params") or {}), "why": why}
+        options["params"] = {**(options.get("params") or {}), WHY: why}
         super().__init__(subject="Make it champion?", options=[APPROVE, REJECT], defaults=REJECT, **options)
         self.given = given
 
@@ -42,9 +43,19 @@ class Approval(HITLOperator):
             )
             self.log.info("Nobody is asked: %s.", why)
             return None
+        self._ask_for_the_reason_only()
         self.subject = f"Make version {self.given['version']} champion of cohort {self.given['cohort']}?"
         self.body = request(self.given)
         return super().execute(context)
+
+    def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
+        """Take the answer, or that there was none in time."""
+        self._ask_for_the_reason_only()
+        return super().execute_complete(context, event)
+
+    def _ask_for_the_reason_only(self) -> None:
+        """Not for the run's own parameters, which Airflow adds while it runs: nobody is to change them here."""
+        self.params = ParamsDict({WHY: self.params.get_param(WHY)})
 
 
 def request(given: Mapping[str, Any]) -> str:
@@ -69,6 +80,6 @@ def said(answer: Mapping[str, Any] | None) -> tuple[str, ...]:
     if answer is None:
         return ()
     user = answer.get("responded_by_user") or {}
-    why = (answer.get("params_input") or {}).get("why") or ""
+    why = (answer.get("params_input") or {}).get(WHY) or ""
     option = "--approved-by" if answer["chosen_options"] == [APPROVE] else "--rejected-by"
     return (option, str(user.get("name") or ""), *(("--why", str(why)) if why else ()))

@@ -29,7 +29,11 @@ class Approval(HITLOperator):
 
     def __init__(self, *, given: Any, **options: Any) -> None:
         why = Param(
-            "", source="task", type="string", title="Why", description="Goes into the ledger, beside your name."
+            None,
+            source="task",
+            type=["null", "string"],
+            title="Why",
+            description="Goes into the ledger, beside your name.",
         )
         options["params"] = {**(options.get("params") or {}), WHY: why}
         super().__init__(subject="Make it champion?", options=[APPROVE, REJECT], defaults=REJECT, **options)

@@ -12,6 +12,8 @@ from tests.fixtures.browser import keep
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
+_PATIENCE_MS = 30_000
+
 
 def look_at_it_and_approve(page: Page, airflow: LocalAirflow, run_id: str) -> None:
     """Log in, see the run's graph with every step, open what is asked for the first cohort, and say yes with a reason."""
@@ -23,23 +25,23 @@ def look_at_it_and_approve(page: Page, airflow: LocalAirflow, run_id: str) -> No
     password = json.loads(airflow.password_file.read_text(encoding="utf-8"))[airflow.user]
     page.get_by_label("Password").fill(password)
     page.get_by_role("button", name="Sign in").click()
-    expect(page.get_by_role("button", name="Required Actions")).to_contain_text("2")
+    expect(page.get_by_role("button", name="Required Actions")).to_contain_text("2", timeout=_PATIENCE_MS)
     page.get_by_role("button", name="Show Graph").click()
     page.get_by_role("button", name="Expand all task groups").click()
     steps = ("rescore", "finetune", "evaluate", "gate", "approve", "promote")
     nodes = page.locator(".react-flow__node")
     for task in ("pin", "make_room", "shards", "embed [2]", *(f"{step} [0]" for step in steps), "clear_room"):
-        expect(nodes.filter(has_text=task).last).to_be_visible()
-    expect(nodes.filter(has_text="approve").last).to_contain_text("awaiting_input")
+        expect(nodes.filter(has_text=task).last).to_be_visible(timeout=_PATIENCE_MS)
+    expect(nodes.filter(has_text="approve").last).to_contain_text("awaiting_input", timeout=_PATIENCE_MS)
     page.get_by_role("button", name="Collapse Details Panel").click()
     page.get_by_role("button", name="Fit View").click()
     keep(page, "airflow-graph")
     page.goto(f"{run}/tasks/cohort.approve/mapped/0/required_actions")
-    expect(page.get_by_text("Make version 2 champion of cohort city?")).to_be_visible()
-    expect(page.get_by_text(REASON)).to_be_visible()
-    expect(page.get_by_role("link", name="The version in MLflow")).to_be_visible()
+    expect(page.get_by_text("Make version 2 champion of cohort city?")).to_be_visible(timeout=_PATIENCE_MS)
+    expect(page.get_by_text(REASON)).to_be_visible(timeout=_PATIENCE_MS)
+    expect(page.get_by_role("link", name="The version in MLflow")).to_be_visible(timeout=_PATIENCE_MS)
     expect(page.locator("[name=element_cohort]")).to_have_count(0)  # only the reason is asked for
     page.locator("[name=element_why]").fill("looks right")
     keep(page, "airflow-approval")
     page.get_by_test_id("hitl-option-Approve").click()
-    expect(page.get_by_text("Response received at")).to_contain_text(f"from {airflow.user}")
+    expect(page.get_by_text("Response received at")).to_contain_text(f"from {airflow.user}", timeout=_PATIENCE_MS)

@@ -25,7 +25,7 @@ from training.tracking import no_progress
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
-LONG = "[finetune]\nepochs = 60\ntrainable = 'all'\nmax_steps = 100000"
+LONG = "[finetune]\nepochs = 12\ntrainable = 'block'\nmax_steps = 100000"
 """Epochs enough for one to be under way whenever we look."""
 TASK = """
 import sys
@@ -41,7 +41,7 @@ def copy(place: Place, home: Path) -> Place:
     text = (home / "sensorloop.toml").read_text(encoding="utf-8").replace("[finetune]\nepochs = 2", LONG)
     (home / "sensorloop.toml").write_text(text.replace(str(place.home), str(home)), encoding="utf-8")
     made = Place(home=home)
-    assert made.settings().finetune.epochs == 60
+    assert made.settings().finetune.epochs == 12
     return made
 
 

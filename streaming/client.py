@@ -11,7 +11,8 @@ import logging
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from enum import Enum, auto
 from typing import Any, Protocol
 
@@ -287,18 +288,15 @@ class _Letter:
 
 
 class KafkaDeadLetters:
-    """:class:`DeadLetters` as a Kafka topic."""
+    """:class:`DeadLetters` as a Kafka topic. Its producer, with a thread and connections of its own, is made for the first letter."""
 
     def __init__(self, settings: KafkaSettings) -> None:
+        # A letter has come from Kafka, so Kafka is there; if it is not, the loop must not wait for it.
+        self._settings = replace(settings, bootstrap_timeout=timedelta(milliseconds=_ANSWER_MS))
         self._topic = settings.deadletter_topic
+        self._producer: Any = None
         self._pending: list[tuple[_Letter, Any]] = []
         """What is not safe yet, and what became of its sending."""
-        with reaching(settings):
-            self._producer = kafka.KafkaProducer(
-                **client_options(settings), acks="all", linger_ms=20, reconnect_backoff_max_ms=2_000,
-                # While the loop waits for a letter it does not poll, and it must end in time when it is told to.
-                request_timeout_ms=_DELIVERY_MS // 2, delivery_timeout_ms=_DELIVERY_MS, max_block_ms=_ANSWER_MS,
-            )  # fmt: skip
 
     def send(self, value: bytes | None, *, key: bytes | None, headers: Mapping[str, str]) -> None:
         """See :meth:`DeadLetters.send`."""
@@ -308,12 +306,12 @@ class KafkaDeadLetters:
         )
         try:
             self._pending.append((letter, self._send(letter)))
-        except KafkaError:
+        except (KafkaError, ClientError):
             self._pending.append((letter, None))  # flush tries again, and says what is wrong
 
     def flush(self) -> None:
         """See :meth:`DeadLetters.flush`. Those that did not get through are sent again by the next one."""
-        failures: list[KafkaError] = []
+        failures: list[Exception] = []
         waiting, self._pending = self._pending, []
         for letter, sent in waiting:
             if failures:  # the others would wait as long, and in vain
@@ -321,7 +319,7 @@ class KafkaDeadLetters:
                 continue
             try:
                 (sent or self._send(letter)).get(timeout=_DELIVERY_MS / 1000)
-            except KafkaError as error:
+            except (KafkaError, ClientError) as error:
                 failures.append(error)
                 self._pending.append((letter, None))
         if failures:
@@ -329,11 +327,19 @@ class KafkaDeadLetters:
             raise ClientError(msg) from failures[0]
 
     def _send(self, letter: _Letter) -> Any:
+        if self._producer is None:
+            with reaching(self._settings):
+                self._producer = kafka.KafkaProducer(
+                    **client_options(self._settings), acks="all", linger_ms=20, reconnect_backoff_max_ms=2_000,
+                    # While the loop waits for a letter it does not poll, and it must end in time when it is told to.
+                    request_timeout_ms=_DELIVERY_MS // 2, delivery_timeout_ms=_DELIVERY_MS, max_block_ms=_ANSWER_MS,
+                )  # fmt: skip
         return self._producer.send(self._topic, value=letter.value, key=letter.key, headers=letter.headers)
 
     def close(self) -> None:
         """Give the connection back."""
-        self._producer.close(timeout=_CLOSE_MS / 1000)
+        if self._producer is not None:
+            self._producer.close(timeout=_CLOSE_MS / 1000)
 
 
 @contextmanager

@@ -84,9 +84,9 @@ class Quiet:
         try:
             found = dict(self._ask(quiet, _ANSWER_MS))
         except ClientError:
-            found = self._each(quiet)
+            found = self._each(quiet, heard=now - self._heard < ASK_AFTER_S)
         if not found:
-            if self._clock() - self._heard >= ASK_AFTER_S:
+            if now - self._heard >= ASK_AFTER_S:
                 self.answering = False
             return {}
         self._heard, self.answering = self._clock(), True
@@ -94,8 +94,8 @@ class Quiet:
         self.ends |= found
         return found
 
-    def _each(self, quiet: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-        """One after the other: one without a leader keeps Kafka from answering for all."""
+    def _each(self, quiet: Sequence[TopicPartition], *, heard: bool) -> dict[TopicPartition, int]:
+        """One after the other: one without a leader keeps Kafka from answering for all. ``heard``: of others something has just come."""
         found: dict[TopicPartition, int] = {}
         failed: list[TopicPartition] = []
         for partition in quiet if len(quiet) > 1 else ():
@@ -105,6 +105,6 @@ class Quiet:
                 failed.append(partition)
                 if len(failed) > 1 and not found:
                     break  # it is Kafka that does not answer
-        if found or self._clock() - self._heard < ASK_AFTER_S:
+        if found or heard:
             self._ask_at |= dict.fromkeys(failed or quiet, self._clock() + ASK_AGAIN_S)
         return found

@@ -55,7 +55,9 @@ def test_each_has_its_windows_and_the_loud_one_holds_nobody_up(tmp_path: Path) -
     for _ in range(14):
         rig.ingest.step()
         held = max(held, rig.ingest.held_bytes)
-    assert rig.rows().filter(pl.col("session_id") == "loud").height > 4_000, "its windows do not wait for those of the others"
+    assert rig.rows().filter(pl.col("session_id") == "loud").height > 4_000, (
+        "its windows do not wait for those of the others"
+    )
     restarted()  # a crash, while all phones are in the middle of their sessions
     counters = rig.until_caught_up()
     rows = rig.rows().group_by("device_id").agg(pl.len().alias("windows"), pl.col("acc_fresh").sum().alias("samples"))

@@ -110,16 +110,17 @@ class TestLateOwners:
                 other.ingest.step()
             rig.ingest.step()
             rig.ingest.step()
+
+        for _ in range(3):
+            somebody_else_commits_first()
             monkeypatch.setattr(table, "position", unreadable)
             with pytest.raises(LakeError, match="cannot be read"):
                 rig.ingest.commit()
             rig.ingest.step()
-
-        for _ in range(3):
-            somebody_else_commits_first()
         assert rig.ingest.counters()["taken_anew"] == 3
+        somebody_else_commits_first()
         with pytest.raises(LostOwnership):
-            somebody_else_commits_first()
+            rig.ingest.commit()
 
     def test_a_partition_that_comes_back_as_it_was_goes_on_where_it_was(self, tmp_path: Path) -> None:
         rig = Rig(tmp_path, {P0: log(endless(30))}, commit_rows=1000)

@@ -24,7 +24,7 @@ $(READY): $(REQUIREMENTS) docker/python/uv.txt pyproject.toml
 	@$(PYTHON) -m venv var/uv || { echo "Python's venv module is missing (Debian: apt-get install python3.11-venv)"; exit 1; }
 	@var/uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r docker/python/uv.txt
 	@var/uv/bin/uv venv --quiet --python $(PYTHON) $(VENV)
-	@VIRTUAL_ENV=$(CURDIR)/$(VENV) var/uv/bin/uv pip install --require-hashes -r $(REQUIREMENTS)
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) var/uv/bin/uv pip install --compile-bytecode --require-hashes -r $(REQUIREMENTS)
 	@VIRTUAL_ENV=$(CURDIR)/$(VENV) var/uv/bin/uv pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $(READY)
 

@@ -131,7 +131,9 @@ def scored_windows(lake: Lake) -> pl.DataFrame:
     versions = ["lake_version", "labels_version"]
     there = [name for name in versions if name in scores.collect_schema().names()]
     newest = pl.col("label").sort_by(there, nulls_last=False).last()
-    return scores.filter(pl.col("margin").is_not_null()).group_by("window_id").agg(newest).collect()
+    if "weight" in scores.collect_schema().names():
+        scores = scores.filter(~(pl.col("weight").eq_missing(0.0) & pl.col("margin").is_null()))
+    return scores.group_by("window_id").agg(newest).collect()
 
 
 def read_embeddings(lake: Lake, model: str, window_ids: Collection[str]) -> pl.DataFrame:

@@ -121,7 +121,7 @@ def forward(frozen: nn.Module, signals: NDArray[np.float32]) -> Features:
     inputs = torch.from_numpy(signals)
     inputs = inputs.pin_memory() if where.type == "cuda" else inputs
     found = []
-    for part in inputs.split(BATCH):
+    for part in torch.split(inputs, BATCH):
         padded = part if len(part) == BATCH else torch.cat([part, part[-1:].expand(BATCH - len(part), -1, -1)])
         found.append(frozen(padded.to(where, non_blocking=True))[: len(part)])
     # One copy back for all of them: each waits for the device.

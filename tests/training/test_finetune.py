@@ -156,7 +156,8 @@ def test_the_core_runs_from_an_npz_without_the_lake_and_the_registry(tmp_path: P
     answer = command(
         sys.executable, "-c", blocked,
         arguments=(
-            "finetune", str(target(tmp_path)), "--original", str(tmp_path / "original"), "--into", str(tmp_path / "tuned"), "--arm", "filterloss-per_sample",
+            "finetune", str(target(tmp_path)), "--original", str(tmp_path / "original"), "--into", str(tmp_path / "tuned"),
+            "--arm", "filterloss-per_sample",
             "--set", "epochs=1", "--set", "batch=16", "--set", "device=cpu", "--set", "threads=1",
         ),
     )  # fmt: skip

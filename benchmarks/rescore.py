@@ -33,7 +33,7 @@ TURNS = 2 if QUICK else 3
 DAYS = 8
 _CUT = WindowSettings(length=timedelta(seconds=SAMPLES / 50), rate_hz=50)
 _PIECE = 10_000
-"""Windows a commit of the lake's."""
+"""Windows of one commit of the lake."""
 
 
 def main() -> None:

@@ -35,7 +35,9 @@ def other(value: Any, name: str = "") -> Any:
 
 def changes() -> list[tuple[str, str, Any]]:
     """Every input, and every field of every section."""
-    single = [(name, "", other(KNOWN[name])) for name in ("cohort", "lake_version", "labels_version", "original", "holdout")]
+    single = [
+        (name, "", other(KNOWN[name])) for name in ("cohort", "lake_version", "labels_version", "original", "holdout")
+    ]
     sections = [
         (name, field.name, replace(KNOWN[name], **{field.name: other(getattr(KNOWN[name], field.name), field.name)}))
         for name in ("data", "quality", "finetune")

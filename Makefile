@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 REQUIREMENTS := docker/python/requirements.txt
 export SENSORLOOP_HOME ?= $(CURDIR)/var
 
-.PHONY: help setup demo test bench-ingest bench-faults bench-poison bench-transfer lint format lock clean browser
+.PHONY: help setup demo test bench-ingest bench-faults bench-poison bench-promotion bench-transfer bench-quality bench-rescore bench-train lint format lock clean browser
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 	@echo
@@ -47,11 +47,24 @@ bench-ingest: $(READY)  ## how fast ingestion is, beside what → var/bench/inge
 
 bench-transfer: $(READY)  ## FilterLoss beside what people use → var/bench/transfer.json (QUICK=1: 30 minutes; PAIRS="name=SOURCE,TARGET …")
 	@PYTHONPATH=$(CURDIR) $(BIN)/python -m benchmarks.transfer
+
+bench-quality: $(READY)  ## how well the quality score finds planted faults → var/bench/quality.json (QUICK=1: in some minutes)
+	@PYTHONPATH=$(CURDIR) $(BIN)/python -m benchmarks.quality
+
+bench-rescore: $(READY)  ## embeddings a second of a rescoring beside the bare forward pass → var/bench/rescore.json (QUICK=1; WINDOWS=n)
+	@PYTHONPATH=$(CURDIR) $(BIN)/python -m benchmarks.rescore
+
+bench-train: $(READY)  ## our training loop beside a plain one, on a GPU if there is one → var/bench/train.json (QUICK=1)
+	@PYTHONPATH=$(CURDIR) $(BIN)/python -m benchmarks.train
+
 bench-faults: $(READY)  ## 200 rounds of kill -9, 85 of zombies and outages: what is lost or doubled → var/bench/faults.json (QUICK=1: 19)
 	@PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.faults
 
 bench-poison: $(READY)  ## a million damaged batches: each is taken or refused → var/bench/poison.json (QUICK=1: 50,000)
 	@PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.poison
+
+bench-promotion: $(READY)  ## kills between all steps of a promotion, races, rollbacks: who serves → var/bench/promotion.json (QUICK=1: 2 rounds)
+	@PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.promotion
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

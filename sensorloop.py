@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 
 from dags import retraining, steps
-from dags.local import deadletter, label, lake, registry
+from dags.local import deadletter, judging, label, lake, quality, registry
 from dags.settings import load as load_settings
 from dags.terminal import (
     EXIT_FINAL,
@@ -32,7 +32,6 @@ from dags.terminal import (
     say_arms,
     say_import,
     say_refused,
-    verdict_line,
 )
 
 # Before torch is loaded: its threads would spin while they wait, and two programs that do so slow each other down tenfold.
@@ -49,6 +48,9 @@ app.add_typer(label.app, name="label")
 app.add_typer(deadletter.app, name="deadletter")
 app.add_typer(train_app, name="train")
 app.add_typer(registry.app, name="registry")
+app.add_typer(judging.scratch_app, name="scratch")
+app.command("quality")(quality.show)
+app.command("embed")(quality.embed)
 
 Cohort = Annotated[str, typer.Option(help="Which fleet: the recordings' and windows' cohort.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
@@ -265,7 +267,10 @@ def finetune(
     """Fine-tune with FilterLoss, beside what people would use instead, on one split and one budget."""
     chosen = None if arms == "all" else tuple(arms.split(","))
     with progress("Fine-tuning") as show:
-        done = retraining.finetune(load_settings(), run_key=run_key, arms=chosen, progress=show)
+        done = retraining.finetune(
+            load_settings(), run_key=run_key, arms=chosen, progress=show,
+            waits=lambda who: say(f"Another fine-tuning of this run key is at work ({who}); waiting for it."),
+        )  # fmt: skip
     say_arms(done["results"])
     result(**done)
 
@@ -305,14 +310,8 @@ def experiment(
     result(**done)
 
 
-@app.command()
-def promote(run_key: RunKey, arm: Annotated[str, typer.Option(help="Which arm's model.")] = "filterloss") -> None:
-    """Register the fine-tuned model and let the gate decide whether it becomes champion."""
-    done = retraining.promote(load_settings(), run_key=run_key, arm=arm)
-    for reason in done["reasons"]:
-        say(reason)
-    say(verdict_line(done))
-    result(**done)
+for step in (judging.evaluate, judging.gate, judging.promote, judging.watch):
+    app.command()(step)
 
 
 @app.command("settings")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, fields
 from datetime import timedelta
 from typing import Any, get_type_hints
 
@@ -51,7 +52,7 @@ def described() -> list[Described]:
             continue
         texts = _texts(kind)
         found += [
-            Described(section=section.name, key=field.name, default=_toml(field.default), text=texts[field.name])
+            Described(section=section.name, key=field.name, default=_toml(_default(field)), text=texts[field.name])
             for field in fields(kind)
         ]
     return found
@@ -100,6 +101,10 @@ def _texts(kind: type[Any]) -> dict[str, str]:
     return texts
 
 
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
 def _toml(value: Any) -> str:
     match value:
         case bool():
@@ -110,5 +115,7 @@ def _toml(value: Any) -> str:
             return f"{value.total_seconds():g}"
         case tuple():
             return "[" + ", ".join(_toml(each) for each in value) + "]"
+        case Mapping():
+            return "{" + ", ".join(f"{key} = {_toml(each)}" for key, each in value.items()) + "}"
         case _:
             return str(value)

@@ -17,6 +17,7 @@ nothing about a scene without labels. Airflow writes a traceback for every excep
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import sys
 from datetime import timedelta
@@ -56,13 +57,14 @@ class RetryByOutcome(RetryPolicy):
         return RetryDecision.default()
 
 
-def sensorloop(*arguments: str, executable: str, grace: timedelta) -> dict[str, Any]:
+def sensorloop(*arguments: str, executable: str, grace: timedelta, scratch: str = "") -> dict[str, Any]:
     """Run a command of ours as the work of a task; its stderr becomes the task's log.
 
     Args:
         arguments: what follows ``sensorloop``.
         executable: the program; empty for the ``sensorloop`` beside this Python.
         grace: what it gets to end in when the task is stopped, see :func:`dags.commands.run`.
+        scratch: folder for its temporary files; empty: the system's.
 
     Returns:
         The command's answer.
@@ -74,7 +76,8 @@ def sensorloop(*arguments: str, executable: str, grace: timedelta) -> dict[str, 
     command = (executable or str(Path(sys.executable).with_name("sensorloop")), *arguments)
     _log.info("$ %s", shlex.join((Path(command[0]).name, *arguments)))
     try:
-        return commands.run(command, report=_log_line, grace=grace)
+        env = {**os.environ, "TMPDIR": scratch} if scratch else None
+        return commands.run(command, report=_log_line, grace=grace, env=env)
     except NothingToDo as nothing:
         raise AirflowSkipException(str(nothing)) from None
     except CommandError as failure:

@@ -2,45 +2,65 @@
 
 No logic lives here. Each task runs one ``sensorloop`` command as a process of its own (:mod:`dags.outcome`) and hands on
 its answer, a few paths and numbers. The work is named by the lake's version, never by the clock: a run that was triggered
-by hand, by the schedule or twice does the same work for the same data, and a run key trains once.
+by hand, by the schedule, by an event or twice does the same work for the same data, and a run key trains once.
 """
 
 # mypy: disable-error-code="misc,untyped-decorator"
 # (Airflow's own types are not followed: reading them takes longer than reading all of ours.)
 from __future__ import annotations
 
-from datetime import timedelta
-from functools import partial
 from typing import Any
 
-from airflow.sdk import BaseOperatorLink, CronTriggerTimetable, Param, dag, task
+from airflow.sdk import (
+    AssetOrTimeSchedule,
+    DeadlineAlert,
+    DeadlineReference,
+    Param,
+    SyncCallback,
+    chain,
+    dag,
+    task,
+    task_group,
+)
 
-from dags.outcome import RetryByOutcome, sensorloop
-from dags.settings import load
+from dags import tasks
+from dags.alerts import late
+from dags.approval import Approval, said
+from dags.tasks import ENOUGH, MlflowRun, MlflowVersion, command, each, versions
+from dags.tasks import RETRAIN as SETTINGS
 
-SETTINGS = load().retrain
-ARMS = ("all", "filterloss", "plain", "oversampling", "undersampling")
-
-command = partial(sensorloop, executable=SETTINGS.executable, grace=SETTINGS.grace)
+ARMS = ("filterloss", "plain", "oversampling", "undersampling")
 
 PARAMS = {
     "cohort": Param(
-        SETTINGS.cohort,
-        type="string",
+        list(SETTINGS.cohorts),
+        type=["array", "string"],
+        items={"type": "string", "minLength": 1},
+        minItems=1,
         minLength=1,
-        title="Cohort",
-        description="Fleet to retrain for: the cohort of its windows in the lake.",
+        title="Cohorts",
+        description=(
+            "Whom to retrain for, one a line, a model each: a fleet (`target`), a part of one (`target/phone_model=Pixel 8`, "
+            "`target/subject_id=ana`), or every part of a kind that has data enough (`target/phone_model=*`)."
+        ),
+    ),
+    "policy": Param(
+        SETTINGS.policy,
+        type="string",
+        enum=list(ARMS),
+        title="Policy",
+        description="The arm whose model is asked to become champion. It is always trained.",
     ),
     "arms": Param(
         list(SETTINGS.arms),
         type="array",
-        items={"type": "string", "enum": list(ARMS)},
+        items={"type": "string", "enum": ["all", *ARMS]},
         minItems=1,
-        examples=list(ARMS),
+        examples=["all", *ARMS],
         title="Arms",
         description=(
-            "What to train. `filterloss` is the method, the others what people would use instead, on the same split and "
-            "budget. `all` costs the most and gives the whole comparison. `filterloss` is always trained: it is what is promoted."
+            "What to train beside the policy. `filterloss` is the method, the others what people would use instead, on the same split "
+            "and budget. `all` costs the most and gives the whole comparison."
         ),
     ),
     "min_windows": Param(
@@ -48,13 +68,19 @@ PARAMS = {
         type="integer",
         minimum=0,
         title="New windows needed",
-        description="Windows that must be newly labelled, or otherwise labelled, since the last retraining; with fewer the run is skipped.",
+        description="Windows that must be newly or otherwise labelled since the last retraining; with fewer a cohort is left out.",
     ),
     "force": Param(
         False,  # noqa: FBT003 - the default of a checkbox
         type="boolean",
         title="Force",
         description="Retrain whether there is anything new or not.",
+    ),
+    "approval": Param(
+        SETTINGS.approval,
+        type="boolean",
+        title="Ask a person",
+        description=f"A model that passes the gate becomes champion when somebody has approved it, within {SETTINGS.approval_timeout}.",
     ),
     "seed": Param(
         SETTINGS.seed,
@@ -65,40 +91,42 @@ PARAMS = {
     ),
 }
 
-
-class MlflowRun(BaseOperatorLink):
-    """The button beside the task that leads to its MLflow run."""
-
-    name = "MLflow run"
-
-    def get_link(self, operator: Any, *, ti_key: Any) -> str:  # noqa: ARG002 - Airflow's signature
-        """The address that the command gave, or nothing if it gave none."""
-        from airflow.sdk.execution_time.xcom import XCom
-
-        answer = XCom.get_value(ti_key=ti_key, key="return_value")
-        return str((answer or {}).get("mlflow_url") or "")
-
-
+WHEN = " and ".join(
+    [
+        *([f"at `{SETTINGS.schedule}`"] if SETTINGS.schedule else []),
+        *(["when `watch_lake` has seen enough that is new"] if SETTINGS.look_every else []),
+        "by hand (▶, with the parameters explained there)",
+    ]
+)
 DOC = f"""
 ### Newly labelled windows in, a champion or a refusal out
 
 | task | what it does | when it stops |
 |---|---|---|
-| `pin` | names the lake's versions and counts what is new | too little is new: the run is skipped; the log says how much is missing |
-| `rescore` | scores every label's quality, out of fold | too few labels, a scene without any, one subject only: fails at once, saying so |
-| `finetune` | trains FilterLoss and what it is compared with | on queue and pool `gpu`; the button *MLflow run* leads to its curves |
-| `promote` | registers FilterLoss's model and asks the gate | a refusal is an answer, not a failure: the log says which rule, by how much |
+| `pin` | names the lake's versions, counts what is new for each cohort | too little is new: skipped; the log says how much is missing |
+| `make_room`, `clear_room` | a folder for what tasks write on their way, removed whatever becomes of them | |
+| `shards`, `embed` | what the network makes of windows, by fleet and day | one shard's failure repeats that shard |
+| `cohort.rescore` | scores every label's quality, out of fold | too few labels, a scene without any, one subject only: fails at once |
+| `cohort.finetune` | trains the policy and what it is compared with | on queue and pool `gpu`; *MLflow run* leads to its curves |
+| `cohort.evaluate` | candidate, champion and original model on the people held out | |
+| `cohort.gate` | registers the candidate and says what the gate finds | a refusal is an answer, not a failure: which rule, by how much |
+| `cohort.approve` | asks a person, if one is to be asked | no answer within {SETTINGS.approval_timeout} counts as no |
+| `cohort.promote` | enters what was found and said into the ledger; the champion moves if both are for it | |
 
-Runs at `{SETTINGS.schedule or "nobody's call but yours"}` and by hand (▶, with the parameters explained there). The same
-lake version and seed are the same work, however often they are asked for.
+Runs {WHEN}. The same lake version and seed are the same work, however often they are asked for; a run that fails has left nothing out:
+what it worked on stays new until a run has ended.
 """
 
+NAMED = "{{ task.op_kwargs.given.cohort }}"
+"""What the tasks of a cohort are called in Airflow's pages."""
 
-def schedule() -> CronTriggerTimetable | None:
-    """When to run. Switched on, the DAG waits for the next tick instead of making up for the one that has passed."""
-    if not SETTINGS.schedule:
-        return None
-    return CronTriggerTimetable(SETTINGS.schedule, timezone="UTC", run_immediately=timedelta(0))
+
+def schedule() -> Any:
+    """By the clock, or when enough is new, whichever comes first."""
+    timetable = tasks.cron(SETTINGS.schedule)
+    if not SETTINGS.look_every:
+        return timetable
+    return [ENOUGH] if timetable is None else AssetOrTimeSchedule(timetable=timetable, assets=[ENOUGH])
 
 
 @dag(
@@ -106,54 +134,117 @@ def schedule() -> CronTriggerTimetable | None:
     dag_display_name="Retrain",
     description="Pin the lake, score the labels, fine-tune with FilterLoss, promote what passes the gate.",
     schedule=schedule(),
-    catchup=False,
-    max_active_runs=1,
-    max_consecutive_failed_dag_runs=SETTINGS.max_failed_runs,
     tags={"sensorloop", "training"},
     params=PARAMS,
     doc_md=DOC,
-    default_args={
-        "owner": SETTINGS.owner,
-        "retries": SETTINGS.retries,
-        "retry_policy": RetryByOutcome(),
-        "retry_delay": SETTINGS.retry_delay,
-        "retry_exponential_backoff": 2.0,
-        "max_retry_delay": 10 * SETTINGS.retry_delay,
-        "execution_timeout": SETTINGS.step_timeout,
-    },
+    deadline=DeadlineAlert(
+        reference=DeadlineReference.DAGRUN_QUEUED_AT,
+        interval=SETTINGS.deadline,
+        callback=SyncCallback(late, kwargs={"within": str(SETTINGS.deadline)}),
+        name="Retraining is late",
+    ),
+    **tasks.DAG,
 )
 def retrain() -> None:
-    """The four steps, one after the other."""
+    """Pin, embed in shards, and for each cohort rescore, fine-tune, evaluate, judge, ask and promote."""
 
     @task(multiple_outputs=False)
-    def pin(**context: Any) -> dict[str, Any]:
-        """The lake's versions to work on, if there is enough new: `{"lake_version", "labels_version", "windows", "labelled", …}`."""
+    def pin(**context: Any) -> list[dict[str, Any]]:
+        """The cohorts with enough that is new, at one version of the lake: `[{"cohort", "lake_version", "labels_version", …}]`."""
         params = context["params"]
-        options = ("--cohort", params["cohort"], "--min-windows", str(params["min_windows"]))
-        return command("lake", "pin", *options, *(("--force",) if params["force"] else ()))
-
-    @task(multiple_outputs=False, execution_timeout=SETTINGS.rescore_timeout)
-    def rescore(pinned: dict[str, Any], **context: Any) -> dict[str, Any]:
-        """Quality scores, out of fold, of every labelled window at that version: `{"run_key", "run_dir"}`."""
-        version, said = str(pinned["lake_version"]), str(pinned.get("labels_version", -1))
-        versions = ("--lake-version", version, "--labels-version", said)
-        return command("rescore", "--cohort", pinned["cohort"], *versions, "--seed", str(context["params"]["seed"]))
-
-    @task(multiple_outputs=False, queue="gpu", pool="gpu", execution_timeout=SETTINGS.finetune_timeout)
-    def finetune(scored: dict[str, Any], **context: Any) -> dict[str, Any]:
-        """Every arm, on one split and one budget: `{"run_key", "mlflow_run_id", "mlflow_url", "results"}`."""
-        chosen = context["params"]["arms"]
-        arms = ["all"] if "all" in chosen else list(dict.fromkeys(["filterloss", *chosen]))
-        return command("finetune", "--run-key", scored["run_key"], "--arms", ",".join(arms))
+        options = (*each("--cohort", tasks.cohorts(params)), "--min-windows", str(params["min_windows"]))
+        found: list[dict[str, Any]] = command("lake", "pin", *options, *(("--force",) if params["force"] else ()))[
+            "cohorts"
+        ]
+        return found
 
     @task(multiple_outputs=False)
-    def promote(trained: dict[str, Any]) -> dict[str, Any]:
-        """The gate's verdict; the champion moves if it passes: `{"passed", "version", "champion", "reasons"}`."""
-        return command("promote", "--run-key", trained["run_key"])
+    def make_room(**context: Any) -> str:
+        """A folder of this run's own for what its tasks write on their way: its path."""
+        return str(command("scratch", "make", "--name", context["run_id"])["folder"])
 
-    trained = finetune(rescore(pin()))
-    trained.operator.operator_extra_links = (MlflowRun(),)
-    promote(trained)
+    @task(multiple_outputs=False)
+    def clear_room(**context: Any) -> dict[str, Any]:
+        """Removes it, with what tasks that were killed have left there."""
+        return command("scratch", "clear", "--name", context["run_id"])
+
+    @task(multiple_outputs=False)
+    def shards(pinned: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The shards of the lake, by fleet and day, in which something is new: `[{"fleet", "day", …}]`."""
+        cohorts = each("--cohort", [given["cohort"] for given in pinned])
+        found: list[dict[str, Any]] = command("lake", "shards", *cohorts, *versions(pinned[0]))["shards"]
+        return found
+
+    @task(
+        multiple_outputs=False,
+        execution_timeout=SETTINGS.rescore_timeout,
+        max_active_tis_per_dagrun=SETTINGS.parallel_shards,
+        map_index_template="{{ task.op_kwargs.shard.fleet }} {{ task.op_kwargs.shard.day }}",
+        doc_md="What the original model makes of a shard's windows; of those that it has seen before, nothing.",
+    )
+    def embed(shard: dict[str, Any], room: str) -> dict[str, Any]:
+        """See above."""
+        return command("embed", "--cohort", shard["fleet"], "--day", shard["day"], *versions(shard), scratch=room)
+
+    @task(multiple_outputs=False, execution_timeout=SETTINGS.rescore_timeout, map_index_template=NAMED)
+    def rescore(given: dict[str, Any], room: str, **context: Any) -> dict[str, Any]:
+        """Quality scores, out of fold, of every labelled window at that version: `{"run_key", "run_dir"}`."""
+        options = ("--cohort", given["cohort"], *versions(given), "--seed", str(context["params"]["seed"]))
+        return command("rescore", *options, scratch=room) | {"cohort": given["cohort"]}
+
+    @task(
+        multiple_outputs=False,
+        queue="gpu",
+        pool="gpu",
+        execution_timeout=SETTINGS.finetune_timeout,
+        map_index_template=NAMED,
+        executor_config={"pod_template_file": SETTINGS.pod_template} if SETTINGS.pod_template else None,
+    )
+    def finetune(given: dict[str, Any], room: str, **context: Any) -> dict[str, Any]:
+        """Every arm, on one split and one budget: `{"run_key", "mlflow_run_id", "mlflow_url", "results"}`."""
+        params = context["params"]
+        arms = ["all"] if "all" in params["arms"] else list(dict.fromkeys([params["policy"], *params["arms"]]))
+        answer = command("finetune", "--run-key", given["run_key"], "--arms", ",".join(arms), scratch=room)
+        return answer | {"cohort": given["cohort"]}
+
+    @task(multiple_outputs=False, map_index_template=NAMED)
+    def evaluate(given: dict[str, Any], **context: Any) -> dict[str, Any]:
+        """Candidate, champion and original model on the people held out: `{"candidate", "champion", "original", "windows"}`."""
+        arm = context["params"]["policy"]
+        return command("evaluate", "--run-key", given["run_key"], "--arm", arm) | {"cohort": given["cohort"]}
+
+    @task(multiple_outputs=False, map_index_template=NAMED)
+    def gate(given: dict[str, Any]) -> dict[str, Any]:
+        """The candidate as a registered version, and what the gate finds: `{"passed", "version", "version_url", "reasons"}`."""
+        return command("gate", "--run-key", given["run_key"], "--arm", given["arm"])
+
+    @task(multiple_outputs=False, map_index_template=NAMED)
+    def promote(given: dict[str, Any], answer: dict[str, Any] | None) -> dict[str, Any]:
+        """Into the ledger; the champion moves if gate and person are for it: `{"passed", "version", "champion", "reasons"}`."""
+        return command("promote", "--run-key", given["run_key"], "--arm", given["arm"], *said(answer))
+
+    @task_group(tooltip="From a cohort's windows to its champion")
+    def cohort(given: dict[str, Any], room: str) -> None:
+        trained = finetune(given=rescore(given=given, room=room), room=room)
+        trained.operator.operator_extra_links = (MlflowRun(),)
+        judged = gate(given=evaluate(given=trained))
+        judged.operator.operator_extra_links = (MlflowVersion(),)
+        approval = Approval(
+            task_id="approve",
+            given=judged,
+            response_timeout=SETTINGS.approval_timeout,
+            map_index_template="{{ task.given.cohort }}",
+            doc_md="A person's word, if one is to be asked; no answer in time counts as no.",
+        )
+        promote(given=judged, answer=approval.output)
+
+    pinned = pin()
+    room = make_room()
+    with clear_room().as_teardown(setups=room):
+        embedded = embed.partial(room=room).expand(shard=shards(pinned))
+        done = cohort.partial(room=room).expand(given=pinned)
+    chain(pinned, room)
+    chain(embedded, done)
 
 
 retrain()

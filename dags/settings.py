@@ -8,12 +8,19 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from dags.orchestration import AirflowSettings, RetrainSettings
+from dags.orchestration import AirflowSettings, CareSettings, RetrainSettings
 from registry.settings import GateSettings, RegistrySettings
 from streaming import config
 from streaming.errors import SettingsError
 from streaming.settings import BrokerSettings, IngestSettings, KafkaSettings, LakeSettings, WindowSettings
-from training.settings import DataSettings, FineTuneSettings, OriginalSettings, QualitySettings, SpectrogramSettings
+from training.settings import (
+    ComputeSettings,
+    DataSettings,
+    FineTuneSettings,
+    OriginalSettings,
+    QualitySettings,
+    SpectrogramSettings,
+)
 
 _CONFIG, _SERVERS = "SENSORLOOP_CONFIG", "KAFKA_BOOTSTRAP_SERVERS"
 
@@ -34,9 +41,11 @@ class Settings:
     original: OriginalSettings
     quality: QualitySettings
     finetune: FineTuneSettings
+    compute: ComputeSettings
     registry: RegistrySettings
     gate: GateSettings
     retrain: RetrainSettings
+    care: CareSettings
     airflow: AirflowSettings
 
     @property

@@ -6,7 +6,7 @@ Each is named by what it works on (a lake version, a run key), never by the time
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,48 +18,11 @@ if TYPE_CHECKING:
     from registry.promotion import Promotions
     from registry.registered import MlflowVersions
     from registry.tracker import MlflowTracker
+    from registry.webhook import Webhook
     from training.dataset import WindowSet
     from training.tracking import Progress
 
 _CODE = Path(__file__).parents[1]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pin:
-    """A version of the lake, and what is in it for a cohort."""
-
-    cohort: str
-    lake_version: int
-    """Of the ``windows`` table."""
-    labels_version: int
-    """Of the ``labels`` table; -1 if there is none."""
-    windows: int
-    labelled: int
-    fresh: int
-    """Labelled windows that no rescoring has seen, or that had another label when one did, and that the next one will see: those that
-    are too sparse for it, or of scenes that [data] leaves out, would be new for ever, and so would those whose label was withdrawn."""
-
-
-def pin(settings: Settings, cohort: str) -> Pin:
-    """Name the newest version of the lake and count.
-
-    Raises:
-        LakeError: there is no lake.
-        DataError: it has none of the channels of the settings.
-    """
-    from streaming import lake as lakes
-    from training.dataset import described_windows, usable
-
-    lake, data = settings.lake, settings.data
-    version, labels_version = lakes.table_version(lake), lakes.labels_version(lake)
-    windows = described_windows(lake, version, labels_version, cohort=cohort, channels=data.channels)
-    found = usable(windows, scenes=data.scenes or None, min_coverage=data.min_coverage, labelled_only=True)
-    known = lakes.scored_windows(lake)
-    fresh = found.join(known, left_on=["window_id", "scene"], right_on=["window_id", "label"], how="anti")
-    return Pin(
-        cohort=cohort, lake_version=version, labels_version=labels_version, windows=windows.height,
-        labelled=windows.height - windows["scene"].null_count(), fresh=fresh.height,
-    )  # fmt: skip
 
 
 def load_windows(
@@ -73,6 +36,17 @@ def load_windows(
         settings.lake, version, labels_version=labels_version, cohort=cohort, channels=data.channels, scenes=data.scenes or None,
         min_coverage=data.min_coverage, labelled_only=True,
     )  # fmt: skip
+
+
+def held_out(settings: Settings, windows: WindowSet, cohort: str) -> tuple[str, ...]:
+    """Those whom [data] names to be held out; of a part of a fleet, those of them who are in it."""
+    from training.cohort import Cohort
+
+    named = settings.data.holdout_subjects
+    if not Cohort.parse(cohort).column:
+        return named
+    there = set(windows.subjects.tolist())
+    return tuple(subject for subject in named if subject in there)
 
 
 def lake_at(version: int | None, labels_version: int | None) -> str:
@@ -120,17 +94,17 @@ def train_original(settings: Settings, *, cohort: str, seed: int, progress: Prog
     client = mlflow_client(settings)
     windows = load_windows(settings, cohort=cohort, version=None)
     note = "A run for each training of the original model on the source: what recovery is measured from."
-    tracker = mlflow_tracker(client, settings.registry.original_experiment, note=note)
+    tracker = mlflow_tracker(settings, client, settings.registry.original_experiment, note=note)
     tags = {"cohort": cohort, "lake_version": str(windows.version), "labels_version": str(windows.labels_version)}
     with tracker.run("original", tags=tags) as run:
         original = train(
             windows, replace(settings.original, seed=seed), data=settings.data, spectrogram=settings.spectrogram,
-            run=run, progress=progress,
+            compute=settings.compute, run=run, progress=progress,
         )  # fmt: skip
         original.save(settings.original_folder)
         low, high = original.evaluation.interval
         version = register(
-            settings, client, original.net, run_id=run.run_id, example=windows, alias="original",
+            settings, client, original.net, name=settings.registry.model_name, run_id=run.run_id, example=windows, alias="original",
             metrics={"source/accuracy": original.accuracy, "source/macro_f1": original.macro_f1},
             tags={**tags, "policy": "original"},
             description=(
@@ -150,6 +124,7 @@ def register(
     client: Client,
     net: Any,
     *,
+    name: str,
     run_id: str,
     example: WindowSet,
     metrics: Mapping[str, float],
@@ -157,14 +132,15 @@ def register(
     description: str,
     alias: str,
 ) -> str:
-    """Log a network with the run that trained it, checked against itself, and make it a version.
+    """Log a network with the run that trained it, checked against itself, and make it a version of the registered model ``name``.
 
     Repeatable: what the same run key and policy have made a version of is not logged again, and keeps the alias that it has come to.
     """
     from registry.models import log_model
+    from registry.registered import MlflowVersions
     from registry.versions import Status, Tag
 
-    store = model_versions(settings, client)
+    store = MlflowVersions(client, name)
     known = store.find(run_key=tags[Tag.RUN_KEY], policy=tags[Tag.POLICY]) if Tag.RUN_KEY in tags else None
     if known is not None:
         if known.tags.get(Tag.STATUS) == Status.PENDING:
@@ -176,8 +152,9 @@ def register(
         tolerance=settings.registry.logits_tolerance,
     )  # fmt: skip
     version = store.register(
-        source=logged.uri, model_id=logged.model_id, run_id=run_id, description=description, tags=tags, alias=alias
-    )
+        source=logged.uri, model_id=logged.model_id, run_id=run_id, description=description, tags={**tags, **logged.tags},
+        alias=alias,
+    )  # fmt: skip
     return version.version
 
 
@@ -188,29 +165,83 @@ def mlflow_client(settings: Settings) -> Client:
     return connect(settings.registry.tracking_uri)
 
 
-def mlflow_tracker(client: Client, experiment: str, *, note: str) -> MlflowTracker:
+def mlflow_tracker(settings: Settings, client: Client, experiment: str, *, note: str) -> MlflowTracker:
     """A tracker whose runs say which code, packages and machine they are of; ``note`` is shown on the experiment's page."""
     from registry.tracker import MlflowTracker, environment
 
-    return MlflowTracker(client, experiment, tags=environment(_CODE), note=note)
+    return MlflowTracker(
+        client,
+        experiment,
+        tags=environment(_CODE),
+        note=note,
+        system_metrics_every=settings.registry.system_metrics_every,
+    )
 
 
-def model_versions(settings: Settings, client: Client) -> MlflowVersions:
-    """The versions of the registered model."""
+def model_name(settings: Settings, cohort: str = "") -> str:
+    """The registered model of a cohort: everybody's for the first of [retrain] cohorts (and if none is said), else one of its own."""
+    from urllib.parse import quote
+
+    from training.cohort import Cohort
+
+    name = settings.registry.model_name
+    if cohort in {"", settings.retrain.cohorts[0]}:
+        return name
+    part = Cohort.parse(cohort)
+    # MLflow takes neither '/' nor ':' in a name.
+    own = f"{name}.{quote(part.fleet, safe=' ,')}"
+    return f"{own}.{part.column}={quote(part.value, safe=' ,')}" if part.column else own
+
+
+def model_versions(settings: Settings, client: Client, cohort: str = "") -> MlflowVersions:
+    """The versions of a cohort's registered model."""
     from registry.registered import MlflowVersions
 
-    return MlflowVersions(client, settings.registry.model_name)
+    return MlflowVersions(client, model_name(settings, cohort))
 
 
-def promotions(settings: Settings) -> Promotions:
-    """Who is champion, and how that changes."""
+def predict(settings: Settings, cohort: str, version: str, windows: WindowSet) -> list[int]:
+    """What a version of a cohort's model says of windows: indices into its scenes."""
+    from registry.models import load_model
+
+    client = mlflow_client(settings)
+    model = load_model(client, model_versions(settings, client, cohort).version(version), settings.home / "models")
+    return [int(scene) for scene in model.predict(windows.signals).argmax(1)]
+
+
+def promotions(settings: Settings, cohort: str = "") -> Promotions:
+    """Who is champion of a cohort's model, and how that changes."""
     from registry.ledger import Ledger
+    from registry.notices import Notices
     from registry.promotion import Promotions
     from registry.tracker import user
 
+    registry = settings.registry
+    ledger = Ledger(registry.ledger_url, lock_timeout=registry.lock_timeout)
+    name = model_name(settings, cohort)
+    notices = Notices(registry.ledger_url, ledger, name, sender=_webhook(settings), clock=_now)
     return Promotions(
-        model_versions(settings, mlflow_client(settings)),
-        Ledger(settings.registry.ledger_url),
-        clock=lambda: datetime.now(UTC),
-        who=user(),
+        model_versions(settings, mlflow_client(settings), cohort), ledger, clock=_now, who=user(), notices=notices
     )
+
+
+def serving(settings: Settings, cohort: str) -> tuple[str, str | None]:
+    """Name of the registered model that serves a cohort, and its champion: its own if it has one, else everybody's."""
+    own = promotions(settings, cohort).champion()
+    return (model_name(settings, cohort), own) if own else (model_name(settings), promotions(settings).champion())
+
+
+def _webhook(settings: Settings) -> Webhook | None:
+    """Where changes of the champion are announced, if anywhere."""
+    from registry.webhook import Webhook
+    from streaming.secret import reveal
+
+    registry = settings.registry
+    if not registry.webhook_url:
+        return None
+    secret = reveal(registry.webhook_secret, setting="[registry] webhook_secret")
+    return Webhook(registry.webhook_url, secret, timeout=registry.webhook_timeout, clock=_now)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -35,7 +35,9 @@ def say_some(sentences: Sequence[str], most: int = 20) -> None:
 def say_disagreement(problem: Problem | None) -> None:
     """That alias and ledger differ, which reading them does not change, and what does."""
     if problem is not None:
-        say(f"note: {problem.text} The next 'sensorloop promote' or 'sensorloop registry rollback' enters it.")
+        say(
+            f"note: {problem.text} 'sensorloop registry reconcile' enters it, and so does the next promotion or rollback."
+        )
 
 
 def say_arms(results: str) -> None:

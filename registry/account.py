@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from registry.chain import Action, Entry
 from registry.errors import VerdictError
 from registry.gate import Verdict
-from registry.versions import Tag, Version
+from registry.versions import Status, Tag, Version
+from registry.webhook import Notice
 
 _DID = {
     Action.PROMOTE: "promoted",
@@ -18,7 +19,12 @@ _DID = {
 
 
 def explain(
-    model_name: str, version: str, found: Version | None, entries: Sequence[Entry], champion: str | None
+    model_name: str,
+    version: str,
+    found: Version | None,
+    entries: Sequence[Entry],
+    champion: str | None,
+    announced: Mapping[int, Notice],
 ) -> str:
     """Where a version comes from, what the gate found rule by rule, when it served and what served before and after.
 
@@ -28,12 +34,29 @@ def explain(
         found: what MLflow knows of it; None if it has been deleted there.
         entries: the model's ledger, oldest first.
         champion: the version that serves now.
+        announced: sequence of an entry → what came of announcing it.
     """
-    return "\n".join(_lines(model_name, version, found, entries, champion))
+    return "\n".join(_lines(model_name, version, found, entries, champion, announced))
+
+
+def tags(verdict: Verdict, status: Status) -> dict[str, str]:
+    """What the gate found of a version, as its tags in MLflow."""
+    found: dict[str, str] = {Tag.VERDICT: "\n".join(verdict.reasons), Tag.STATUS: status.value}
+    for tag, share in ((Tag.RECOVERY, verdict.recovery_ratio), (Tag.BOUND, verdict.recovery_lower_bound)):
+        if share is not None:
+            found[tag] = f"{share:.4f}"
+    if verdict.frozen:
+        found[Tag.HOLDOUT] = verdict.frozen
+    return found
 
 
 def _lines(
-    model_name: str, version: str, found: Version | None, entries: Sequence[Entry], champion: str | None
+    model_name: str,
+    version: str,
+    found: Version | None,
+    entries: Sequence[Entry],
+    champion: str | None,
+    announced: Mapping[int, Notice],
 ) -> Iterator[str]:
     yield f"{model_name} version {version}{', the champion' if version == champion else ''}"
     yield from _origin(found)
@@ -48,6 +71,8 @@ def _lines(
             yield f"  {entry.why}"
         else:  # a candidate that was refused while this version was champion
             yield f"{_when(entry)}: stayed champion, version {entry.version} was refused."
+        if entry.sequence in announced:
+            yield f"  Webhook: {announced[entry.sequence]}."
     if not concerning:
         yield ""
         yield "The ledger has no entry about it: it has been neither judged nor champion."
@@ -88,7 +113,9 @@ def _about(entry: Entry) -> Iterator[str]:
         return
     ratio = "not computable" if verdict.recovery_ratio is None else f"{verdict.recovery_ratio:.4f}"
     answer = "passed" if verdict.passed else f"refused by {', '.join(verdict.failed)}"
-    yield f"  Verdict: {answer}; recovery ratio {ratio}; holdout {verdict.holdout or 'unnamed'}."
+    low = "" if verdict.recovery_lower_bound is None else f" (at least {verdict.recovery_lower_bound:.4f})"
+    frozen = f" of frozen holdout {verdict.frozen}, its question {verdict.asked}" if verdict.frozen else ""
+    yield f"  Verdict: {answer}; recovery ratio {ratio}{low}; holdout {verdict.holdout or 'unnamed'}{frozen}."
     if entry.lake_version is not None or entry.run_key is not None:
         yield f"  From lake version {entry.lake_version or 'unknown'}, run key {entry.run_key or 'unknown'}."
     for rule in verdict.rules:

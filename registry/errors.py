@@ -15,7 +15,8 @@
     ├── LedgerError             the ledger cannot be read or written
     │   ├── LedgerBusy          somebody else has been promoting for longer than the time-out
     │   ├── LedgerMoved         somebody else has written the entry that we wanted to write
-    │   └── LedgerBroken        the ledger's newest entry is not what was once written
+    │   ├── LedgerBroken        the ledger's newest entry is not what was once written
+    │   └── HoldoutMissing      no such frozen holdout
     └── PromotionError          a promotion or rollback that must not be done
         ├── ChampionMoved       the verdict was against a champion that is no longer the champion
         └── NothingToRollBack   there is no earlier champion, and no original model to fall back on
@@ -90,6 +91,10 @@ class LedgerMoved(LedgerError):
 
 class LedgerBroken(LedgerError):
     """The ledger's newest entry is not what was once written: nothing is added to it until a person has looked."""
+
+
+class HoldoutMissing(LedgerError):
+    """There is no such frozen holdout."""
 
 
 class PromotionError(RegistryError):

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from registry.bounds import Person, allowed_error, lower_accuracy
 from registry.errors import VerdictError
 from registry.settings import GateSettings
 
-_FORMAT = 1
+_FORMAT = 2
+_READ = frozenset({1, 2})
+"""Format 1 knew no frozen holdouts."""
 _ROUNDING = 1e-9
 """Two numbers closer than this are the same: 0.8 − 0.02 is not 0.78 in binary."""
 
@@ -38,8 +41,28 @@ class Score:
     """Digest of the holdout: the same for two scores if and only if the windows and their labels are."""
     scene_windows: Mapping[str, int] = field(default_factory=dict)
     """Scene → its windows in the holdout; empty if not counted, then only a NaN recall says that a scene is absent."""
-    accuracy_interval: tuple[float, float] | None = None
-    """95 % confidence interval of the accuracy (bootstrap by subject), if it was computed."""
+    people: Sequence[Person] = ()
+    """What became of each person's windows, in any order; empty if not counted, then there is no bound."""
+    latency_s: float | None = None
+    """Seconds that one window takes, if it was measured; asked of a candidate only."""
+    size_mb: float | None = None
+    """10⁶ bytes of the model's files, likewise."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """Which frozen holdout is asked (:mod:`registry.holdouts`), how often it has been, and what has become of it since."""
+
+    holdout: str
+    """Its name."""
+    number: int
+    """This is the so-manieth question that it decides, from 1."""
+    windows: int
+    """Windows that were frozen."""
+    relabelled: int = 0
+    """Of those, labelled otherwise since."""
+    missing: int = 0
+    """Of those, no longer there, or no longer labelled."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,9 +75,9 @@ class RuleResult:
     value: float | None
     """The number looked at; None if it could not be computed, or if there was nothing to look at."""
     threshold: float | None
-    """What the number must at least be; None if there was nothing to compare with."""
+    """What the number must at least be (of a latency, size or change: at most); None if there was nothing to compare with."""
     margin: float | None
-    """``value - threshold``: negative by how much the rule was missed."""
+    """How far on the right side of the threshold the number is: negative by how much the rule was missed."""
     text: str
     """One sentence for a person."""
 
@@ -72,6 +95,12 @@ class Verdict:
     has not passed, and is no judgement on the candidate."""
     holdout: str = ""
     """Digest of the holdout that decided."""
+    recovery_lower_bound: float | None = None
+    """Lower 95 % bound of the ratio, adjusted for how often the holdout was asked; None if not computable."""
+    frozen: str = ""
+    """Name of the frozen holdout that those windows are of; empty if it was none."""
+    asked: int = 1
+    """It was the so-manieth question that this holdout decided."""
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -96,8 +125,8 @@ class Verdict:
         """
         try:
             data: dict[str, Any] = json.loads(text)
-            if (found := data.pop("format")) != _FORMAT:
-                msg = f"verdict of format {found!r}; this version reads format {_FORMAT}"
+            if (found := data.pop("format")) not in _READ:
+                msg = f"verdict of format {found!r}; this version reads formats {', '.join(map(str, sorted(_READ)))}"
                 raise VerdictError(msg)
             rules = tuple(RuleResult(**rule) for rule in data.pop("rules"))
             return cls(rules=rules, rescore=tuple(data.pop("rescore")), **data)
@@ -107,7 +136,12 @@ class Verdict:
 
 
 def verdict(
-    candidate: Score, champion: Score | None, original: Score, source_accuracy: float, policy: GateSettings
+    candidate: Score,
+    champion: Score | None,
+    original: Score,
+    source_accuracy: float,
+    policy: GateSettings,
+    question: Question | None = None,
 ) -> Verdict:
     """Judge a candidate.
 
@@ -118,6 +152,7 @@ def verdict(
         original: the original model's score, as it is, on the same holdout.
         source_accuracy: the original model's accuracy on the source holdout, what is to be recovered.
         policy: the thresholds.
+        question: of which frozen holdout; None for one that is asked once and not kept.
 
     Returns:
         A verdict that passed if and only if every rule did. If the champion's or the original model's score is of another
@@ -127,25 +162,34 @@ def verdict(
     rescore = tuple(
         name for name, score in references.items() if score is not None and score.holdout != candidate.holdout
     )
-    ratio = candidate.accuracy / source_accuracy if source_accuracy > _ROUNDING else math.nan
+    number = question.number if question else 1
+    divisible = source_accuracy > _ROUNDING
+    ratio = candidate.accuracy / source_accuracy if divisible else math.nan
+    bound = lower_accuracy(candidate.people, allowed_error(number)) / source_accuracy if divisible else math.nan
     rules: list[RuleResult] = [
         _numbers(candidate, source_accuracy),
         *_size(candidate, policy),
+        *_unchanged(question, policy),
         _scenes(candidate, original, policy),
-        *_recall_floor(candidate, policy),
+        *_recall_floors(candidate, policy),
         *_recovery(candidate, source_accuracy, ratio, policy),
+        *_recovery_bound(candidate, bound, number, policy),
     ]
     for name, score in references.items():
         if name in rescore:
             rules.append(_other_holdout(name, candidate, score))
         else:
             rules.extend(_not_worse(name, candidate, score, policy))
+    rules.extend(_cost(candidate, policy))
     return Verdict(
         passed=all(rule.passed for rule in rules),
         rules=tuple(rules),
         recovery_ratio=_finite(ratio),
         rescore=rescore,
         holdout=candidate.holdout,
+        recovery_lower_bound=_finite(bound),
+        frozen=question.holdout if question else "",
+        asked=number,
     )
 
 
@@ -200,15 +244,28 @@ def _scenes(candidate: Score, original: Score, policy: GateSettings) -> RuleResu
     )
 
 
-def _recall_floor(candidate: Score, policy: GateSettings) -> Iterator[RuleResult]:
-    recalls = {scene: recall for scene, recall in candidate.recall.items() if math.isfinite(recall)}
-    if policy.min_scene_recall <= 0.0 or not recalls:  # an absent scene is the rule "scenes"' business
+def _unchanged(question: Question | None, policy: GateSettings) -> Iterator[RuleResult]:
+    if question is None:
         return
-    worst = min(sorted(recalls), key=lambda scene: recalls[scene])
-    yield _at_least(
-        "scene_recall", f"The recall of {worst}, the lowest of all scenes,", recalls[worst], policy.min_scene_recall,
-        f"the floor {policy.min_scene_recall:g}",
-    )  # fmt: skip
+    share = (question.relabelled + question.missing) / question.windows if question.windows else math.nan
+    what = (
+        f"The share of holdout {question.holdout}'s {question.windows} windows that changed since it was frozen "
+        f"({question.relabelled} labelled otherwise, {question.missing} gone)"
+    )
+    yield _at_most(
+        "holdout_changed", what, share, policy.max_holdout_changed, f"the {policy.max_holdout_changed:g} allowed"
+    )
+
+
+def _recall_floors(candidate: Score, policy: GateSettings) -> Iterator[RuleResult]:
+    """A rule for each scene that has a floor. Of an absent scene nobody knows: it is refused here too, unless no floor is set."""
+    floors = {**dict.fromkeys(candidate.recall, policy.min_scene_recall), **policy.scene_recall}
+    for scene, floor in sorted(floors.items()):
+        if floor > 0.0:
+            yield _at_least(
+                f"scene_recall/{scene}", f"The recall of {scene}", candidate.recall.get(scene, math.nan), floor,
+                f"its floor {floor:g}",
+            )  # fmt: skip
 
 
 def _recovery(candidate: Score, source_accuracy: float, ratio: float, policy: GateSettings) -> Iterator[RuleResult]:
@@ -216,13 +273,25 @@ def _recovery(candidate: Score, source_accuracy: float, ratio: float, policy: Ga
     yield _at_least(
         "recovery_ratio", what, ratio, policy.recovery_threshold, f"the threshold {policy.recovery_threshold:g}"
     )
-    if policy.recovery_lower_threshold > 0.0:
-        low = candidate.accuracy_interval[0] if candidate.accuracy_interval else math.nan
-        bound = low / source_accuracy if source_accuracy > _ROUNDING else math.nan
-        yield _at_least(
-            "recovery_lower_bound", "The recovery ratio's lower 95 % bound", bound, policy.recovery_lower_threshold,
-            f"the threshold {policy.recovery_lower_threshold:g}",
-        )  # fmt: skip
+
+
+def _recovery_bound(candidate: Score, bound: float, number: int, policy: GateSettings) -> Iterator[RuleResult]:
+    if policy.recovery_lower_threshold <= 0.0 and not math.isfinite(bound):
+        return  # none is asked for, and there is none to tell
+    asked = "" if number == 1 else f" (at the {number}{_ordinal(number)} question of this holdout)"
+    what = f"The recovery ratio's lower 95 % bound over {len(candidate.people)} people{asked}"
+    least = policy.recovery_lower_threshold
+    yield _at_least("recovery_lower_bound", what, bound, least, f"the threshold {least:g}")
+
+
+def _cost(candidate: Score, policy: GateSettings) -> Iterator[RuleResult]:
+    most_s = policy.max_latency.total_seconds()
+    for name, what, value, most, unit in (
+        ("latency", "The time for one window, in seconds,", candidate.latency_s, most_s, "s"),
+        ("size", "The size of the model's files, in MB,", candidate.size_mb, policy.max_size_mb, "MB"),
+    ):
+        if most > 0.0:
+            yield _at_most(name, what, math.nan if value is None else value, most, f"the {most:g} {unit} allowed")
 
 
 def _other_holdout(name: str, candidate: Score, score: Score | None) -> RuleResult:
@@ -253,7 +322,18 @@ def _not_worse(name: str, candidate: Score, score: Score | None, policy: GateSet
 
 def _at_least(name: str, what: str, value: float, threshold: float, bound: str) -> RuleResult:
     """The rule ``value >= threshold``; ``bound`` says in words what the threshold is."""
-    margin = value - threshold
+    return _compared(name, what, value, threshold, bound, margin=value - threshold, sides=("below", "above"))
+
+
+def _at_most(name: str, what: str, value: float, threshold: float, bound: str) -> RuleResult:
+    """The rule ``value <= threshold``, likewise."""
+    return _compared(name, what, value, threshold, bound, margin=threshold - value, sides=("above", "below"))
+
+
+def _compared(
+    name: str, what: str, value: float, threshold: float, bound: str, *, margin: float, sides: tuple[str, str]
+) -> RuleResult:
+    """``sides``: where a value is that misses the threshold, and one that does not."""
     if not math.isfinite(margin):
         text = f"{what} could not be compared with {bound}: {'it is' if math.isnan(value) else 'one is'} not a number."
         return RuleResult(
@@ -265,10 +345,14 @@ def _at_least(name: str, what: str, value: float, threshold: float, bound: str) 
     else:
         # A miss by less than the digits shown would read "0.900 is 0.000 below 0.900": show what decides.
         digits = 3 if abs(margin) >= 0.001 else 6
-        text = f"{what} is {_n(value, digits)}, {_n(abs(margin), digits)} {'above' if passed else 'below'} {bound}."
+        text = f"{what} is {_n(value, digits)}, {_n(abs(margin), digits)} {sides[passed]} {bound}."
     return RuleResult(
         name=name, passed=passed, value=float(value), threshold=float(threshold), margin=float(margin), text=text
     )
+
+
+def _ordinal(number: int) -> str:
+    return "th" if number % 100 in {11, 12, 13} else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
 
 
 def _n(value: float, digits: int = 3) -> str:

@@ -23,12 +23,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
-from pathlib import Path
 
 import sqlalchemy as sql
 
 from registry.chain import FIRST_HASH, Action, Draft, Entry, Problem, check, sealed
-from registry.errors import LedgerBroken, LedgerBusy, LedgerError, LedgerMoved
+from registry.database import Database
+from registry.errors import LedgerBroken, LedgerBusy, LedgerMoved
 from registry.lock import database_lock
 
 _METADATA = sql.MetaData()
@@ -59,7 +59,7 @@ _SETTLED = sql.Table(
 
 
 class Ledger:
-    """A ledger in a database. The tables are made with the first entry, so that looking at one writes nothing.
+    """A ledger in a database (:class:`~registry.database.Database`).
 
     Args:
         url: SQLAlchemy URL; SQLite in a file, or PostgreSQL.
@@ -77,25 +77,7 @@ class Ledger:
         lock_timeout: timedelta = timedelta(seconds=60),
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
-        try:
-            self._url = sql.make_url(url)
-        except sql.exc.ArgumentError as error:
-            msg = f"[registry] ledger_url = {url!r} is no SQLAlchemy URL"
-            raise LedgerError(msg) from error
-        dialect = self._url.get_backend_name()
-        if dialect not in {"sqlite", "postgresql"} or (
-            dialect == "sqlite" and self._url.database in {None, "", ":memory:"}
-        ):
-            msg = f"[registry] ledger_url = {self._shown}: must be SQLite in a file, or PostgreSQL"
-            raise LedgerError(msg)
-        # Besides us, MLflow writes to the same SQLite file: wait for its short transactions rather than fail.
-        arguments = {"timeout": 30.0} if dialect == "sqlite" else {}
-        try:
-            self._engine = sql.create_engine(self._url, connect_args=arguments, poolclass=sql.pool.NullPool)
-        except ImportError as error:
-            msg = f"[registry] ledger_url = {self._shown}: install its driver, the Python package {error.name}"
-            raise LedgerError(msg) from error
-        self._sqlite_file = Path(str(self._url.database)) if dialect == "sqlite" else None
+        self._database = Database(url, "Ledger")
         self._lock_timeout = lock_timeout
         self._pause = pause
 
@@ -107,12 +89,12 @@ class Ledger:
             LedgerBusy: another holder did not give it back within the time-out.
             LedgerError: the database does not answer.
         """
-        with self._translated("lock"), database_lock(self._engine) as try_lock:
+        with self._database.translated("lock"), database_lock(self._database.engine) as try_lock:
             step, waited, limit = 0.02, 0.0, self._lock_timeout.total_seconds()
             while not try_lock():
                 if waited >= limit:
                     msg = (
-                        f"Ledger {self._shown}: another promotion or rollback has not finished for {limit:g} s. Try again, or "
+                        f"{self._database}: another promotion or rollback has not finished for {limit:g} s. Try again, or "
                         "raise [registry] lock_timeout."
                     )
                     raise LedgerBusy(msg)
@@ -173,29 +155,23 @@ class Ledger:
         if (head.sequence if head else 0) != after:
             raise LedgerMoved(self._moved(after))
         if head is not None and head.computed_hash() != head.hash:
-            msg = (
-                f"Ledger {self._shown}: entry {head.sequence} is not what was written; run 'sensorloop registry verify'"
-            )
+            msg = f"{self._database}: entry {head.sequence} is not what was written; run 'sensorloop registry verify'"
             raise LedgerBroken(msg)
         entry = sealed(draft, sequence=after + 1, previous_hash=head.hash if head else FIRST_HASH)
-        with self._translated("append"):
-            try:
-                with self._engine.begin() as connection:
-                    for table in (_ENTRIES, _SETTLED):
-                        connection.execute(sql.schema.CreateTable(table, if_not_exists=True))
-                    connection.execute(sql.insert(_ENTRIES).values(asdict(entry)))
-            except sql.exc.IntegrityError as error:
-                raise LedgerMoved(self._moved(after)) from error
+        try:
+            with self._database.writing("append", _ENTRIES, _SETTLED) as connection:
+                connection.execute(sql.insert(_ENTRIES).values(asdict(entry)))
+        except sql.exc.IntegrityError as error:
+            raise LedgerMoved(self._moved(after)) from error
         return entry
 
     def settle(self, entry: Entry) -> None:
         """Note that the alias has followed this entry. Repeatable."""
-        with self._translated("settle"):
-            try:
-                with self._engine.begin() as connection:
-                    connection.execute(sql.insert(_SETTLED).values(sequence=entry.sequence))
-            except sql.exc.IntegrityError:
-                return  # settled before
+        try:
+            with self._database.writing("settle", _SETTLED) as connection:
+                connection.execute(sql.insert(_SETTLED).values(sequence=entry.sequence))
+        except sql.exc.IntegrityError:
+            return  # settled before
 
     def is_settled(self, entry: Entry) -> bool:
         """Whether the alias is known to have followed this entry."""
@@ -205,30 +181,11 @@ class Ledger:
         """Every place where the chain does not hold; empty if it does."""
         return tuple(check(self.entries()))
 
-    @property
-    def _shown(self) -> str:
-        return self._url.render_as_string(hide_password=True)
-
     def _moved(self, after: int) -> str:
-        return (
-            f"Ledger {self._shown}: somebody else has written entry {after + 1} in the meantime; look again and retry"
-        )
+        return f"{self._database}: somebody else has written entry {after + 1} in the meantime; look again and retry"
 
     def _rows(self, query: sql.Select[tuple[object, ...]]) -> list[sql.RowMapping]:
-        if self._sqlite_file is not None and not self._sqlite_file.exists():
-            return []  # connecting would leave an empty file, which is no database that MLflow would make its tables in
-        with self._translated("read"), self._engine.connect() as connection:
-            if not sql.inspect(connection).has_table(_ENTRIES.name):
-                return []
-            return list(connection.execute(query).mappings())
-
-    @contextmanager
-    def _translated(self, doing: str) -> Iterator[None]:
-        try:
-            yield
-        except sql.exc.SQLAlchemyError as error:
-            msg = f"Ledger {self._shown}: cannot {doing}: {str(error).splitlines()[0]}. Check [registry] ledger_url."
-            raise LedgerError(msg) from error
+        return self._database.rows(_ENTRIES, query)
 
 
 def _entry(row: sql.RowMapping) -> Entry:

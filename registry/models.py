@@ -1,17 +1,19 @@
 """Log a PyTorch model so that anybody with torch and MLflow can load it, and load it again.
 
 What is logged is the exported program (``torch.export``, MLflow's ``pt2`` format): a graph of torch's own operators and raw
-tensors. Loading it runs none of our code and unpickles nothing. Before it is logged, it is loaded the way a user would, and
-must compute what the trained model does.
+tensors. Loading it runs none of our code and unpickles nothing. Beside it lies the same as ONNX (:mod:`registry.onnx_model`).
+Before it is logged, each is loaded the way a user would, and must compute what the trained model does.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import tempfile
+import timeit
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -29,9 +31,10 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 from numpy.typing import NDArray
 
+from registry import onnx_model
 from registry.connection import mlflow_errors
 from registry.errors import LogitsDiffer, ModelError
-from registry.versions import Version
+from registry.versions import Tag, Version
 
 with warnings.catch_warnings():
     # MLflow, on the type hints of its own classes, when it is imported.
@@ -39,6 +42,9 @@ with warnings.catch_warnings():
     from mlflow.pyfunc import PyFuncModel
     from mlflow.pyfunc import load_model as load_pyfunc
     from mlflow.pytorch import save_model as save_pytorch
+
+_CALLS = 10
+_log = logging.getLogger(__name__)
 
 Signals = NDArray[np.float32]
 """Windows: [n, channels, time], in the channels' units."""
@@ -58,6 +64,17 @@ class LoggedModel:
     """The run that trained it."""
     largest_difference: float
     """Between a logit of the trained and of the exported model, over all sizes of batch that were tried."""
+    onnx_difference: float | None
+    """The same of the ONNX file; None where there is none."""
+    latency_s: float
+    """Seconds that the exported model takes for one window on one thread: the fastest of several calls."""
+    size_mb: float
+    """10⁶ bytes of the exported model with its description; what else was logged with it does not count."""
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What a version of it is tagged with, for the gate and for people."""
+        return {Tag.LATENCY: f"{1000 * self.latency_s:.2f}", Tag.SIZE: f"{self.size_mb:.2f}"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,7 +146,10 @@ def log_model(
             run = client.get_run(run_id)
             description = Model(run_id=run_id, metadata=dict(metadata or {}))
             _save(module, folder, example, expected, description, files)
-            difference = _largest_difference(module, folder, example, tolerance)
+            exported = load_pyfunc(str(folder))
+            difference = _largest_difference(module, exported.predict, example, tolerance, "exported")
+            latency_s, size_mb = _latency(exported.predict, example), _size_mb(folder)
+            onnx_difference = _add_onnx(module, folder, example, tolerance, description)
             logged = client.create_logged_model(
                 run.info.experiment_id, name, source_run_id=run_id, model_type="classifier"
             )
@@ -139,14 +159,16 @@ def log_model(
                 description.save(str(folder / "MLmodel"))
                 client.log_model_artifacts(logged.model_id, str(folder))
                 client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
-                client.log_batch(run_id, metrics=_model_metrics(metrics or {}, run_id, logged))
+                measured = {"latency_ms": 1000 * latency_s, "size_mb": size_mb}
+                client.log_batch(run_id, metrics=_model_metrics({**(metrics or {}), **measured}, run_id, logged))
             except BaseException:
                 client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
                 raise
             client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
     return LoggedModel(
-        model_id=logged.model_id, uri=f"models:/{logged.model_id}", run_id=run_id, largest_difference=difference
-    )
+        model_id=logged.model_id, uri=f"models:/{logged.model_id}", run_id=run_id, largest_difference=difference,
+        onnx_difference=onnx_difference, latency_s=latency_s, size_mb=size_mb,
+    )  # fmt: skip
 
 
 def load_model(client: MlflowClient, version: Version, folder: Path) -> LoadedModel:
@@ -180,7 +202,10 @@ def load_model(client: MlflowClient, version: Version, folder: Path) -> LoadedMo
 
 def _fetched(client: MlflowClient, version: Version, scratch: Path) -> Path:
     """The files of a version, in ``scratch`` or a folder of it."""
-    gone = f"Version {version.version} has no files at {version.source} any more"
+    gone = (
+        f"Version {version.version} has no files at {version.source} any more. Restore them, or put another version in its place: "
+        "'sensorloop registry rollback --to VERSION'."
+    )
     try:
         found = download_artifacts(
             artifact_uri=_files_at(client, version.source), dst_path=str(scratch), tracking_uri=client.tracking_uri
@@ -248,20 +273,53 @@ def _save(
     description.save(str(folder / "MLmodel"))
 
 
-def _largest_difference(module: torch.nn.Module, folder: Path, example: Signals, tolerance: float) -> float:
-    loaded = load_pyfunc(str(folder))
+def _add_onnx(
+    module: torch.nn.Module, folder: Path, example: Signals, tolerance: float, description: Model
+) -> float | None:
+    """The same as ONNX, with what MLflow's own ``onnx`` flavour needs to find it; None where its packages are not installed."""
+    if missing := onnx_model.missing():
+        _log.info("Not written as ONNX: install %s", ", ".join(missing))
+        return None
+    file = folder / onnx_model.FILE
+    onnx_model.export(module, example, file)
+    difference = _largest_difference(module, onnx_model.runner(file), example, tolerance, "ONNX")
+    description.add_flavor(
+        "onnx", onnx_version=installed("onnx"), data=onnx_model.FILE, providers=["CPUExecutionProvider"], code=None
+    )
+    description.save(str(folder / "MLmodel"))
+    return difference
+
+
+def _largest_difference(
+    module: torch.nn.Module, predict: Callable[[Signals], Any], example: Signals, tolerance: float, kind: str
+) -> float:
     largest = 0.0
     for size in sorted({1, 2, len(example), len(example) + 1}):
         signals = np.resize(example, (size, *example.shape[1:]))
-        difference = float(np.max(np.abs(np.asarray(loaded.predict(signals)) - _logits(module, signals))))
+        difference = float(np.max(np.abs(np.asarray(predict(signals)) - _logits(module, signals))))
         if not difference <= tolerance:  # also if it is NaN
             msg = (
-                f"The exported {type(module).__name__} differs from the trained one by {difference:g} in a logit, for {size} "
+                f"The {kind} {type(module).__name__} differs from the trained one by {difference:g} in a logit, for {size} "
                 f"windows; allowed is [registry] logits_tolerance = {tolerance:g}. It has not been logged."
             )
             raise LogitsDiffer(msg)
         largest = max(largest, difference)
     return largest
+
+
+def _latency(predict: Callable[[Signals], Any], example: Signals) -> float:
+    """Seconds for one window on one thread. The fastest call is the model's own; the others are what else the machine did."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return min(timeit.repeat(lambda: predict(example[:1]), number=1, repeat=_CALLS))
+    finally:
+        torch.set_num_threads(before)
+
+
+def _size_mb(folder: Path) -> float:
+    extra = folder / "extra_files"
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and extra not in file.parents) / 1e6
 
 
 def _logits(module: torch.nn.Module, signals: Signals) -> Logits:

@@ -15,6 +15,8 @@ the alias is still where the entry says it was before.
 If the entry *is* settled and the alias is elsewhere, somebody has moved it in MLflow. That is entered as ``manual``, and stands:
 the ledger gives an account, it does not overrule people.
 
+Afterwards the change is announced (:mod:`registry.notices`), which can fail without failing the promotion.
+
 Steps 2 to 5 run while holding the ledger's lock. A promotion says against which champion its verdict was made; if another one
 has become champion while it waited, it is refused as :class:`~registry.errors.ChampionMoved`, to be judged again.
 
@@ -26,15 +28,17 @@ ours. Two rollbacks at once are one, and one that was killed is finished, not do
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
 from registry import account
 from registry.chain import Action, Draft, Entry, Problem, lineage
-from registry.errors import ChampionMoved, ModelNotFound, NothingToRollBack, PromotionError
+from registry.errors import ChampionMoved, ModelNotFound, NothingToRollBack, PromotionError, RegistryError
 from registry.gate import Verdict
 from registry.ledger import Ledger
+from registry.notices import Notices
 from registry.versions import Alias, Status, Tag, Version, VersionStore
 
 
@@ -60,13 +64,23 @@ class Promotions:
         ledger: the account.
         clock: the time now, with time zone.
         who: person or process that is named in the ledger.
+        notices: announces changes when they have been made; None for nobody.
     """
 
-    def __init__(self, store: VersionStore, ledger: Ledger, *, clock: Callable[[], datetime], who: str) -> None:
+    def __init__(
+        self,
+        store: VersionStore,
+        ledger: Ledger,
+        *,
+        clock: Callable[[], datetime],
+        who: str,
+        notices: Notices | None = None,
+    ) -> None:
         self._store = store
         self._ledger = ledger
         self._clock = clock
         self._who = who
+        self._notices = notices
 
     def promote(self, version: str, verdict: Verdict, *, judged_against: str | None) -> Outcome:
         """Make a version champion. Repeatable: the same version with the same run key is judged once.
@@ -85,7 +99,7 @@ class Promotions:
         if not verdict.passed:
             msg = f"{self._store.name} version {version} has not passed the gate ({', '.join(verdict.failed)}): not promoted"
             raise PromotionError(msg)
-        with self._ledger.exclusive():
+        with self._announced(), self._ledger.exclusive():
             noticed = self._reconcile()
             found = self._store.version(version)
             if (known := self._judgement(found)) is not None:
@@ -97,7 +111,7 @@ class Promotions:
                     f"{_named(champion)}: judge again"
                 )
                 raise ChampionMoved(msg)
-            self._tag_verdict(found, verdict, Status.PASSED)
+            self._store.tag(version, account.tags(verdict, Status.PASSED))
             entry = self._enter(
                 Action.PROMOTE, version, "Passed the gate.", operation=self._operation(Action.PROMOTE, found),
                 subject=found, verdict=verdict,
@@ -117,7 +131,7 @@ class Promotions:
             what = f"needs a new score of the {' and the '.join(verdict.rescore)}" if verdict.rescore else "has passed"
             msg = f"{self._store.name} version {version}: the verdict {what}, so it is no refusal"
             raise PromotionError(msg)
-        with self._ledger.exclusive():
+        with self._announced(), self._ledger.exclusive():
             noticed = self._reconcile()
             found = self._store.version(version)
             if (known := self._judgement(found)) is not None:
@@ -128,7 +142,7 @@ class Promotions:
                     "by hand: it is not entered as refused while it serves. Roll back first, if it should not."
                 )
                 raise PromotionError(msg)
-            self._tag_verdict(found, verdict, Status.REFUSED)
+            self._store.tag(version, account.tags(verdict, Status.REFUSED))
             entry = self._enter(
                 Action.REFUSED, version, " ".join(verdict.reasons), operation=self._operation(Action.REFUSED, found),
                 subject=found, verdict=verdict,
@@ -150,7 +164,7 @@ class Promotions:
             LedgerError: see there.
         """
         seen = self._ledger.champion(self._store.name)
-        with self._ledger.exclusive():
+        with self._announced(), self._ledger.exclusive():
             current = self._ledger.champion(self._store.name)
             if current is not None and self._is_unfinished_rollback(current) and to in {None, current.version}:
                 return self._outcome(current, self._reconcile(), repeated=True)
@@ -183,7 +197,7 @@ class Promotions:
         Returns:
             The entries made for moves by hand; empty if alias and ledger agree.
         """
-        with self._ledger.exclusive():
+        with self._announced(), self._ledger.exclusive():
             return self._reconcile()
 
     def champion(self) -> str | None:
@@ -211,7 +225,8 @@ class Promotions:
             if all(version not in {entry.version, entry.previous_version} for entry in entries):
                 raise
             found = None
-        return account.explain(self._store.name, version, found, entries, self._store.alias(Alias.CHAMPION))
+        announced = self._notices.known() if self._notices else {}
+        return account.explain(self._store.name, version, found, entries, self._store.alias(Alias.CHAMPION), announced)
 
     def verify(self) -> tuple[Problem, ...]:
         """Check the chain, and hold it against what MLflow says. Read without the lock: a promotion under way may show."""
@@ -237,6 +252,20 @@ class Promotions:
             return None
         text = f"The ledger's champion is {_named(entry.version if entry else None)}, MLflow's is {_named(alias)}."
         return Problem(sequence=entry.sequence if entry else 0, kind="alias", text=text)
+
+    @contextmanager
+    def _announced(self) -> Iterator[None]:
+        """What has changed inside is announced after it, whether it ended as asked for or was refused."""
+        if self._notices is None:
+            yield
+            return
+        self._notices.begin()
+        try:
+            yield
+        except RegistryError:
+            self._notices.deliver()
+            raise
+        self._notices.deliver()
 
     # Everything below runs while holding the lock.
 
@@ -335,12 +364,6 @@ class Promotions:
 
     def _rollback_operation(self, undone: Entry | None) -> str:
         return f"{Action.ROLLBACK}:{self._store.name}:{undone.sequence if undone else 0}"
-
-    def _tag_verdict(self, version: Version, verdict: Verdict, status: Status) -> None:
-        tags: dict[str, str] = {Tag.VERDICT: "\n".join(verdict.reasons), Tag.STATUS: status.value}
-        if verdict.recovery_ratio is not None:
-            tags[Tag.RECOVERY] = f"{verdict.recovery_ratio:.4f}"
-        self._store.tag(version.version, tags)
 
     def _retire_challenger(self, version: str) -> None:
         if self._store.alias(Alias.CHALLENGER) == version:

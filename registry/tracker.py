@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -31,6 +32,7 @@ from mlflow.exceptions import MlflowException
 
 from registry.connection import ALREADY_EXISTS, as_ours, mlflow_errors
 from registry.errors import TrackingError
+from registry.measured import system_metrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,15 +68,23 @@ class MlflowTracker:
         experiment: name of the experiment; it is made if there is none.
         tags: set on every run, such as :func:`environment`.
         note: text on the experiment's page, Markdown; set when the experiment is made, so that what people write stays.
+        system_metrics_every: between two looks at CPU, memory, disk, network and GPU while a run is under way; None for none.
 
     Raises:
         TrackingError: MLflow refused (an experiment of this name is in the trash, say).
     """
 
     def __init__(
-        self, client: MlflowClient, experiment: str, *, tags: Mapping[str, str] | None = None, note: str = ""
+        self,
+        client: MlflowClient,
+        experiment: str,
+        *,
+        tags: Mapping[str, str] | None = None,
+        note: str = "",
+        system_metrics_every: timedelta | None = None,
     ) -> None:
         self._client = client
+        self._every = system_metrics_every
         self._tags = dict(tags or {})
         self._experiment_id = _experiment(client, experiment, note)
 
@@ -115,7 +125,8 @@ class MlflowTracker:
         if resumed:
             log.tags(tags)
         try:
-            yield log
+            with system_metrics(self._client, run_id, every=self._every, resumed=resumed):
+                yield log
         except Exception as error:
             self._end(run_id, "FAILED", error)
             raise

@@ -27,6 +27,14 @@ class Tag(StrEnum):
     """One of :class:`Status`."""
     RECOVERY = "recovery_ratio"
     """Recovery ratio on the target holdout, three digits."""
+    BOUND = "recovery_lower_bound"
+    """Its lower 95 % bound, as the gate saw it."""
+    HOLDOUT = "holdout"
+    """Name of the frozen holdout that decided."""
+    LATENCY = "latency_ms"
+    """What one window takes, in milliseconds, where the model was registered."""
+    SIZE = "size_mb"
+    """10⁶ bytes of the model's files."""
     VERDICT = "verdict"
     """The gate's reasons, a sentence each."""
     COHORT = "cohort"
@@ -70,6 +78,24 @@ class Version:
     """Aliases that point to it, sorted."""
     source: str = ""
     """URI of the model it is made of."""
+
+    @property
+    def latency_s(self) -> float | None:
+        """Seconds that one window takes; None if nobody measured."""
+        milliseconds = self._number(Tag.LATENCY)
+        return None if milliseconds is None else milliseconds / 1000
+
+    @property
+    def size_mb(self) -> float | None:
+        """10⁶ bytes of the model's files; None if nobody measured."""
+        return self._number(Tag.SIZE)
+
+    def _number(self, tag: Tag) -> float | None:
+        """A tag that is a number. People can write tags too: what is none is as if it were not there."""
+        try:
+            return float(self.tags[tag])
+        except (KeyError, ValueError):
+            return None
 
 
 class VersionStore(Protocol):

@@ -5,6 +5,8 @@ How they are filled: :mod:`streaming.publish`. What keeps them quick and small: 
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,11 +16,22 @@ from streaming.errors import NoTable
 from streaming.offsets import TopicPartition
 from streaming.progress import Completeness, moment
 from streaming.storage import Lake, Storage
-from streaming.tables import LABELS, LABELS_SCHEMA, NO_LABELS, QUALITY, QUALITY_SCHEMA, WINDOWS
+from streaming.tables import (
+    EMBEDDINGS,
+    EMBEDDINGS_SCHEMA,
+    LABELS,
+    LABELS_SCHEMA,
+    NO_LABELS,
+    QUALITY,
+    QUALITY_SCHEMA,
+    WINDOWS,
+)
 
 __all__ = [
     "Lake",
+    "append_embeddings",
     "labels_version",
+    "read_embeddings",
     "read_quality",
     "scan_labels",
     "scan_windows",
@@ -105,10 +118,11 @@ def read_quality(lake: Lake, run_key: str) -> pl.DataFrame:
     return open_table(Storage(lake, QUALITY)).scan().filter(pl.col("run_key") == run_key).collect()
 
 
-def scored_windows(lake: Lake) -> pl.DataFrame:
-    """``window_id`` and ``label`` of every window that some rescoring has seen; none before the first.
+def scored_windows(lake: Lake, run_keys: Collection[str]) -> pl.DataFrame:
+    """``window_id`` and ``label`` of every window that one of these rescorings has seen.
 
-    Of several rescorings of a window it is the label at the newest version of the lake.
+    Of several rescorings of a window it is the label at the newest version of the lake. Those that were too sparse to be scored are
+    not among them: a lower [data] min_coverage makes them new.
     """
     try:
         scores = open_table(Storage(lake, QUALITY)).scan()
@@ -116,5 +130,36 @@ def scored_windows(lake: Lake) -> pl.DataFrame:
         return pl.DataFrame(schema={"window_id": pl.String, "label": pl.String})
     versions = ["lake_version", "labels_version"]
     there = [name for name in versions if name in scores.collect_schema().names()]
+    scores = scores.filter(pl.col("run_key").is_in(list(run_keys)))
     newest = pl.col("label").sort_by(there, nulls_last=False).last()
-    return scores.group_by("window_id").agg(newest).collect()
+    return scores.filter(pl.col("margin").is_not_null()).group_by("window_id").agg(newest).collect()
+
+
+def read_embeddings(lake: Lake, model: str, window_ids: Collection[str]) -> pl.DataFrame:
+    """``window_id``, ``content`` and ``features`` (a list<float32>) of what a network has made of these windows; each once.
+
+    Raises:
+        LakeError: the table is there and cannot be read.
+    """
+    wanted = pl.Series("window_id", list(window_ids), pl.String)
+    try:
+        table = open_table(Storage(lake, EMBEDDINGS))
+    except NoTable:
+        return pl.DataFrame(EMBEDDINGS_SCHEMA.empty_table()).drop("model")
+    return table.read(
+        lambda rows: (
+            rows.filter((pl.col("model") == model) & pl.col("window_id").is_in(wanted.implode()))
+            .select("window_id", "content", "features")
+            .unique(["window_id", "content"], keep="any")
+        )
+    )
+
+
+def append_embeddings(lake: Lake, rows: pa.Table) -> None:
+    """Append rows of :data:`EMBEDDINGS_SCHEMA`. Two who append the same at once leave it there twice, and nobody the worse.
+
+    Raises:
+        LakeError: they cannot be written.
+    """
+    table = create_table(Storage(lake, EMBEDDINGS), EMBEDDINGS_SCHEMA, partition_by=("model",))
+    table.append(rows.cast(EMBEDDINGS_SCHEMA), {})

@@ -18,6 +18,7 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -25,7 +26,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
 
@@ -171,11 +172,24 @@ def log_tail(log: Path, lines: int = 15) -> str:
 
 
 @contextlib.contextmanager
-def exclusive(lock: Path) -> Iterator[None]:
-    """Hold a lock file; whoever else wants it, in this process or another, waits. It is freed even if we are killed."""
+def exclusive(lock: Path, *, waits: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+    """Hold a lock file; whoever else wants it, in this process or another, waits. It is freed even if we are killed.
+
+    Args:
+        lock: the file, in a folder that all who want it share; it says who has it.
+        waits: told who has it, if we have to wait.
+    """
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with lock.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            waits(file.read() or "another process")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
+        file.flush()
         yield
 
 

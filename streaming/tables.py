@@ -11,6 +11,7 @@ from streaming.sensors import SENSORS, channel_names
 WINDOWS = "windows"
 LABELS = "labels"
 QUALITY = "quality"
+EMBEDDINGS = "embeddings"
 PARTITION_COLUMN = "event_date"
 LABELS_PARTITION_COLUMN = "said_date"
 """Not the date of the interval: a file of labels about a hundred days, said today, becomes one file of the table."""
@@ -95,11 +96,26 @@ QUALITY_SCHEMA = pa.schema(
         pa.field("belief", pa.float32()),
         pa.field("score", pa.float32(), nullable=False),
         pa.field("tier", pa.int16(), nullable=False),
+        pa.field("weight", pa.float32()),
+        pa.field("seen", pa.string()),
         pa.field("reasons", pa.string()),
         pa.field("model", pa.string(), nullable=False),
         pa.field("lake_version", pa.int64(), nullable=False),
         pa.field("labels_version", pa.int64()),
     ]
 )
-"""Schema of the ``quality`` table: a row for each labelled window and rescoring; scores in [0, 1], higher is cleaner. ``lake_version``
-and ``labels_version`` are those of the ``windows`` and the ``labels`` table; the latter is null in rows from before there was one."""
+"""Schema of the ``quality`` table: a row for each labelled window and rescoring; scores in [0, 1], higher is cleaner. A window that was too
+sparse to be scored has a score of 0, none of the others, and the reason. ``weight`` is FilterLoss's, null where it trains nothing (the
+holdout); ``seen`` is the scene that the window shows in the judges' eyes. ``lake_version`` and ``labels_version`` are those of the
+``windows`` and the ``labels`` table. Null in rows from before there was one: ``labels_version``, ``weight``, ``seen``."""
+
+EMBEDDINGS_SCHEMA = pa.schema(
+    [
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("window_id", pa.string(), nullable=False),
+        pa.field("content", pa.string(), nullable=False),
+        pa.field("features", pa.list_(pa.float32()), nullable=False),
+    ]
+)
+"""Schema of the ``embeddings`` table, partitioned by ``model`` (a network's digest): what a network makes of a window, so that no window
+is fed to it twice. ``content`` is the digest of the signals that it was fed; a row may be there more than once, and is then the same."""

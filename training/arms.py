@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,19 +22,23 @@ from numpy.typing import NDArray
 
 from training.arm import ARMS, ORIGINAL, RETRAINING, Arm, check_arms
 from training.dataset import WindowSet
+from training.devices import device
+from training.embeddings import features_of
 from training.evaluation import Evaluation, evaluate, recovery_ratio
-from training.figures import comparison_figure, confusion_figure, tier_figure
 from training.finetune import FineTuned, finetune, trainable
 from training.heads import Head
 from training.network import SceneNet, infer
 from training.original import OriginalModel
 from training.policies import Labelled, Weighed, weigh
 from training.quality import Quality
-from training.settings import FineTuneSettings, QualitySettings
+from training.ranks import ranks
+from training.settings import ComputeSettings, FineTuneSettings, QualitySettings
 from training.tracking import Progress, RunLog, Tracker, no_progress
 from training.weights import effective_size
 
-_RESULT = "result.json"
+__all__ = ["ArmResult", "Bench", "features_of", "labelled", "run_arms", "tune"]
+
+_RESULT, _CHECKPOINT = "result.json", "checkpoint.pt"
 _TRAINABLE = "trainable"
 
 
@@ -67,13 +71,16 @@ class Bench:
     original: OriginalModel
     settings: FineTuneSettings
     quality_settings: QualitySettings
+    compute: ComputeSettings = field(default_factory=ComputeSettings)
 
 
-def features_of(net: SceneNet, windows: WindowSet) -> NDArray[np.floating]:
-    """(n, d) what the head sees."""
-    frozen, _ = net.split("head")
-    found: NDArray[np.floating] = infer(frozen.eval(), torch.from_numpy(windows.signals)).cpu().numpy()
-    return found
+def labelled(bench: Bench) -> Labelled:
+    """The training windows as policies see them."""
+    train = bench.train
+    return Labelled(
+        features=bench.features[train], labels=bench.windows.scenes[train], groups=bench.windows.groups()[train],
+        score=bench.quality.score[train], belief=bench.quality.belief[train], head=Head.of(bench.original.net),
+    )  # fmt: skip
 
 
 def run_arms(
@@ -103,18 +110,22 @@ def run_arms(
         SettingsError: there is no such arm.
         TrainingError: an arm failed.
     """
+    from training.figures import comparison_figure, tier_figure  # noqa: PLC0415  (the core draws nothing)
+
     check_arms(arms)
     wanted = [arm for arm in ARMS if arm in {*arms, ORIGINAL}]
     frozen, _ = bench.original.net.split(trainable(bench.settings))
-    cached = infer(frozen.eval(), torch.from_numpy(bench.windows.signals[bench.train])).cpu()
+    where = device(bench.settings.device)
+    cached = infer(frozen.eval(), torch.from_numpy(bench.windows.signals[bench.train]), where=where)
     results: dict[str, ArmResult] = {}
     for number, arm in enumerate(wanted):
         told = partial(_within, progress, number, len(wanted), arm)
         with tracker.run(arm, parent=parent, tags={"run_key": run_key, "arm": arm}) as run:
             result = _load(folder / arm, arm, run, trainable(bench.settings))
             if result is None:
-                result = _run(bench, arm, cached, run, told)
-                _save(folder / arm, result)
+                result = _run(bench, arm, cached, run, told, checkpoint=folder / arm / _CHECKPOINT)
+                if ranks().first:
+                    _save(folder / arm, result)
             _log(run, bench, result)
         results[arm] = result
     numbers = {
@@ -135,19 +146,22 @@ def _within(progress: Progress, number: int, arms: int, arm: str, done: int, tot
     progress(round(100 * (number + done / max(1, total))), 100 * arms, f"{arm}: {text}")
 
 
-def _run(bench: Bench, arm: str, cached: torch.Tensor, run: RunLog, progress: Progress) -> ArmResult:
+def _run(
+    bench: Bench, arm: str, cached: torch.Tensor, run: RunLog, progress: Progress, *, checkpoint: Path
+) -> ArmResult:
     begin = time.perf_counter()
     details: dict[str, Any] = {}
     net = bench.original.net
     if arm != ORIGINAL:
-        tuned, details = _tune(bench, arm, cached, run, progress)
+        tuned, details = _tune(bench, arm, cached, run, progress, checkpoint)
         net = tuned.net
         details |= {
             "epochs": tuned.epochs, "head_pull": tuned.head_pull, "share": tuned.share, "validation": tuned.validation,
             "validation_original": tuned.validation_original,
         }  # fmt: skip
     holdout = bench.windows.select(bench.holdout)
-    predicted = infer(net, torch.from_numpy(holdout.signals)).argmax(1).cpu().numpy()
+    where = device(bench.settings.device)
+    predicted = infer(net, torch.from_numpy(holdout.signals), where=where).argmax(1).numpy()
     found = evaluate(holdout.scenes, predicted, holdout.scene_names, subjects=holdout.subjects)
     return ArmResult(
         name=arm, evaluation=found, recovery_ratio=recovery_ratio(found.accuracy, bench.original.accuracy), net=net,
@@ -156,16 +170,12 @@ def _run(bench: Bench, arm: str, cached: torch.Tensor, run: RunLog, progress: Pr
 
 
 def _tune(
-    bench: Bench, arm: str, cached: torch.Tensor, run: RunLog, progress: Progress
+    bench: Bench, arm: str, cached: torch.Tensor, run: RunLog, progress: Progress, checkpoint: Path
 ) -> tuple[FineTuned, dict[str, Any]]:
-    train = bench.train
-    data = Labelled(
-        features=bench.features[train], labels=bench.windows.scenes[train], groups=bench.windows.groups()[train],
-        score=bench.quality.score[train], belief=bench.quality.belief[train], head=Head.of(bench.original.net),
-    )  # fmt: skip
+    data = labelled(bench)
     tuned, weighed = tune(
         bench.original.net, RETRAINING[arm], cached, data, settings=bench.settings, quality=bench.quality_settings, run=run,
-        progress=progress,
+        compute=bench.compute, checkpoint=checkpoint, progress=progress,
     )  # fmt: skip
     details = dict(weighed.details)
     if RETRAINING[arm].filters:
@@ -185,6 +195,8 @@ def tune(
     settings: FineTuneSettings,
     quality: QualitySettings,
     run: RunLog,
+    compute: ComputeSettings | None = None,
+    checkpoint: Path | None = None,
     progress: Progress = no_progress,
 ) -> tuple[FineTuned, Weighed]:
     """Weigh the windows and fine-tune the original, as an arm says.
@@ -197,13 +209,15 @@ def tune(
         settings: the recipe.
         quality: how windows are weighed.
         run: gets the epochs' curves.
+        compute: how the machine is used.
+        checkpoint: where the training keeps how far it is; None: nowhere.
         progress: told after each epoch.
     """
     weighed = weigh(arm.weights, data, quality, seed=settings.seed)
     tuned = finetune(
         original, cached, data.labels, weighed.weights, data.groups, believed=weighed.believed, adjust=arm.adjust,
         shares=settings.shares, sampler=_sampler(arm.sampler, settings.seed), loss=arm.loss, near=arm.near, settings=settings,
-        run=run, progress=progress,
+        compute=compute, checkpoint=checkpoint, run=run, progress=progress,
     )  # fmt: skip
     return tuned, weighed
 
@@ -227,6 +241,8 @@ def _sampler(kind: str, seed: int) -> Callable[[NDArray[np.int64]], NDArray[np.i
 
 
 def _log(run: RunLog, bench: Bench, result: ArmResult) -> None:
+    from training.figures import confusion_figure, tier_figure  # noqa: PLC0415
+
     run.params(
         {name: str(value) if isinstance(value, (list, dict)) else value for name, value in result.details.items()}
     )
@@ -261,6 +277,7 @@ def _save(folder: Path, result: ArmResult) -> None:
     partial_file = folder / f".{_RESULT}.{os.getpid()}"
     partial_file.write_text(json.dumps(values, indent=1), encoding="utf-8")
     partial_file.replace(folder / _RESULT)
+    (folder / _CHECKPOINT).unlink(missing_ok=True)
 
 
 def _load(folder: Path, arm: str, run: RunLog, part: str) -> ArmResult | None:

@@ -37,13 +37,13 @@ def augment(
             signals[:, list(axes)] = rotation @ signals[:, list(axes)]
     prefixes = list(dict.fromkeys(channel.split("_")[0] for channel in channels))
     owner = torch.tensor([prefixes.index(channel.split("_")[0]) for channel in channels])
-    factor = torch.exp(gain * torch.randn(n, len(prefixes), generator=generator))
-    missing = torch.rand(n, len(prefixes), generator=generator) < sensor_dropout
-    absent = signals.isnan().all(-1).cpu()
+    factor = torch.exp(gain * torch.randn(n, len(prefixes), generator=generator)).to(signals)
+    missing = (torch.rand(n, len(prefixes), generator=generator) < sensor_dropout).to(signals.device)
+    absent = signals.isnan().all(-1)
     there = torch.stack([~absent[:, owner == at].all(1) for at in range(len(prefixes))], 1)
-    missing[(missing | ~there).all(1)] = False
+    missing = missing & ~(missing | ~there).all(1, keepdim=True)
     factor = factor.masked_fill(missing, torch.nan)
-    return signals * factor[:, owner, None].to(signals)
+    return signals * factor[:, owner.to(signals.device), None]
 
 
 def _rotations(n: int, generator: torch.Generator) -> Tensor:

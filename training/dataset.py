@@ -12,12 +12,14 @@ import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from training.cohort import Cohort
 from training.errors import DataError, MissingScene
 
 if TYPE_CHECKING:
@@ -29,7 +31,9 @@ UNLABELLED = -1
 """Index of the scene of a window that nobody has labelled."""
 
 _ORDER = ["device_id", "session_id", "start_ns", "window_id"]
-_DESCRIPTION = ["window_id", "subject_id", "device_id", "session_id", "scene", "start_ns", "end_ns"]
+_DESCRIPTION = [
+    "window_id", "subject_id", "device_id", "session_id", "phone_model", "scene", "start_ns", "end_ns", "event_date",
+]  # fmt: skip
 _NOT_SAID = -2
 """How a file says that ``labels_version`` is None; -1 says that there was none."""
 _TEXTS = ("subjects", "sessions", "devices", "window_ids")
@@ -164,6 +168,45 @@ class WindowSet:
             digest.update("".join(f"{text}\0" for text in getattr(self, name).tolist()).encode())
         return digest.hexdigest()
 
+    @classmethod
+    def of(
+        cls,
+        signals: NDArray[np.float32],
+        scenes: NDArray[np.int64],
+        subjects: NDArray[np.str_],
+        *,
+        channels: Sequence[str],
+        scene_names: Sequence[str],
+        rate_hz: float,
+        sessions: NDArray[np.str_] | None = None,
+    ) -> WindowSet:
+        """Windows that come from no lake: arrays, or a tensor's ``.numpy()``.
+
+        Args:
+            signals: (n, c, t) in the channel's unit; NaN where there is no sample.
+            scenes: (n,) index into ``scene_names``, :data:`UNLABELLED` where nobody said.
+            subjects: (n,) who carried the phone.
+            channels: names of the c channels.
+            scene_names: names of the scenes.
+            rate_hz: samples per second.
+            sessions: (n,) which windows were recorded, and labelled, in one go; None: each window by itself.
+
+        Raises:
+            DataError: the shapes do not fit.
+        """
+        count = len(signals)
+        numbers = np.array([f"{at:08d}" for at in range(count)], np.str_)
+        there = ~np.isnan(signals)
+        # The sparsest channel that is there at all, as the lake's sensors are counted.
+        share = np.where(there.any(2), there.mean(2), np.inf).min(1, initial=np.inf)
+        return cls(
+            signals=np.asarray(signals, np.float32), channels=tuple(channels), rate_hz=rate_hz,
+            scenes=np.asarray(scenes, np.int64), scene_names=tuple(scene_names), subjects=np.asarray(subjects, np.str_),
+            sessions=numbers if sessions is None else np.asarray(sessions, np.str_), devices=np.asarray(subjects, np.str_),
+            window_ids=numbers, start_ns=np.zeros(count, np.int64),
+            coverage=np.where(np.isfinite(share), share, 0.0).astype(np.float32),
+        )  # fmt: skip
+
     def save(self, path: Path) -> None:
         """Write an ``.npz`` without pickles; whole or not at all."""
         partial = path.with_name(f".{path.name}.{os.getpid()}")
@@ -211,18 +254,23 @@ def from_lake(
     scenes: Sequence[str] | None = None,
     min_coverage: float = 0.0,
     labelled_only: bool = False,
+    day: date | None = None,
 ) -> WindowSet:
     """Read the windows of a cohort, each with the scene that was said of it last.
+
+    Of a cohort that is one person, each session counts as a subject: what is learned of a person is tried on sessions of theirs that it
+    has not seen.
 
     Args:
         lake: the lake's settings, or its root folder.
         version: version of its ``windows`` table; None for the newest.
         labels_version: version of its ``labels`` table; None for the newest, :data:`streaming.tables.NO_LABELS` to leave it out.
-        cohort: which fleet, say ``source`` or ``target``.
+        cohort: which fleet, say ``source`` or ``target``, or which part of one (:mod:`training.cohort`).
         channels: what to read; one that the lake lacks is NaN.
         scenes: keep windows of these scenes (and unlabelled ones) only, and number them so; None for all, by name.
         min_coverage: leave out windows that are sparser than this, by the sparsest sensor that is there at all.
         labelled_only: leave out windows without a scene.
+        day: read the windows of this event date only; None for all.
 
     Returns:
         The windows, by device, session and time. ``version`` and ``labels_version`` are those that were read.
@@ -240,7 +288,7 @@ def from_lake(
     labels_version = newest_labels(lake) if labels_version is None else labels_version
     frame = usable(
         described_windows(lake, version, labels_version, cohort=cohort, channels=channels),
-        scenes=scenes, min_coverage=min_coverage, labelled_only=labelled_only,
+        scenes=scenes, min_coverage=min_coverage, labelled_only=labelled_only, day=day,
     )  # fmt: skip
     if frame.is_empty():
         msg = (
@@ -248,7 +296,9 @@ def from_lake(
             f"with a coverage of at least {min_coverage}: ingest its recordings first, or lower [data] min_coverage."
         )
         raise DataError(msg)
-    scan = scan_windows(lake, version).filter(pl.col("cohort") == cohort)
+    scan = scan_windows(lake, version).filter(Cohort.parse(cohort).where())
+    if day is not None:  # the partition's column: files of other days are not opened
+        scan = scan.filter(pl.col("event_date") == day)
     present = [channel for channel in channels if channel in scan.collect_schema().names()]
     chosen = scan.filter(pl.col("window_id").is_in(frame["window_id"].implode())).sort(_ORDER)
     signals = _signals(chosen.select("window_id", *present).collect(), channels)
@@ -261,7 +311,7 @@ def from_lake(
         rate_hz=round(signals.shape[2] / seconds, 6),
         scenes=np.array([number.get(scene, UNLABELLED) for scene in frame["scene"].to_list()], np.int64),
         scene_names=names,
-        subjects=np.array(frame["subject_id"].to_list(), np.str_),
+        subjects=np.array(frame.select(Cohort.parse(cohort).subject()).to_series().to_list(), np.str_),
         sessions=np.array(frame["session_id"].to_list(), np.str_),
         devices=np.array(frame["device_id"].to_list(), np.str_),
         window_ids=np.array(frame["window_id"].to_list(), np.str_),
@@ -278,15 +328,16 @@ def described_windows(
     """Every window of a cohort, without its signals; arguments and errors are those of :func:`from_lake`.
 
     Returns:
-        ``window_id subject_id device_id session_id scene start_ns end_ns coverage``, by device, session and time; ``scene`` is
-        what was said last (:mod:`training.labels`), ``coverage`` that of the sparsest sensor of ``channels``, null if none is there.
+        ``window_id subject_id device_id session_id phone_model event_date scene start_ns end_ns coverage``, by device, session and time;
+        ``scene`` is what was said last (:mod:`training.labels`), ``coverage`` that of the sparsest sensor of ``channels``, null if none
+        is there.
     """
     import polars as pl  # noqa: PLC0415
 
     from streaming.lake import scan_labels, scan_windows  # noqa: PLC0415
     from training.labels import newest_scenes  # noqa: PLC0415
 
-    scan = scan_windows(lake, version).filter(pl.col("cohort") == cohort)
+    scan = scan_windows(lake, version).filter(Cohort.parse(cohort).where())
     columns = scan.collect_schema().names()
     present = [channel for channel in channels if channel in columns]
     if not present:
@@ -300,7 +351,12 @@ def described_windows(
 
 
 def usable(
-    windows: pl.DataFrame, *, scenes: Sequence[str] | None, min_coverage: float, labelled_only: bool
+    windows: pl.DataFrame,
+    *,
+    scenes: Sequence[str] | None,
+    min_coverage: float,
+    labelled_only: bool,
+    day: date | None = None,
 ) -> pl.DataFrame:
     """Those of :func:`described_windows` that :func:`from_lake` reads; arguments are the same."""
     import polars as pl  # noqa: PLC0415
@@ -309,6 +365,8 @@ def usable(
         windows = windows.filter(pl.col("scene").is_null() | pl.col("scene").is_in(list(scenes)))
     if labelled_only:
         windows = windows.filter(pl.col("scene").is_not_null())
+    if day is not None:
+        windows = windows.filter(pl.col("event_date") == day)
     return windows.filter(pl.col("coverage") >= min_coverage)
 
 

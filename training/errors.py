@@ -10,7 +10,8 @@
     │   └── TooFewSubjects     not enough people to split by
     ├── ModelError             a saved model that cannot be read, or does not fit
     ├── RunError               a folder of results that cannot be read, or belongs to something else
-    └── NonFiniteLoss          the loss became NaN or infinite; nothing was stepped after it
+    ├── NonFiniteLoss          the loss became NaN or infinite; nothing was stepped after it
+    └── OutOfMemory            the device's memory does not do for one window at a time
 
 ``retriable`` says whether trying again later, with nothing changed, can help.
 """
@@ -56,3 +57,9 @@ class RunError(TrainingError):
 
 class NonFiniteLoss(TrainingError):
     """The loss became NaN or infinite. The optimizer was not stepped with it; the message says where."""
+
+
+class OutOfMemory(TrainingError):
+    """The device's memory does not do for one window at a time. Another program may hold it."""
+
+    retriable: ClassVar[bool] = True

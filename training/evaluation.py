@@ -35,6 +35,8 @@ class Evaluation:
     """Names of the rows and columns."""
     interval: tuple[float, float]
     """95 % interval of the accuracy over people; NaN with fewer than two."""
+    people: tuple[tuple[int, int], ...] = ()
+    """(right, windows) of each person; empty where nobody said whose the windows are."""
 
     def metrics(self) -> dict[str, float]:
         """Flat numbers for a tracker; undefined ones are left out."""
@@ -60,6 +62,7 @@ class Evaluation:
             "confusion": self.confusion.tolist(),
             "scene_names": list(self.scene_names),
             "interval": [_plain(value) for value in self.interval],
+            "people": [list(person) for person in self.people],
         }
 
     @classmethod
@@ -74,6 +77,7 @@ class Evaluation:
             confusion=np.array(values["confusion"], np.int64),
             scene_names=tuple(values["scene_names"]),
             interval=(_number(values["interval"][0]), _number(values["interval"][1])),
+            people=tuple((int(right), int(windows)) for right, windows in values.get("people", ())),
         )
 
 
@@ -123,6 +127,7 @@ def evaluate(
         confusion=confusion,
         scene_names=tuple(scene_names),
         interval=(np.nan, np.nan) if subjects is None else accuracy_interval(right, subjects, seed=seed),
+        people=() if subjects is None else _people(right, subjects),
     )
 
 
@@ -148,6 +153,12 @@ def accuracy_interval(
     accuracies = hits[draws].sum(1) / sizes[draws].sum(1)
     low, high = np.quantile(accuracies, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def _people(right: NDArray[np.bool_], subjects: NDArray[Any]) -> tuple[tuple[int, int], ...]:
+    names, person = np.unique(subjects, return_inverse=True)
+    hits, sizes = np.bincount(person, weights=right, minlength=len(names)), np.bincount(person, minlength=len(names))
+    return tuple((int(hit), int(size)) for hit, size in zip(hits, sizes, strict=True))
 
 
 def recovery_ratio(target_accuracy: float, source_accuracy: float) -> float:

@@ -46,8 +46,8 @@ def filter_loss(
     return summed / total.clamp(min=torch.finfo(total.dtype).tiny)
 
 
-def logit_adjustment(labels: Tensor, weights: Tensor, scenes: int, *, strength: float = 1.0) -> Tensor:
-    """(scenes,) the logarithm of each scene's share of the total weight, times ``strength``.
+def logit_adjustment(labels: Tensor, weights: Tensor, scenes: int) -> Tensor:
+    """(scenes,) the logarithm of each scene's share of the total weight.
 
     A scene without weight gets the share of half a window: while training it then competes with the others hardly at all,
     and what the original model knew about it stays as it was.
@@ -56,10 +56,9 @@ def logit_adjustment(labels: Tensor, weights: Tensor, scenes: int, *, strength: 
         labels: (n,) int64.
         weights: (n,) not negative.
         scenes: number of scenes.
-        strength: 1 for balanced scenes, 0 for none.
     """
     counts = torch.zeros(scenes, dtype=weights.dtype).index_add_(0, labels.cpu(), weights.cpu())
     # In units of windows, whatever the scale of the weights.
     counts = counts * (len(labels) / weights.sum().cpu().clamp(min=torch.finfo(weights.dtype).tiny))
     counts = counts.clamp(min=0.5)
-    return strength * (counts / counts.sum()).log()
+    return (counts / counts.sum()).log()

@@ -8,34 +8,43 @@ distort pretrained features").
 
 What else keeps a ResNet-34 from getting worse on a few hundred windows: batch norm's statistics are frozen, everything below the
 trained part is computed once, and the learning rate goes through one whole cycle of a bounded number of steps (Smith & Topin, 2018).
+
+How a step uses the machine is :mod:`training.step`; several processes that ``torchrun`` started train one model.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import cast
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.devices import device, seeded, threads
-from training.errors import NonFiniteLoss
-from training.filterloss import filter_loss, logit_adjustment
+from training.checkpoint import Checkpoint
+from training.devices import Held, device, laid_out, reproducible, seeded, threads
+from training.filterloss import logit_adjustment
 from training.folds import grouped_folds
 from training.heads import Head, fit_head
 from training.losses import CROSS_ENTROPY, Loss
-from training.network import SceneNet, Trainable, infer
+from training.network import SceneNet, Trainable
 from training.quality import adjustment
-from training.settings import FineTuneSettings
+from training.ranks import ranks
+from training.settings import ComputeSettings, FineTuneSettings
+from training.step import Stepper, require_finite
 from training.tracking import NullRun, Progress, RunLog, no_progress
 from training.weights import weighted_balanced_accuracy
 
 Sampler = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 """Labels of the training rows → which of them, by position, make an epoch; a row may come several times or never."""
+_BATCH, _JUDGED = 256, 4096
+"""Windows at once where nothing is trained: from the frozen part to the head, and when people left out judge."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -91,6 +100,8 @@ def finetune(
     loss: Loss = CROSS_ENTROPY,
     near: bool = True,
     settings: FineTuneSettings | None = None,
+    compute: ComputeSettings | None = None,
+    checkpoint: Path | None = None,
     run: RunLog | None = None,
     progress: Progress = no_progress,
 ) -> FineTuned:
@@ -110,37 +121,48 @@ def finetune(
         near: whether people who were left out choose how near to the original to stay, and whether to train below the head. If not,
             the whole way is gone with the weakest pull and all epochs, as one would without them.
         settings: the recipe, the same for every arm.
+        compute: how the machine is used.
+        checkpoint: where to keep how far it is; a call with the same arguments goes on from there, to the same result. None: nowhere.
         run: gets the epochs' curves.
         progress: told after each epoch.
 
     Raises:
         NonFiniteLoss: the loss became NaN or infinite; nothing was stepped after it.
+        OutOfMemory: the device has not memory enough for one window.
     """
-    settings, run = settings or FineTuneSettings(), run or NullRun()
+    settings, compute, run = settings or FineTuneSettings(), compute or ComputeSettings(), run or NullRun()
     fold = grouped_folds(groups, labels, settings.validation_folds, rng=np.random.default_rng(settings.seed))
     judges = fold == 0 if fold.max() else np.zeros(len(labels), bool)
-    with threads(settings.threads), seeded(settings.seed):
+    everything = np.arange(len(labels))
+    with threads(settings.threads), seeded(settings.seed), reproducible(wanted=compute.deterministic):
         trainer = _Trainer(
-            original, cached, labels, weights, adjust=adjust, sampler=sampler, loss=loss, settings=settings
-        )
+            original, cached, labels, weights, adjust=adjust, sampler=sampler, loss=loss, settings=settings, compute=compute
+        )  # fmt: skip
         head = trainer.choose_head(fold, believed, shares) if near else trainer.whole_way(believed)
+        head = ranks().agreed(head)
         # Where the original stays as it is, nothing below the head is worth a try; and a head is at its optimum already.
         passes = epochs_of(trainer.rows_per_epoch(), settings) if head.share and not trainer.head_only else 0
         total = max(1, 2 * passes)
+        training = trainer.digest(groups, believed, head, near=near) if checkpoint else ""
+        kept = Checkpoint(checkpoint, training, every=compute.checkpoint_every)
+        state = ranks().agreed(kept.load())
         trainer.restart(np.flatnonzero(~judges), head.pull)
-        found = reached = trainer.validate(head.share, judges, believed)
+        reached = trainer.validate(head.share, judges, believed)
         run.metrics(trainer.curves(head.share, judges, believed), step=0)
-        for epoch in range(1, passes + 1):
+        found = state.get("found", reached)
+        done = passes if "final" in state else trainer.resume(state, "judged")
+        for epoch in range(done + 1, passes + 1):
             mean = trainer.epoch(np.flatnonzero(~judges), epoch, passes)
             found = trainer.validate(head.share, judges, believed)
             run.metrics({"train/loss": mean, **trainer.curves(head.share, judges, believed)}, step=epoch)
+            trainer.save(kept, judged=epoch, found=found)
             progress(epoch, total, f"epoch {epoch} of {passes}")
         # The whole cycle or nothing: half way, where the rate is high, a network is worse than before and after.
-        best = passes if found > reached + settings.worth or not near else 0
-        everything = np.arange(len(labels))
+        best = passes if ranks().agreed(found > reached + settings.worth) or not near else 0
         trainer.restart(everything, head.pull)
-        for epoch in range(1, best + 1):
+        for epoch in range(1 + trainer.resume(state, "final"), best + 1):
             run.metrics({"train/final_loss": trainer.epoch(everything, epoch, passes)}, step=epoch)
+            trainer.save(kept, final=epoch, found=found)
             progress(passes + epoch, total, f"final epoch {epoch} of {best}")
     progress(total, total, "done")
     return FineTuned(
@@ -174,20 +196,35 @@ class _Trainer:
         sampler: Sampler | None,
         loss: Loss,
         settings: FineTuneSettings,
+        compute: ComputeSettings,
     ) -> None:
-        self._where, self._loss = device(settings.device), loss
+        self._where, self._loss, self._ranks = device(settings.device), loss, ranks()
         self._original, self._settings, self._sampler, self._adjust = original, settings, sampler, adjust
-        self._cached = cached.clone().to(self._where)  # what inference made, autograd refuses: a copy is ours
-        self._labels = torch.from_numpy(labels).to(self._where)
-        self._weights = torch.from_numpy(np.asarray(weights, np.float32)).to(self._where)
+        self._held = Held(cached, self._where, compute)
+        self._labels, self._weights = torch.from_numpy(labels), torch.from_numpy(np.asarray(weights, np.float32))
         self._label_array, self._weight_array = labels, np.asarray(weights, np.float64)
         self._net = original.clone().to(self._where).eval()
         _, self._part = self._net.split(trainable(settings))
+        for parameter in self._part.parameters():
+            parameter.data = laid_out(parameter.data, self._where)
         self._origin = [parameter.detach().clone() for parameter in self._part.parameters()]
         # Below the head nothing has moved yet: its inputs are those of the original model.
-        self._features = infer(self._part[:-1], self._cached).cpu().numpy() if len(self._part) > 1 else cached.numpy()
+        self._features = self._head_inputs() if len(self._part) > 1 else cached.numpy()
         self._head = Head.of(original)
-        _require_finite(float(self._features.sum()))
+        require_finite(float(self._features.sum()), "finetune")
+        self._stepper = Stepper(
+            self._part, self._held, self._labels.to(self._where), self._weights.to(self._where), where=self._where, loss=loss,
+            pull=settings.pull, batch=settings.batch, ranks=self._ranks, compute=compute,
+            steps=2 * min(settings.max_steps, settings.epochs * math.ceil(len(labels) / settings.batch)),
+        )  # fmt: skip
+
+    @torch.inference_mode()
+    def _head_inputs(self) -> NDArray[np.floating]:
+        """(n, d) what the head sees, before anything has moved."""
+        found: NDArray[np.floating] = (
+            torch.cat([self._part[:-1](part) for part in self._held.batches(_BATCH)]).cpu().numpy()
+        )
+        return found
 
     def choose_head(
         self, fold: NDArray[np.int64], believed: NDArray[np.floating], shares: Sequence[float]
@@ -231,10 +268,7 @@ class _Trainer:
                 parameter.copy_(start)
             layer.weight.copy_(torch.from_numpy(head.weight))
             layer.bias.copy_(torch.from_numpy(head.bias))
-        self._start = [parameter.detach().clone() for parameter in self._part.parameters()]
-        self._optimizer = torch.optim.AdamW(
-            self._part.parameters(), self._settings.learning_rate, weight_decay=0.0, fused=True
-        )
+        self._stepper.begin(self._settings.learning_rate)
         self._generator = torch.Generator().manual_seed(self._settings.seed)
 
     def _fitted(self, rows: NDArray[np.int64], pull: float) -> Head:
@@ -251,38 +285,63 @@ class _Trainer:
 
     def epoch(self, rows: NDArray[np.int64], number: int, passes: int) -> float:
         """The pass of this number (from 1) over these rows; returns the mean loss."""
-        rows = self._sampled(rows)
-        chosen = torch.from_numpy(rows)
+        chosen = torch.from_numpy(self._sampled(rows))
         shift = None
         if self._adjust:
             scenes = len(self._original.scenes)
-            shift = logit_adjustment(self._labels[chosen].cpu(), self._weights[chosen].cpu(), scenes).to(self._where)
-        order = chosen[torch.randperm(len(chosen), generator=self._generator)]
+            shift = logit_adjustment(self._labels[chosen], self._weights[chosen], scenes).to(self._where)
+        # One copy to the device an epoch, and one back: no step waits for the host, nor the host for a step.
+        order = chosen[torch.randperm(len(chosen), generator=self._generator)].to(self._held.lies)
         parts = torch.split(order, self._settings.batch)
         losses = []
         for at, part in enumerate(parts):
-            self._rate((number - 1 + at / len(parts)) / passes)
-            losses.append(self._step(part, shift))
+            rate = self._settings.learning_rate * one_cycle((number - 1 + at / len(parts)) / passes)
+            losses.append(self._stepper.step(part, rate, shift))
+        self._stepper.watch.look(losses[-1])
         return float(torch.stack(losses).mean())
 
-    def _rate(self, done: float) -> None:
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._settings.learning_rate * one_cycle(done)
+    def digest(
+        self, groups: NDArray[np.int64], believed: NDArray[np.floating], head: _ChosenHead, *, near: bool
+    ) -> str:
+        """Of everything that decides what this training does."""
+        recipe = {key: value for key, value in asdict(self._settings).items() if key not in {"device", "threads"}}
+        choices = [
+            recipe,
+            asdict(head),
+            asdict(self._loss),
+            self._adjust,
+            near,
+            trainable(self._settings),
+            self._original.digest(),
+        ]
+        found = hashlib.blake2b(json.dumps(choices, default=str).encode(), digest_size=8)
+        rows = self._sampled(np.arange(len(self._label_array)))
+        for array in (self._features, self._label_array, self._weight_array, groups, believed, rows):
+            found.update(np.ascontiguousarray(array).data)
+        return found.hexdigest()
 
-    def _step(self, rows: Tensor, shift: Tensor | None) -> Tensor:
-        self._optimizer.zero_grad(set_to_none=True)
-        # Always in evaluation mode: a batch of 64 windows of few people says nothing about a channel's mean.
-        loss = filter_loss(
-            self._part(self._cached[rows]), self._labels[rows], self._weights[rows], adjustment=shift, loss=self._loss
-        )
-        _require_finite(loss.item())
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's own annotation is missing
-        # The gradient of pull / 2 · ‖p − p₀‖², added by hand: building a graph for it costs as much as the network's own.
-        for parameter, start in zip(self._part.parameters(), self._start, strict=True):
-            if parameter.grad is not None:
-                parameter.grad.add_(parameter.detach() - start, alpha=self._settings.pull)
-        self._optimizer.step()
-        return loss.detach()
+    def save(self, kept: Checkpoint, **where: float) -> None:
+        """Keep where the training stands, if it is time to: epochs done of this stretch, and what else was found."""
+
+        def state() -> dict[str, Any]:
+            return {
+                **where, "parameters": [parameter.detach().cpu() for parameter in self._part.parameters()],
+                "optimizer": self._stepper.optimizer.state_dict(), "generator": self._generator.get_state(),
+            }  # fmt: skip
+
+        if self._ranks.first:
+            kept.save(state)
+
+    def resume(self, state: dict[str, Any], stretch: str) -> int:
+        """Go on where a checkpoint says, if it is of this stretch; returns how many of its epochs are done."""
+        if stretch not in state:
+            return 0
+        with torch.no_grad():
+            for parameter, value in zip(self._part.parameters(), state["parameters"], strict=True):
+                parameter.copy_(value)
+        self._stepper.optimizer.load_state_dict(state["optimizer"])
+        self._generator.set_state(state["generator"])
+        return int(state[stretch])
 
     def rows_per_epoch(self) -> int:
         """How many windows an epoch has: resampling makes them more or fewer."""
@@ -299,10 +358,14 @@ class _Trainer:
         """Balanced accuracy on the people left out, at this share of the way."""
         if not rows.any():
             return 0.0
-        inputs = self._cached[torch.from_numpy(np.flatnonzero(rows))]
+        which = torch.from_numpy(np.flatnonzero(rows)).to(self._held.lies)
+        averaged = self._averaged(share)
         with torch.inference_mode():
-            logits = torch.func.functional_call(self._part, self._averaged(share), (inputs,))
-        predicted = logits.argmax(1).cpu().numpy()
+            found = [
+                torch.func.functional_call(self._part, averaged, (self._held.rows(part),)).argmax(1)
+                for part in which.split(_JUDGED)
+            ]
+        predicted = torch.cat(found).cpu().numpy()
         return weighted_balanced_accuracy(self._label_array[rows], predicted, believed[rows])
 
     def result(self, share: float) -> SceneNet:
@@ -319,9 +382,3 @@ class _Trainer:
             name: origin + share * (parameter.detach() - origin)
             for (name, parameter), origin in zip(self._part.named_parameters(), self._origin, strict=True)
         }
-
-
-def _require_finite(value: float) -> None:
-    if not math.isfinite(value):
-        msg = f"The loss became {value}: lower [finetune] learning_rate, or look for infinite values in the signals"
-        raise NonFiniteLoss(msg)

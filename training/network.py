@@ -152,10 +152,19 @@ class SceneNet(nn.Module):
         return net.eval()
 
 
+def placed(module: nn.Module, where: torch.device | None) -> nn.Module:
+    """The module on a device (None: where it is); a copy if it has to move, so that the network it is part of stays where it is."""
+    here = next((each.device for each in (*module.parameters(), *module.buffers())), where)
+    return module if where is None or here is None or here.type == where.type else copy.deepcopy(module).to(where)
+
+
 @torch.inference_mode()
-def infer(module: nn.Module, inputs: Tensor, *, batch: int = 256) -> Tensor:
-    """``module`` over many rows, a batch at a time, in evaluation mode and without gradients; the result is on the CPU."""
-    module.eval()
-    device = next((p.device for p in module.parameters()), inputs.device)
+def infer(module: nn.Module, inputs: Tensor, *, batch: int = 256, where: torch.device | None = None) -> Tensor:
+    """``module`` over many rows, a batch at a time, in evaluation mode and without gradients; the result is on the CPU.
+
+    It is computed on the device ``where``; None: where the module is.
+    """
+    module = placed(module.eval(), where)
+    device = next((p.device for p in (*module.parameters(), *module.buffers())), inputs.device)
     parts = [module(inputs[at : at + batch].to(device, non_blocking=True)).cpu() for at in range(0, len(inputs), batch)]
     return torch.cat(parts).clone()

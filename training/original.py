@@ -13,13 +13,14 @@ from torch.nn import functional
 
 from training.augment import augment
 from training.dataset import WindowSet
-from training.devices import device, seeded, threads
-from training.errors import ModelError, NonFiniteLoss
+from training.devices import Held, device, laid_out, precision, reproducible, seeded, threads
+from training.errors import ModelError
 from training.evaluation import Evaluation, evaluate
 from training.folds import split_by_subject
 from training.network import SceneNet, infer
 from training.saved import read_config
-from training.settings import DataSettings, OriginalSettings, SpectrogramSettings
+from training.settings import ComputeSettings, DataSettings, OriginalSettings, SpectrogramSettings
+from training.step import Watch
 from training.tracking import NullRun, Progress, RunLog, log_data, no_progress
 
 _FIT_WINDOWS = 2000
@@ -101,6 +102,7 @@ def train_original(
     *,
     data: DataSettings | None = None,
     spectrogram: SpectrogramSettings | None = None,
+    compute: ComputeSettings | None = None,
     run: RunLog | None = None,
     progress: Progress = no_progress,
 ) -> OriginalModel:
@@ -111,6 +113,7 @@ def train_original(
         settings: of the training.
         data: channels, scenes, who is held out.
         spectrogram: how images are made.
+        compute: how the machine is used.
         run: gets the epochs' curves and the result.
         progress: told after every step.
 
@@ -139,7 +142,7 @@ def train_original(
     )
     with threads(settings.threads):
         net = fit_network(
-            train, settings, spectrogram=spectrogram, holdout=holdout, run=run, progress=progress,
+            train, settings, spectrogram=spectrogram, compute=compute, holdout=holdout, run=run, progress=progress,
         )  # fmt: skip
         result = evaluate(holdout.scenes, _predict(net, holdout), windows.scene_names, subjects=holdout.subjects)
     run.metrics({f"source/{name}": value for name, value in result.metrics().items()})
@@ -157,6 +160,7 @@ def fit_network(
     settings: OriginalSettings,
     *,
     spectrogram: SpectrogramSettings | None = None,
+    compute: ComputeSettings | None = None,
     holdout: WindowSet | None = None,
     run: RunLog | None = None,
     progress: Progress = no_progress,
@@ -167,6 +171,7 @@ def fit_network(
         train: labelled windows.
         settings: of the training.
         spectrogram: how images are made.
+        compute: how the machine is used.
         holdout: what is measured after each epoch, for the curves and nothing else.
         run: gets the curves.
         progress: told after every step.
@@ -174,12 +179,13 @@ def fit_network(
     Raises:
         NonFiniteLoss: the training diverged.
     """
-    with threads(settings.threads), seeded(settings.seed):
+    compute = compute or ComputeSettings()
+    with threads(settings.threads), seeded(settings.seed), reproducible(wanted=compute.deterministic):
         net = SceneNet(
             channels=train.channels, scenes=train.scene_names, rate_hz=train.rate_hz, samples=train.signals.shape[2],
             spectrogram=spectrogram, architecture=settings.architecture,
         )  # fmt: skip
-        _train(net, train, holdout, settings, run or NullRun(), progress)
+        _train(net, train, holdout, settings, compute, run or NullRun(), progress)
     return net.cpu().eval()
 
 
@@ -188,6 +194,7 @@ def _train(
     train: WindowSet,
     holdout: WindowSet | None,
     settings: OriginalSettings,
+    compute: ComputeSettings,
     run: RunLog,
     progress: Progress,
 ) -> None:
@@ -196,6 +203,9 @@ def _train(
     signals, labels = torch.from_numpy(train.signals), torch.from_numpy(train.scenes)
     net.spectrogram.fit(signals[torch.randperm(len(signals), generator=generator)[:_FIT_WINDOWS]])
     net.to(where)
+    for parameter in net.parameters():
+        parameter.data = laid_out(parameter.data, where)
+    held, truth = Held(signals, where, compute), labels.to(where)
     # Batch norm cannot learn from a batch of one: the last batch is dropped with the rest of a division, unless it is all there is.
     batch = min(settings.batch, len(signals))
     steps_per_epoch = len(signals) // batch
@@ -203,28 +213,30 @@ def _train(
     optimizer = torch.optim.AdamW(
         net.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
+    watch = Watch(optimizer, where, "original")
     # One cycle: Smith & Topin, 2018, "Super-convergence". Of four steps a quarter is one, and torch divides by one less than that.
     rise = 0.25 if steps != 4 else 0.3
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=steps, pct_start=rise)
     for epoch in range(settings.epochs):
         net.train()
         losses = []
-        order = torch.randperm(len(signals), generator=generator)
+        order = torch.randperm(len(signals), generator=generator).to(held.lies)
         for step in range(steps_per_epoch):
             rows = order[step * batch : (step + 1) * batch]
             inputs = augment(
-                signals[rows],
+                held.rows(rows),
                 train.channels,
                 rotate=settings.rotate,
                 gain=settings.gain,
                 sensor_dropout=settings.sensor_dropout,
                 generator=generator,
             )
-            losses.append(_train_step(net, inputs.to(where), labels[rows].to(where), optimizer))
+            losses.append(_train_step(net, inputs, truth[rows.to(where)], optimizer, watch, precision(where, compute)))
             schedule.step()
             progress(
                 epoch * steps_per_epoch + step + 1, steps, f"original model, epoch {epoch + 1} of {settings.epochs}"
             )
+        watch.look(losses[-1])
         curves = {"loss": torch.stack(losses).mean().item()}
         if holdout is not None:
             result = evaluate(holdout.scenes, _predict(net, holdout), train.scene_names)
@@ -232,12 +244,21 @@ def _train(
         run.metrics(curves, step=epoch + 1)
 
 
-def _train_step(net: SceneNet, signals: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
+def _train_step(
+    net: SceneNet,
+    signals: Tensor,
+    labels: Tensor,
+    optimizer: torch.optim.Optimizer,
+    watch: Watch,
+    dtype: torch.dtype,
+) -> Tensor:
     optimizer.zero_grad(set_to_none=True)
-    loss = functional.cross_entropy(net(signals), labels)
-    if not torch.isfinite(loss):
-        msg = f"The loss of the original model became {loss.item()}: lower [original] learning_rate, or look for infinities in the data"
-        raise NonFiniteLoss(msg)
+    # Spectrograms stay float32: a logarithm of powers has more digits than bfloat16.
+    images = laid_out(net.spectrogram(signals), signals.device)
+    with torch.autocast(signals.device.type, dtype, enabled=dtype != torch.float32):
+        logits = net.backbone(images)
+    loss = functional.cross_entropy(logits.float(), labels)
+    watch.see(loss)
     loss.backward()  # type: ignore[no-untyped-call]  # torch's own annotation is missing
     torch.nn.utils.clip_grad_norm_(net.parameters(), _CLIP)
     optimizer.step()

@@ -17,6 +17,7 @@ windows; times the *physical* quality: is there a signal at all (coverage, flat 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
-from training.dataset import WindowSet
+from training.dataset import UNLABELLED, WindowSet
 from training.filterloss import logit_adjustment
 from training.folds import grouped_folds
 from training.heads import Head, fit_head
@@ -39,6 +40,10 @@ _FLAT = 1e-8
 _SURE = 0.99
 """No look at a window is ever surer than this."""
 _EM_STEPS = 50
+_DOUBT = 0.5
+"""Below it, a look at a window speaks against its label."""
+_SIMILARITIES = 1 << 26
+"""Of windows with windows, in memory at once: 256 MiB."""
 _NEIGHBOURS, _ORIGINAL = "neighbours", "original"
 
 
@@ -58,6 +63,8 @@ class Quality:
     """Probability that the label is right."""
     score: Array
     """All of it together."""
+    seen: NDArray[np.int64]
+    """Scene that the judges together see; -1 where that was not kept."""
     trust: dict[str, float]
     """Judge → its share in the judgement."""
     wrong: dict[str, float]
@@ -68,16 +75,25 @@ class Quality:
         names = ("margin", "neighbours", "original", "physical", "belief", "score")
         return {name: getattr(self, name) for name in names}
 
-    def reasons(self) -> list[str]:
-        """For each window, what speaks against its label; empty where nothing does."""
+    def reasons(self, windows: WindowSet) -> list[str]:
+        """For each of the windows that were scored, what speaks against its label, with the number; empty where nothing does."""
         looks = {
             "other people's models see another scene": self.margin,
             "its neighbours carry other labels": self.neighbours,
             "the original model sees another scene": self.original,
             "its session's evidence is against it": self.belief,
-            "the signal is poor": self.physical,
         }
-        return ["; ".join(text for text, look in looks.items() if look[at] < 0.5) for at in range(len(self.score))]
+        checks = physical_checks(windows)
+        found = []
+        for at, label in enumerate(windows.scenes.tolist()):
+            against = [f"{text} ({look[at]:.2f})" for text, look in looks.items() if look[at] < _DOUBT]
+            if against and self.seen[at] not in {label, UNLABELLED}:
+                against.insert(0, f"it looks like {windows.scene_names[self.seen[at]]}")
+            if self.physical[at] < _DOUBT:
+                poor = ", ".join(f"{name} {check[at]:.2f}" for name, check in checks.items() if check[at] < 1)
+                against.append(f"the signal is poor ({poor})")
+            found.append("; ".join(against))
+        return found
 
 
 def score_quality(
@@ -114,7 +130,7 @@ def score_quality(
     score = np.clip(((1 - settings.rank_share) * belief + settings.rank_share * ranked) * physical, 0, 1)
     return Quality(
         margin=margin, neighbours=neighbours, original=original, physical=physical, belief=belief, score=score,
-        trust=dict(zip(judges, map(float, shares), strict=True)),
+        seen=seen.argmax(1), trust=dict(zip(judges, map(float, shares), strict=True)),
         wrong=dict(zip(windows.scene_names, map(float, wrong), strict=True)),
     )  # fmt: skip
 
@@ -208,6 +224,17 @@ def _within(progress: Progress, number: int, rounds: int, done: int, total: int,
 
 def physical_quality(windows: WindowSet) -> Array:
     """(n,) share of the grid with a signal, less for flat channels and for an acceleration that is not gravity's size."""
+    checks = physical_checks(windows)
+    # In this order: a product's last bits depend on it.
+    return checks["coverage"] * checks["channels that move"] * checks["gravity"]
+
+
+def physical_checks(windows: WindowSet) -> dict[str, Array]:
+    """Check → (n,) how well windows pass it, from 0 to 1.
+
+    ``coverage``: share of the grid backed by samples; ``channels that move``: share of the channels there are that are no flat line;
+    ``gravity``: the acceleration's root mean square over 0.7 g, at most 1; 1 where there is no accelerometer.
+    """
     signals = windows.signals
     with np.errstate(invalid="ignore"):
         present: NDArray[np.bool_] = np.asarray(~np.isnan(signals))
@@ -216,15 +243,16 @@ def physical_quality(windows: WindowSet) -> Array:
         spread = np.where(present, signals - mean[..., None], 0) ** 2
     there: NDArray[np.bool_] = np.asarray(present.any(axis=2))
     flat = ((spread.sum(2) / count < _FLAT) & there).sum(1) / np.maximum(there.sum(1), 1)
-    quality = np.clip(windows.coverage.astype(np.float64), 0, 1) * (1 - flat)
+    gravity: Array = np.ones(len(signals))
     axes = [windows.channels.index(name) for name in ("acc_x", "acc_y", "acc_z") if name in windows.channels]
     if len(axes) == 3:
         size = np.sqrt(np.where(present[:, axes], signals[:, axes].astype(np.float64) ** 2, 0).sum(1).mean(1))
         measured = there[:, axes].all(1)
         # Running doubles it and a phone's gain may be off by a tenth; nothing near zero is an accelerometer at work.
-        quality = np.where(measured, quality * np.clip(size / (0.7 * _GRAVITY), 0, 1), quality)
-    result: Array = quality
-    return result
+        gravity = np.where(measured, np.clip(size / (0.7 * _GRAVITY), 0, 1), 1.0)
+    return {
+        "coverage": np.clip(windows.coverage.astype(np.float64), 0, 1), "channels that move": 1 - flat, "gravity": gravity,
+    }  # fmt: skip
 
 
 def _out_of_fold(
@@ -285,14 +313,32 @@ def _votes(
         mine, others = np.flatnonzero(groups == group), rows[groups[rows] != group]
         if not len(others):
             continue
-        near = others[np.argsort(-(unit[mine] @ unit[others].T), axis=1, kind="stable")[:, :neighbours]]
-        weight = rarity[labels[near]]
-        cast = np.zeros((len(mine), scenes))
-        np.add.at(cast, (np.arange(len(mine))[:, None], labels[near]), weight)
-        # One vote spread evenly: that a few agree is no certainty.
-        cast += weight.mean(1, keepdims=True) / scenes
-        votes[mine] = cast / cast.sum(1, keepdims=True)
+        for part in np.array_split(mine, math.ceil(len(mine) * len(others) / _SIMILARITIES)):
+            near = others[_nearest(unit[part] @ unit[others].T, neighbours)]
+            weight = rarity[labels[near]]
+            cast = np.zeros((len(part), scenes))
+            np.add.at(cast, (np.arange(len(part))[:, None], labels[near]), weight)
+            # One vote spread evenly: that a few agree is no certainty.
+            cast += weight.mean(1, keepdims=True) / scenes
+            votes[part] = cast / cast.sum(1, keepdims=True)
     return votes
+
+
+def _nearest(similarity: NDArray[np.floating], count: int) -> NDArray[np.int64]:
+    """(n, count) columns of the largest of (n, m) similarities, the largest first and of equals the first; all m if they are fewer.
+
+    What sorting whole rows gives, without sorting them: linear in m.
+    """
+    n, m = similarity.shape
+    if m <= count:
+        return np.argsort(-similarity, axis=1, kind="stable")
+    least = np.partition(similarity, m - count, axis=1)[:, m - count, None]
+    # Those above the least that counts are fewer than enough; of those equal to it, the first fill up.
+    above, equal = similarity > least, similarity == least
+    chosen = above | (equal & (equal.cumsum(1) <= count - above.sum(1, keepdims=True)))
+    columns = np.nonzero(chosen)[1].reshape(n, count)
+    order = np.argsort(-np.take_along_axis(similarity, columns, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(columns, order, axis=1)
 
 
 def _margin(probabilities: Array, labels: NDArray[np.int64]) -> Array:

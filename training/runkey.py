@@ -23,6 +23,7 @@ def run_key(
     data: DataSettings,
     quality: QualitySettings,
     finetune: FineTuneSettings,
+    holdout: str = "",
 ) -> str:
     """16 hex digits of everything that decides the result.
 
@@ -34,6 +35,7 @@ def run_key(
         data: which windows, who is held out.
         quality: how labels are scored.
         finetune: the recipe, with its seed; where it runs (device, threads) is left out.
+        holdout: name of the frozen holdout: who is not trained on.
     """
     recipe = {key: value for key, value in asdict(finetune).items() if key not in {"device", "threads"}}
     parts: Mapping[str, Any] = {
@@ -42,5 +44,7 @@ def run_key(
     }  # fmt: skip
     if labels_version is not None:
         parts = {**parts, "labels_version": labels_version}
+    if holdout:
+        parts = {**parts, "holdout": holdout}
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -12,6 +12,10 @@ Architecture = Literal["resnet34", "resnet18"]
 """A ResNet of torchvision."""
 Device = Literal["auto", "cpu", "cuda"]
 """Where to compute."""
+Precision = Literal["auto", "float32", "bfloat16"]
+"""Of what a network computes while it is trained; its weights are float32."""
+Compiled = Literal["auto", "on", "off"]
+"""Whether torch.compile turns the trained part into kernels of its own."""
 
 _ARCHITECTURE, _DEVICE = rules.one_of(get_args(Architecture)), rules.one_of(get_args(Device))
 _TRAINABLE = rules.one_of(("auto", "head", "block", "layer4", "all"))
@@ -168,4 +172,26 @@ class FineTuneSettings:
             learning_rate=rules.POSITIVE, pull=rules.NOT_NEGATIVE,
             validation_folds=rules.at_least(2, "so that somebody is left to judge"), device=_DEVICE, threads=rules.at_least(0),
             seed=rules.SEED,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ComputeSettings:
+    """How the machine is used. What is computed is the same, but for its last bits: none of this is part of a run key."""
+
+    precision: Precision = "auto"
+    """float32, bfloat16, or auto: bfloat16 on a GPU that has it. Weights, sums and the loss stay float32."""
+    compiled: Compiled = "auto"
+    """on, off, or auto: on a GPU, for at least 10,000 steps. Compiling takes a minute, which a few hundred steps never give back."""
+    deterministic: bool = False
+    """The same bits each time on a GPU, too, where that costs speed. On a CPU they always are, with the same number of threads."""
+    resident: float = 0.5
+    """Share of a GPU's free memory, 0 to 1, that the data may take; of more, each step's go over from the computer's memory."""
+    checkpoint_every: timedelta = timedelta(seconds=60)
+    """Time between checkpoints: what is lost when a training is killed. One is a write of three times the trained part's size."""
+
+    def __post_init__(self) -> None:
+        rules.check(
+            "compute", self, precision=rules.one_of(get_args(Precision)), compiled=rules.one_of(get_args(Compiled)),
+            resident=rules.SHARE, checkpoint_every=rules.Rule(holds=lambda value: value >= timedelta(0), allowed="0 s or more"),
         )  # fmt: skip

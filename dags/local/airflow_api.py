@@ -158,25 +158,31 @@ class AirflowApi:
         return sorted(found, key=lambda task: (task["start_date"] is None, task["start_date"] or ""))
 
     def task_states(self, dag_id: str, run_id: str) -> dict[str, str | None]:
-        """Each task's state (``success``, ``failed``, ``skipped``, ``running``, ``up_for_retry``, …); None before its turn."""
-        return {str(task["task_id"]): task["state"] for task in self.tasks(dag_id, run_id)}
+        """Each task's state (``success``, ``failed``, ``skipped``, ``running``, ``up_for_retry``, …); None before its turn.
 
-    def task_log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1) -> list[str]:
+        Of a task that is mapped, ``task[0]``, ``task[1]``, ….
+        """
+        return {instance(task): task["state"] for task in self.tasks(dag_id, run_id)}
+
+    def task_log(
+        self, dag_id: str, run_id: str, task_id: str, try_number: int = 1, *, map_index: int = -1
+    ) -> list[str]:
         """The messages of a task's log, without those about where the log is kept."""
         place = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}"
-        content = self._ask("GET", place, params={"full_content": True}).json()["content"]
+        content = self._ask("GET", place, params={"full_content": True, "map_index": map_index}).json()["content"]
         return [line if isinstance(line, str) else _message(line) for line in content]
 
-    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
+    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value", *, map_index: int = -1) -> Any:
         """What a task handed on; None if it handed on nothing."""
         place = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
-        answer = self._ask("GET", place, params={"deserialize": False}, allow=(httpx.codes.NOT_FOUND,))
+        asked = {"deserialize": False, "map_index": map_index}
+        answer = self._ask("GET", place, params=asked, allow=(httpx.codes.NOT_FOUND,))
         return None if answer.status_code == httpx.codes.NOT_FOUND else answer.json()["value"]
 
-    def links(self, dag_id: str, run_id: str, task_id: str) -> dict[str, str | None]:
+    def links(self, dag_id: str, run_id: str, task_id: str, *, map_index: int = -1) -> dict[str, str | None]:
         """The buttons beside a task, name to address."""
-        answer = self._ask("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/links")
-        return dict(answer.json()["extra_links"])
+        place = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/links"
+        return dict(self._ask("GET", place, params={"map_index": map_index}).json()["extra_links"])
 
     def wait_for_run(
         self,
@@ -244,6 +250,12 @@ class AirflowApi:
         except httpx.TransportError as error:
             msg = f"Airflow at {self._client.base_url} does not answer: {error or type(error).__name__}"
             raise AirflowUnavailable(msg) from error
+
+
+def instance(task: Mapping[str, Any]) -> str:
+    """What messages call a task that :meth:`AirflowApi.tasks` tells of; of one that is mapped, with its number."""
+    index = task.get("map_index", -1)
+    return str(task["task_id"]) if index < 0 else f"{task['task_id']}[{index}]"
 
 
 def _until(done: Callable[[], bool], *, timeout: timedelta, sleep: Callable[[float], None]) -> bool:

@@ -26,6 +26,7 @@ from rich.markup import escape
 
 from dags.errors import CommandRefused, DagError
 from dags.local import standalone, summary
+from dags.local.airflow_api import instance
 from dags.settings import Settings, external_kafka, load
 from dags.whole import whole
 from registry import server
@@ -197,7 +198,7 @@ def _configure(demo: _Demo, *, scenes: Any, holdout: Any) -> None:
         "[broker]", f"port = {kafka}", f"controller_port = {controller}",
         "[registry]", f"port = {mlflow}",
         "[airflow]", f"port = {airflow}",
-        "[retrain]", 'schedule = ""  # the demo triggers it', "min_windows = 1",
+        "[retrain]", 'schedule = ""  # the demo triggers it', 'look_every = ""', "min_windows = 1",
         "[data]", f"scenes = {json.dumps(list(scenes))}", f"holdout_subjects = {json.dumps(list(holdout))}",
     ]  # fmt: skip
     (demo.place / "sensorloop.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -252,13 +253,13 @@ def _retrain(demo: _Demo, airflow: standalone.LocalAirflow) -> dict[str, Any]:
         DagError: a task failed; the end of its log is shown.
     """
     api = airflow.api
-    run_id = api.trigger(_DAG, {"cohort": _COHORTS[1], "force": True}, note="Triggered by the demo.")
+    run_id = api.trigger(_DAG, {"cohort": [_COHORTS[1]], "force": True}, note="Triggered by the demo.")
     shown: dict[str, str | None] = {}
 
     def report(states: Mapping[str, str | None]) -> None:
         for task, state in states.items():
             if state and shown.get(task) != state:
-                demo.console.print(f"  {task:<10} {state}")
+                demo.console.print(f"  {task:<20} {state}")
         shown.update(states)
 
     with demo.console.status(f"Airflow works; see {airflow.url}/dags/{_DAG}/runs/{run_id}"):
@@ -266,10 +267,14 @@ def _retrain(demo: _Demo, airflow: standalone.LocalAirflow) -> dict[str, Any]:
     tasks = api.tasks(_DAG, run_id)
     if state != "success" or any(task["state"] != "success" for task in tasks):
         failed = next((t for t in tasks if t["state"] not in {"success", None}), tasks[-1])
-        log = "\n".join(api.task_log(_DAG, run_id, failed["task_id"], failed["try_number"])[-20:])
-        msg = f"Task '{failed['task_id']}' of run {run_id} ended as {failed['state']}:\n{log}"
+        text = api.task_log(_DAG, run_id, failed["task_id"], failed["try_number"], map_index=failed["map_index"])
+        log = "\n".join(text[-20:])
+        msg = f"Task '{instance(failed)}' of run {run_id} ended as {failed['state']}:\n{log}"
         raise DagError(msg)
-    return {task["task_id"]: api.xcom(_DAG, run_id, task["task_id"]) for task in tasks}
+    return {
+        task["task_id"].removeprefix("cohort."): api.xcom(_DAG, run_id, task["task_id"], map_index=task["map_index"])
+        for task in tasks
+    }
 
 
 def _where_to_look(demo: _Demo, settings: Settings, airflow: standalone.LocalAirflow, kafka: str) -> None:

@@ -71,7 +71,7 @@ def run(
     chosen = _chosen(arms, EVERY, "arm")
     wanted = _chosen(regimes, REGIMES, "regime")
     place = settings.home / "experiments"
-    pair = _pair(settings, place, (source, target), cohorts, name)
+    pair = pair_of(settings, place, (source, target), cohorts, name)
     experiment = Experiment(
         pair, Recipe(data=settings.data, quality=settings.quality, finetune=settings.finetune), place / "cells"
     )
@@ -115,7 +115,13 @@ def _chosen(names: str, known: Mapping[str, _Each], what: str) -> dict[str, _Eac
     return {name: known[name] for name in known if name in wanted}
 
 
-def _pair(settings: Settings, place: Path, where: tuple[str, str], cohorts: tuple[str, str], name: str) -> Pair:
+def pair_of(settings: Settings, place: Path, where: tuple[str, str], cohorts: tuple[str, str], name: str) -> Pair:
+    """Source and target, each a lake or a folder of recordings, and the original model; below ``place``, what has been made is found again.
+
+    Raises:
+        DataError: they share too few scenes, or there are no recordings.
+        CommandRefused: recordings could not be brought into a lake.
+    """
     from training.experiment import Pair
     from training.original import OriginalModel, train_original
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from dags import steps
+from dags import steps, work
 from dags.settings import load as load_settings
 from dags.terminal import EXIT_FINAL, EXIT_NOTHING, megabytes, result, say, say_refused
 
@@ -51,25 +51,46 @@ def account(
 @app.command()
 def pin(
     *,
-    cohort: Annotated[str, typer.Option(help="Which fleet: the recordings' and windows' cohort.")] = "target",
+    cohort: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Whom to retrain for; may be given several times: a fleet, a part of one (target/phone_model=NAME, "
+            "target/subject_id=NAME), or every part of a kind (target/phone_model=*). [retrain] cohorts if not said."
+        ),
+    ] = None,
     min_windows: Annotated[int, typer.Option(min=0, help="New labelled windows that make a retraining worth it.")] = 0,
     force: Annotated[bool, typer.Option(help="Retrain whether there is anything new or not.")] = False,
 ) -> None:
-    """Name the newest versions of the lake's windows and labels, and count what is new since the last retraining.
+    """Name the newest versions of the lake's windows and labels, and count what is new for each cohort since its last retraining.
 
-    New are labelled windows that were not scored yet, or with another label. Exit code 99: not enough.
+    New are labelled windows that no retraining that came to its end has learned from, or only with another label. Exit code 99: not
+    enough, for any cohort.
     """
-    found = steps.pin(load_settings(), cohort)
-    if found.fresh < min_windows and not force:
-        say(
-            f"{found.fresh} labelled windows of cohort '{cohort}' are new; {min_windows - found.fresh} more are needed."
-        )
+    settings = load_settings()
+    found = work.work(settings, cohort or settings.retrain.cohorts, min_windows=min_windows, force=force)
+    for sentence in found.lacking:
+        say(sentence)
+    if not found.pins:
         raise typer.Exit(EXIT_NOTHING)
-    say(
-        f"{steps.lake_at(found.lake_version, found.labels_version).capitalize()}: {found.windows} windows of '{cohort}', "
-        f"{found.labelled} labelled, {found.fresh} new."
-    )
-    result(**dataclasses.asdict(found))
+    for each in found.pins:
+        say(
+            f"{steps.lake_at(each.lake_version, each.labels_version).capitalize()}: {each.windows} windows of '{each.cohort}', "
+            f"{each.labelled} labelled, {each.fresh} new."
+        )
+    result(cohorts=[dataclasses.asdict(each) for each in found.pins], lacking=found.lacking)
+
+
+@app.command()
+def shards(
+    *,
+    cohort: Annotated[list[str], typer.Option(help="As of 'lake pin'; may be given several times.")],
+    lake_version: Annotated[int, typer.Option(help="Version of the windows table.")],
+    labels_version: Annotated[int, typer.Option(help="Version of the labels table; -1: none.")],
+) -> None:
+    """The shards of the lake, by fleet and event date, in which something is new: what 'sensorloop embed' can do on several machines."""
+    found = work.shards(load_settings(), cohort, version=lake_version, labels_version=labels_version)
+    say(f"{len(found)} shards.")
+    result(shards=found)
 
 
 @app.command()

@@ -9,8 +9,16 @@ from typing import Annotated
 import typer
 
 from dags import steps
+from dags.holdout import holdouts as holdouts_of
 from dags.settings import load as load_settings
-from dags.terminal import EXIT_FINAL, entry_line, proven_line, result, say, say_disagreement, version_line
+from dags.terminal import EXIT_FINAL, EXIT_NOTHING, entry_line, proven_line, result, say, say_disagreement, version_line
+
+Cohort = Annotated[
+    str,
+    typer.Option(
+        help="Whose model, if it has one of its own; the first of [retrain] cohorts if not said: everybody's."
+    ),
+]
 
 app = typer.Typer(help="Versions, the champion, and the account of how it came to be.", no_args_is_help=True)
 
@@ -28,9 +36,9 @@ def serve() -> None:
 
 
 @app.command("list")
-def list_() -> None:
+def list_(cohort: Cohort = "") -> None:
     """Every version, with what the gate found."""
-    promotions = steps.promotions(load_settings())
+    promotions = steps.promotions(load_settings(), cohort)
     versions = promotions.versions()
     for found in versions:
         say(version_line(found))
@@ -39,9 +47,20 @@ def list_() -> None:
 
 
 @app.command()
-def history() -> None:
+def serving(cohort: Cohort = "") -> None:
+    """Which model serves a cohort: its own champion if it has one, else everybody's. Exit code 99: nothing does."""
+    name, version = steps.serving(load_settings(), cohort)
+    if version is None:
+        say(f"There is no champion of {name}.")
+        raise typer.Exit(EXIT_NOTHING)
+    say(f"models:/{name}/{version}")
+    result(name=name, version=version, uri=f"models:/{name}/{version}")
+
+
+@app.command()
+def history(cohort: Cohort = "") -> None:
     """The ledger: who became champion when, from which lake version, and why. Newest last."""
-    promotions = steps.promotions(load_settings())
+    promotions = steps.promotions(load_settings(), cohort)
     entries = promotions.history()
     for entry in entries:
         say(entry_line(entry))
@@ -50,9 +69,9 @@ def history() -> None:
 
 
 @app.command()
-def explain(version: Annotated[str, typer.Argument(help="A version's number.")]) -> None:
+def explain(version: Annotated[str, typer.Argument(help="A version's number.")], cohort: Cohort = "") -> None:
     """Why a version was promoted or refused, rule by rule."""
-    text = steps.promotions(load_settings()).explain(version)
+    text = steps.promotions(load_settings(), cohort).explain(version)
     say(text)
     result(version=version, account=text)
 
@@ -61,18 +80,66 @@ def explain(version: Annotated[str, typer.Argument(help="A version's number.")])
 def rollback(
     to: Annotated[str | None, typer.Option(help="Version to go back to; the champion before if not said.")] = None,
     why: Annotated[str, typer.Option(help="Goes into the ledger.")] = "",
+    cohort: Cohort = "",
 ) -> None:
     """Make the champion before champion again; the ledger says so."""
-    outcome = steps.promotions(load_settings()).rollback(to=to, why=why)
+    outcome = steps.promotions(load_settings(), cohort).rollback(to=to, why=why)
     say(f"Version {outcome.champion} is champion.")
     result(champion=outcome.champion, entry=outcome.entry.sequence)
 
 
 @app.command()
-def verify() -> None:
-    """Check the ledger's chain of hashes. Exit code 3: it was changed, and where."""
-    promotions = steps.promotions(load_settings())
-    problems = promotions.verify()
+def reconcile(cohort: Cohort = "") -> None:
+    """Finish a promotion that was killed, and enter into the ledger what somebody has moved by hand in MLflow."""
+    promotions = steps.promotions(load_settings(), cohort)
+    noticed = promotions.reconcile()
+    for entry in noticed:
+        say(entry_line(entry))
+    if not noticed:
+        say("MLflow and the ledger name the same champion.")
+    result(noticed=[dataclasses.asdict(entry) for entry in noticed], champion=promotions.champion())
+
+
+@app.command()
+def holdouts() -> None:
+    """Who is held out of each cohort, since when, and how many candidates they have judged."""
+    kept = holdouts_of(load_settings())
+    found = kept.all()
+    for each in found:
+        state = "" if each.retired is None else f" Retired: {each.retired}"
+        say(
+            f"{each.cohort} {each.number}: {each.name}, {len(each.labels)} windows of {', '.join(each.subjects)}, frozen by {each.who} at "
+            f"{each.at[:19].replace('T', ' ')} UTC from lake version {each.lake_version}; {kept.asked(each)} candidates judged.{state}"
+        )
+    if not found:
+        say("No holdout is frozen yet: 'sensorloop rescore' freezes one for its cohort.")
+    listed = [
+        {"name": each.name, "people": len(each.subjects), "asked": kept.asked(each), **dataclasses.asdict(each)}
+        for each in found
+    ]
+    result(holdouts=[{**each, "labels": len(each["labels"])} for each in listed])
+
+
+@app.command("renew-holdout")
+def renew_holdout(
+    *,
+    cohort: Annotated[str, typer.Option(help="Whose.")],
+    why: Annotated[str, typer.Option(help="Is kept with the old one.")] = "",
+    redraw: Annotated[bool, typer.Option(help="Hold out other people; otherwise the same.")] = False,
+) -> None:
+    """Let the next rescoring freeze another holdout: the same people with all that they have by then, or others."""
+    old = holdouts_of(load_settings()).retire(cohort, why=why, redraw=redraw)
+    next_one = "other people" if old.redraw else f"the same people ({', '.join(old.subjects)})"
+    say(f"Holdout {old.name} is retired; the next 'sensorloop rescore --cohort {cohort}' freezes one of {next_one}.")
+    result(retired=old.name, redraw=old.redraw)
+
+
+@app.command()
+def verify(cohort: Cohort = "") -> None:
+    """Check the ledger's chain of hashes and the frozen holdouts. Exit code 3: something was changed, and where."""
+    settings = load_settings()
+    promotions = steps.promotions(settings, cohort)
+    problems = (*promotions.verify(), *holdouts_of(settings).verify())
     for problem in problems:
         say(f"error: {problem}")
     if not problems:

@@ -19,3 +19,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> I
     with own_tracking_uri():
         place = make(tmp_path_factory.mktemp("installation"), empty_database)
         yield place, steps.train_original(place.settings(), cohort="source", seed=0, progress=no_progress)
+
+
+@pytest.fixture(scope="session")
+def airflow(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The DAG folder as Airflow reads it, under several environments: :func:`tests.dags.reading.read`."""
+    from tests.dags.reading import read  # noqa: PLC0415
+
+    return read(tmp_path_factory.mktemp("airflow"))

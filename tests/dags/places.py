@@ -39,6 +39,7 @@ threads = 1
 device = "cpu"
 [gate]
 recovery_threshold = 0.1
+recovery_lower_threshold = 0
 min_holdout_windows = 10
 macro_f1_tolerance = 1
 accuracy_tolerance = 1
@@ -62,9 +63,9 @@ class Place:
             file.write_text(text, encoding="utf-8")
         return load({"SENSORLOOP_HOME": str(self.home), "SENSORLOOP_CONFIG": str(file)})
 
-    def publish(self, made: WindowSet, *, cohort: str = "target") -> int:
+    def publish(self, made: WindowSet, *, cohort: str = "target", phone: str = "made") -> int:
         """Windows into its lake; returns the lake's version."""
-        return publish(self.home / "lake", made, cohort=cohort)
+        return publish(self.home / "lake", made, cohort=cohort, phone=phone)
 
     def client(self) -> MlflowClient:
         """Of its MLflow."""

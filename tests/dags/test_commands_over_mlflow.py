@@ -55,7 +55,7 @@ def test_sigterm_ends_the_run_in_mlflow_too(place: Place) -> None:
     assert run.info.status == "KILLED"
 
 
-def test_list_and_history_only_read(place: Place) -> None:
+def test_list_and_history_only_read_and_reconcile_enters(place: Place) -> None:
     store = steps.model_versions(place.settings(), place.client())
     client = place.client()
     run = client.create_run(client.get_experiment_by_name(place.settings().registry.original_experiment).experiment_id)
@@ -68,8 +68,17 @@ def test_list_and_history_only_read(place: Place) -> None:
         with start(place, "registry", command) as process:
             _, said = process.communicate(timeout=120)
         assert process.returncode == 0, said
-        assert "The ledger's champion is no version, MLflow's is version 1. The next 'sensorloop promote'" in said
+        assert (
+            "The ledger's champion is no version, MLflow's is version 1. 'sensorloop registry reconcile' enters it"
+            in said
+        )
     assert steps.promotions(place.settings()).history() == ()
+    with start(place, "registry", "reconcile") as process:
+        answer, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    (entry,) = steps.promotions(place.settings()).history()
+    assert (entry.action, entry.version) == ("manual", "1")
+    assert json.loads(answer)["noticed"][0]["hash"] == entry.hash
 
 
 def test_a_verified_ledger_says_what_was_proven(place: Place) -> None:

@@ -10,73 +10,35 @@ import json
 import os
 import re
 import sqlite3
-import sys
-from collections.abc import Iterator
-from contextlib import closing
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import pairwise
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
 
 from dags.local import standalone
+from dags.local.airflow_api import UNFINISHED, instance
 from dags.local.standalone import LocalAirflow
 from dags.orchestration import AirflowSettings
 from streaming import ports
+from tests.dags.airflow_pages import look_at_it_and_approve
+from tests.dags.standing_in import BEHIND, MISSING, REAL, STAND_IN, TASKS, TOO_FEW
 from tests.training.lakes import SETTINGS, publish_what_cannot_be_learned_from
 
-pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(420)]
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
-PATIENCE = timedelta(minutes=3)
-MISSING = (
-    "Scene 'Run' has no labelled window in cohort 'city' at lake version 12; 5 are needed, see [data] min_windows."
-)
-REAL = "few"
-"""The cohort for which the real commands run: it has too few labels."""
-TOO_FEW = "40 labelled windows of cohort 'city' are new; 60 more are needed."
+pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(600)]
 
-STAND_IN = f"""#!{sys.executable} -S
-import json, os, pathlib, sys
-
-place, arguments = pathlib.Path(__file__).parent, sys.argv[1:]
-calls = place / "calls.jsonl"
-before = [json.loads(line) for line in calls.read_text().splitlines()] if calls.exists() else []
-with calls.open("a") as file:
-    file.write(json.dumps(arguments) + "\\n")
-
-if {REAL!r} in arguments:
-    os.execv(sys.executable, [sys.executable, "-m", "sensorloop", *arguments])
-
-def end(text, exit_code):
-    print(text, file=sys.stderr)
-    sys.exit(exit_code)
-
-def option(name):
-    return arguments[arguments.index(name) + 1]
-
-print("reading", *arguments, file=sys.stderr, flush=True)
-match arguments[0]:
-    case "lake":
-        if option("--min-windows") == "100" and "--force" not in arguments:
-            end({TOO_FEW!r}, 99)
-        answer = {{"lake_version": 12, "labels_version": 3, "windows": 2400, "labelled": 2100, "cohort": option("--cohort")}}
-    case "rescore":
-        if option("--seed") == "3":
-            end("error: " + {MISSING!r}, 3)
-        if arguments not in before:
-            end("error: the tracking server does not answer", 4)
-        answer = {{"run_key": "v12-s" + option("--seed"), "run_dir": str(place)}}
-    case "finetune":
-        answer = {{"run_key": option("--run-key"), "mlflow_run_id": "abc", "mlflow_url": "http://127.0.0.1:25000/#/abc",
-                  "results": str(place / "results.json")}}
-    case "promote":
-        answer = {{"passed": True, "version": "2", "champion": "2", "reasons": []}}
-print("not the answer")
-print(json.dumps(answer))
-"""
+PATIENCE = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +48,8 @@ class Place:
     airflow: LocalAirflow
     home: Path
     program: Path
+    told: list[dict[str, Any]]
+    """What was sent to ``[retrain] alert_url``."""
 
     def calls(self) -> list[list[str]]:
         """What the program was called with since this was last asked."""
@@ -94,10 +58,40 @@ class Place:
         file.unlink(missing_ok=True)
         return [json.loads(line) for line in lines]
 
-    def run(self, **conf: Any) -> tuple[str, str]:
-        """Trigger the DAG and wait. Returns the run's id and its state."""
-        run_id = self.airflow.api.trigger("retrain", conf)
-        return run_id, self.airflow.api.wait_for_run("retrain", run_id, timeout=PATIENCE)
+    def run(self, dag_id: str = "retrain", **conf: Any) -> tuple[str, str]:
+        """Trigger a DAG and wait. Returns the run's id and its state."""
+        run_id = self.airflow.api.trigger(dag_id, conf)
+        return run_id, self.airflow.api.wait_for_run(dag_id, run_id, timeout=PATIENCE)
+
+    def runs(self) -> list[dict[str, Any]]:
+        """Every run of ``retrain``."""
+        found: list[dict[str, Any]] = self.airflow.api._ask("GET", "/dags/retrain/dagRuns").json()["dag_runs"]
+        return found
+
+
+@contextmanager
+def listener() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """An address that takes JSON, and what it was sent."""
+    told: list[dict[str, Any]] = []
+
+    class Listener(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            """Nobody reads it."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Listener)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/", told
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 @pytest.fixture(scope="module")
@@ -111,77 +105,105 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     (home / "sensorloop.toml").write_text(SETTINGS, encoding="utf-8")
     environ["SENSORLOOP_CONFIG"] = str(home / "sensorloop.toml")
     environ |= {"SENSORLOOP_RETRAIN__EXECUTABLE": str(program), "SENSORLOOP_RETRAIN__RETRY_DELAY": "1"}
-    settings = AirflowSettings(port=ports.free_ports(1)[0], parallel_tasks=1, parse_interval=timedelta(seconds=5))
+    never = "0 0 29 2 *"
+    environ |= {
+        f"SENSORLOOP_{key}": never for key in ("RETRAIN__LOOK_EVERY", "RETRAIN__SCHEDULE", "CARE__CHAMPION_SCHEDULE")
+    }
+    settings = AirflowSettings(port=ports.free_ports(1)[0], parallel_tasks=2, parse_interval=timedelta(seconds=5))
     try:
-        airflow = standalone.start(settings, home=home, environ=environ, die_with_parent=True)
-        airflow.api.wait_for_dag("retrain", since=airflow.since)
-        airflow.api.unpause("retrain")
-        yield Place(airflow=airflow, home=home, program=program)
-        airflow.api.close()
+        with listener() as (url, told):
+            environ |= {"SENSORLOOP_RETRAIN__ALERT_URL": url, "SENSORLOOP_RETRAIN__DEADLINE": "5"}
+            airflow = standalone.start(settings, home=home, environ=environ, die_with_parent=True)
+            for dag_id in ("retrain", "watch_lake", "watch_champion"):
+                airflow.api.wait_for_dag(dag_id, since=airflow.since)
+                airflow.api.unpause(dag_id)
+            yield Place(airflow=airflow, home=home, program=program, told=told)
+            airflow.api.close()
     finally:
         standalone.stop(home)
 
 
 def test_a_run_passes_its_parameters_and_answers_on(place: Place) -> None:
     api = place.airflow.api
-    run_id, state = place.run(cohort="city", arms=["filterloss", "plain"], seed=7, min_windows=5)
+    run_id, state = place.run(cohort=["city", "town"], arms=["plain"], seed=7, min_windows=5)
     assert state == "success"
-    rescore = ["rescore", "--cohort", "city", "--lake-version", "12", "--labels-version", "3", "--seed", "7"]
-    assert place.calls() == [
-        ["lake", "pin", "--cohort", "city", "--min-windows", "5"],
-        rescore,
-        rescore,  # the first try failed, and could be repeated
-        ["finetune", "--run-key", "v12-s7", "--arms", "filterloss,plain"],
-        ["promote", "--run-key", "v12-s7"],
+    versions = ["--lake-version", "12", "--labels-version", "3"]
+    embed = [["embed", "--cohort", "city", "--day", f"2026-01-0{day}", *versions] for day in (1, 2)]
+
+    def of(cohort: str) -> list[list[str]]:
+        key = f"{cohort}-s7"
+        return [
+            ["rescore", "--cohort", cohort, *versions, "--seed", "7"],
+            ["finetune", "--run-key", key, "--arms", "filterloss,plain"],
+            ["evaluate", "--run-key", key, "--arm", "filterloss"],
+            ["gate", "--run-key", key, "--arm", "filterloss"],
+            ["promote", "--run-key", key, "--arm", "filterloss"],
+        ]
+
+    calls = place.calls()
+    assert calls[:3] == [
+        ["lake", "pin", "--cohort", "city", "--cohort", "town", "--min-windows", "5"],
+        ["scratch", "make", "--name", run_id],
+        ["lake", "shards", "--cohort", "city", "--cohort", "town", *versions],
     ]
-    tasks = api.tasks("retrain", run_id)
-    assert [(task["task_id"], task["state"], task["try_number"]) for task in tasks] == [
-        ("pin", "success", 1),
-        ("rescore", "success", 2),
-        ("finetune", "success", 1),
-        ("promote", "success", 1),
-    ]
-    assert all(one["end_date"] <= next_["start_date"] for one, next_ in pairwise(tasks))
-    assert [(task["queue"], task["pool"]) for task in tasks if task["task_id"] == "finetune"] == [("gpu", "gpu")]
-    answers = {task["task_id"]: api.xcom("retrain", run_id, task["task_id"]) for task in tasks}
-    assert answers == {
-        "pin": {"lake_version": 12, "labels_version": 3, "windows": 2400, "labelled": 2100, "cohort": "city"},
-        "rescore": {"run_key": "v12-s7", "run_dir": str(place.home)},
-        "finetune": {
-            "run_key": "v12-s7",
-            "mlflow_run_id": "abc",
-            "mlflow_url": "http://127.0.0.1:25000/#/abc",
-            "results": str(place.home / "results.json"),
-        },
-        "promote": {"passed": True, "version": "2", "champion": "2", "reasons": []},
-    }
-    assert api.links("retrain", run_id, "finetune") == {"MLflow run": "http://127.0.0.1:25000/#/abc"}
-    log = api.task_log("retrain", run_id, "finetune")
-    assert "$ sensorloop finetune --run-key v12-s7 --arms filterloss,plain" in log
-    assert "reading finetune --run-key v12-s7 --arms filterloss,plain" in log
-    assert "error: the tracking server does not answer" in api.task_log("retrain", run_id, "rescore", 1)
+    assert sorted(calls[3:6]) == [embed[0], embed[1], embed[1]], "one shard's failure repeats that shard"
+    assert calls[-1] == ["scratch", "clear", "--name", run_id]
+    mapped = calls[6:-1]
+    for cohort in ("city", "town"):
+        assert [call for call in mapped if call in of(cohort)] == of(cohort), (
+            "a cohort's steps come one after the other"
+        )
+    assert len(mapped) == 10
+    tasks = {instance(task): task for task in api.tasks("retrain", run_id)}
+    assert {name.partition("[")[0] for name in tasks} == set(TASKS)
+    assert {task["state"] for task in tasks.values()} == {"success"}
+    assert "Nobody is asked: the run's parameter 'approval' is off." in api.task_log(
+        "retrain", run_id, "cohort.approve", map_index=0
+    )
+    assert {tasks[f"embed[{index}]"]["try_number"] for index in (0, 1)} == {1, 2}
+    assert {tasks[f"cohort.gate[{index}]"]["rendered_map_index"] for index in (0, 1)} == {"city", "town"}
+    assert tasks["cohort.finetune[0]"]["queue"] == tasks["cohort.finetune[0]"]["pool"] == "gpu"
+    town = partial(api.xcom, "retrain", run_id, map_index=1)
+    assert town("cohort.rescore") == {"run_key": "town-s7", "run_dir": str(place.home), "cohort": "town"}
+    assert town("cohort.finetune")["mlflow_run_id"] == "abc"
+    assert town("cohort.promote") == {"passed": True, "version": "2", "champion": "2", "reasons": []}
+    links = partial(api.links, "retrain", run_id, map_index=1)
+    assert links("cohort.finetune") == {"MLflow run": "http://127.0.0.1:25000/#/abc"}
+    assert links("cohort.gate") == {"Version in MLflow": "http://127.0.0.1:25000/#/models/2"}
+    log = api.task_log("retrain", run_id, "cohort.finetune", map_index=0)
+    assert "$ sensorloop finetune --run-key city-s7 --arms filterloss,plain" in log
+    assert "reading finetune --run-key city-s7 --arms filterloss,plain" in log
+    assert eventually(lambda: run_id in {told["run_id"] for told in place.told}), "it took longer than its deadline"
 
 
-def test_what_cannot_be_done_fails_at_once_with_a_sentence(place: Place) -> None:
+def eventually(done: Callable[[], bool], timeout_s: float = 60.0) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not done():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.5)  # between two looks at another process
+    return True
+
+
+def test_what_cannot_be_done_fails_at_once_and_alone(place: Place) -> None:
+    """For one cohort of two; a single one may be given without brackets."""
     api = place.airflow.api
-    run_id, state = place.run(cohort="city", seed=3, force=True)
+    run_id, state = place.run(cohort=["city", "town"], seed=3, force=True)
     assert state == "failed"
-    assert [call[0] for call in place.calls()] == ["lake", "rescore"]
     states = api.task_states("retrain", run_id)
-    assert states == {
-        "pin": "success",
-        "rescore": "failed",
-        "finetune": "upstream_failed",
-        "promote": "upstream_failed",
-    }
-    assert {task["task_id"]: task["try_number"] for task in api.tasks("retrain", run_id)}["rescore"] == 1
-    log = api.task_log("retrain", run_id, "rescore")
+    assert (states["cohort.rescore[0]"], states["cohort.promote[0]"]) == ("success", "success")
+    assert (states["cohort.rescore[1]"], states["cohort.promote[1]"]) == ("failed", "upstream_failed")
+    assert states["clear_room"] == "success"
+    tries = {instance(task): task["try_number"] for task in api.tasks("retrain", run_id)}
+    assert tries["cohort.rescore[1]"] == 1
+    log = api.task_log("retrain", run_id, "cohort.rescore", map_index=1)
     assert f"error: {MISSING}" in log
-    (file,) = (place.home / "airflow" / "logs").rglob(f"*{run_id}/task_id=rescore/attempt=1.log")
+    (file,) = (place.home / "airflow" / "logs").rglob(f"*{run_id}/task_id=cohort.rescore/map_index=1/attempt=1.log")
     written = file.read_text(encoding="utf-8")
     assert MISSING in written
     assert "Traceback" not in written
     assert "error_detail" not in written
+    place.calls()
 
 
 def test_the_real_commands_stop_it_at_once_where_labels_are_missing(place: Place) -> None:
@@ -189,14 +211,14 @@ def test_the_real_commands_stop_it_at_once_where_labels_are_missing(place: Place
     missing = publish_what_cannot_be_learned_from(place.home)[REAL]
     run_id, state = place.run(cohort=REAL, min_windows=5)
     assert state == "failed"
-    assert [call[0] for call in place.calls()] == ["lake", "rescore"], "once each"
-    tasks = {task["task_id"]: (task["state"], task["try_number"]) for task in api.tasks("retrain", run_id)}
+    assert [call[0] for call in place.calls()] == ["lake", "scratch", "lake", "embed", "rescore", "scratch"]
+    tasks = {instance(task): (task["state"], task["try_number"]) for task in api.tasks("retrain", run_id)}
     assert tasks["pin"] == ("success", 1)
-    assert tasks["rescore"] == ("failed", 1)
-    assert {tasks[name][0] for name in ("finetune", "promote")} == {"upstream_failed"}
-    pinned = api.xcom("retrain", run_id, "pin")
+    assert tasks["cohort.rescore[0]"] == ("failed", 1)
+    assert {tasks[f"cohort.{name}[0]"][0] for name in ("finetune", "promote")} == {"upstream_failed"}
+    (pinned,) = api.xcom("retrain", run_id, "pin")
     assert (pinned["cohort"], pinned["windows"], pinned["fresh"]) == (REAL, 18, 18)
-    log = api.task_log("retrain", run_id, "rescore")
+    log = api.task_log("retrain", run_id, "cohort.rescore", map_index=0)
     assert any(re.fullmatch(f"error: {missing}.*", line) for line in log)
     assert not any("Traceback" in line for line in log)
 
@@ -208,6 +230,74 @@ def test_too_little_that_is_new_skips_the_run_and_says_how_much_is_missing(place
     assert place.calls() == [["lake", "pin", "--cohort", "city", "--min-windows", "100"]]
     assert set(api.task_states("retrain", run_id).values()) == {"skipped"}
     assert TOO_FEW in api.task_log("retrain", run_id, "pin")
+
+
+def test_an_event_wakes_a_run_that_asks_the_lake_itself(place: Place) -> None:
+    """What the event was about is gone by the time that the run looks, as if somebody had been faster: it is skipped."""
+    before = {run["dag_run_id"] for run in place.runs()}
+    place.run("watch_lake")
+    assert {run["dag_run_id"] for run in place.runs()} == before, "with too little new nobody is woken"
+    (place.home / "enough").touch()
+    assert place.run("watch_lake")[1] == "success"
+
+    def woken() -> list[dict[str, Any]]:
+        return [run for run in place.runs() if run["dag_run_id"] not in before and run["state"] not in UNFINISHED]
+
+    assert eventually(lambda: bool(woken()))
+    (run,) = woken()
+    assert (run["run_type"], run["state"]) == ("asset_triggered", "success")
+    pin = ["lake", "pin", "--cohort", "target", "--min-windows", "100"]
+    assert place.calls() == [pin, pin, pin]
+    assert set(place.airflow.api.task_states("retrain", run["dag_run_id"]).values()) == {"skipped"}
+
+
+def test_a_champion_that_has_fallen_behind_starts_one_run_with_a_note(place: Place) -> None:
+    api = place.airflow.api
+    api._ask("PATCH", "/dags/retrain", json={"is_paused": True})  # what the run would do was seen above
+    before = {run["dag_run_id"] for run in place.runs()}
+    for _ in range(2):  # the second time it was started already
+        assert place.run("watch_champion")[1] == "success"
+    (run,) = [run for run in place.runs() if run["dag_run_id"] not in before]
+    assert run["conf"] == {"cohort": ["city"], "force": True}
+    assert run["note"] == BEHIND
+    assert api.fail_unfinished("retrain") == [run["dag_run_id"]]
+    api.unpause("retrain")
+    place.calls()
+
+
+@pytest.fixture(scope="module")
+def asked(place: Place) -> str:
+    """A run that waits for a person, for two cohorts: its id."""
+    api = place.airflow.api
+    run_id = api.trigger(
+        "retrain", {"cohort": ["city", "town"], "force": True, "approval": True, "arms": ["filterloss"]}
+    )
+    both = [f"cohort.approve[{index}]" for index in (0, 1)]
+    assert eventually(
+        lambda: {api.task_states("retrain", run_id).get(name) for name in both} == {"awaiting_input"}, 300
+    )
+    assert not [call for call in place.calls() if call[0] == "promote"]
+    return run_id
+
+
+@pytest.mark.browser
+def test_a_person_sees_the_graph_and_approves_in_airflows_pages(place: Place, asked: str, page: Page) -> None:
+    look_at_it_and_approve(page, place.airflow, asked)
+
+
+def test_a_persons_answer_reaches_the_ledgers_command(place: Place, asked: str) -> None:
+    """Somebody has approved one in the browser, where there is one; the other is rejected."""
+    api = place.airflow.api
+    for index, (answer, why) in enumerate((("Approve", "looks right"), ("Reject", "too few buses"))):
+        task = f"/dags/retrain/dagRuns/{asked}/taskInstances/cohort.approve/{index}/hitlDetails"
+        if not api._ask("GET", task).json()["response_received"]:
+            api._ask("PATCH", task, json={"chosen_options": [answer], "params_input": {"why": why}})
+    assert api.wait_for_run("retrain", asked, timeout=PATIENCE) == "success"
+    promoted = sorted(call for call in place.calls() if call[0] == "promote")
+    assert promoted == [
+        ["promote", "--run-key", "city-s0", "--arm", "filterloss", "--approved-by", "admin", "--why", "looks right"],
+        ["promote", "--run-key", "town-s0", "--arm", "filterloss", "--rejected-by", "admin", "--why", "too few buses"],
+    ]
 
 
 def test_it_is_found_again_fits_and_ends_with_all_it_started(place: Place) -> None:

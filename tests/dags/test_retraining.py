@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dags import retraining, steps
+from dags import judging, retraining, steps
 from dags.settings import Settings
 from registry.versions import Alias
 from streaming.lake import read_quality, table_version
@@ -40,7 +40,7 @@ def tuned(place: Place, scored: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def promoted(place: Place, tuned: dict[str, Any]) -> dict[str, Any]:
-    return retraining.promote(place.settings(), run_key=tuned["run_key"], arm="filterloss")
+    return judging.promote(place.settings(), run_key=tuned["run_key"], arm="filterloss")
 
 
 def rescore(settings: Settings, *, cohort: str = "target", version: int | None = 2, seed: int = 0) -> dict[str, Any]:
@@ -187,7 +187,7 @@ def test_promoting_again_is_the_same_promotion(place: Place, promoted: dict[str,
         return store.versions(), models, steps.promotions(settings).history()
 
     before = everything()
-    again = retraining.promote(settings, run_key=place_key(place, promoted), arm="filterloss")
+    again = judging.promote(settings, run_key=place_key(place, promoted), arm="filterloss")
     assert (again["passed"], again["version"], again["champion"]) == (True, promoted["version"], promoted["version"])
     assert everything() == before
     assert store.alias(Alias.CHALLENGER) is None
@@ -200,7 +200,7 @@ def place_key(place: Place, promoted: dict[str, Any]) -> str:
 
 def test_a_refusal_names_the_rule_and_leaves_the_champion(place: Place, promoted: dict[str, Any]) -> None:
     strict = place.settings("[gate]\nmin_scene_windows = 1000")
-    refused = retraining.promote(strict, run_key=place_key(place, promoted), arm="plain")
+    refused = judging.promote(strict, run_key=place_key(place, promoted), arm="plain")
     assert not refused["passed"]
     assert refused["champion"] == promoted["champion"]
     assert any("1000" in reason for reason in refused["reasons"])
@@ -208,7 +208,7 @@ def test_a_refusal_names_the_rule_and_leaves_the_champion(place: Place, promoted
     assert (entry.action, entry.version) == ("refused", refused["version"])
     against = {rule["name"]: rule for rule in json.loads(entry.verdict or "")["rules"]}["champion_accuracy"]
     assert against["threshold"] is not None, "it is held against the champion on the same holdout"
-    again = retraining.promote(strict, run_key=place_key(place, promoted), arm="plain")
+    again = judging.promote(strict, run_key=place_key(place, promoted), arm="plain")
     assert again == refused
     assert steps.model_versions(strict, place.client()).alias(Alias.CHALLENGER) is None
 
@@ -220,11 +220,11 @@ def test_what_was_found_of_a_version_stands(place: Place, promoted: dict[str, An
         place_key(place, promoted),
         promoted["version"],
     )
-    refused = retraining.promote(strict, run_key=key, arm="plain")
+    refused = judging.promote(strict, run_key=key, arm="plain")
     ledger, store = steps.promotions(strict), steps.model_versions(strict, place.client())
     before, tags = ledger.history(), store.version(number).tags
-    assert retraining.promote(strict, run_key=key, arm="filterloss") == promoted
-    assert retraining.promote(place.settings(), run_key=key, arm="plain") == refused
+    assert judging.promote(strict, run_key=key, arm="filterloss") == promoted
+    assert judging.promote(place.settings(), run_key=key, arm="plain") == refused
     assert ledger.history() == before
     assert store.version(number).tags == tags
     original = store.alias(Alias.ORIGINAL)
@@ -232,7 +232,7 @@ def test_what_was_found_of_a_version_stands(place: Place, promoted: dict[str, An
     try:
         after = ledger.history()
         for settings in (place.settings(), strict):
-            again = retraining.promote(settings, run_key=key, arm="filterloss")
+            again = judging.promote(settings, run_key=key, arm="filterloss")
             assert again == {**promoted, "champion": original}
         assert ledger.history() == after
         assert store.version(number).tags["validation_status"] == "passed"
@@ -244,10 +244,10 @@ def test_what_is_not_there_is_said_with_the_command_that_makes_it(place: Place, 
     with pytest.raises(RunError, match=r"no run nokey below .*'sensorloop rescore' makes one"):
         finetune(place.settings(), "nokey")
     with pytest.raises(RunError, match="no run nokey"):
-        retraining.promote(place.settings(), run_key="nokey", arm="filterloss")
+        judging.promote(place.settings(), run_key="nokey", arm="filterloss")
     key = rescore(place.settings(), seed=5)["run_key"]
     with pytest.raises(RunError, match=f"no result of arm 'plain': 'sensorloop finetune --run-key {key}' trains it"):
-        retraining.promote(place.settings(), run_key=key, arm="plain")
+        judging.promote(place.settings(), run_key=key, arm="plain")
     with pytest.raises(SettingsError, match="no arm 'magic'"):
         finetune(place.settings(), key, "magic")
 

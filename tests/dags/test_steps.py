@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dags import retraining, steps
+from dags import retraining, runs, steps, work
+from dags.settings import Settings
 from streaming.errors import LakeError
 from streaming.label_wire import SceneLabel
 from streaming.tables import NO_LABELS
@@ -30,11 +31,17 @@ def place(tmp_path: Path, empty_database: Path) -> Any:
         yield make(tmp_path / "home", empty_database)
 
 
+def learn(settings: Settings, cohort: str) -> None:
+    """Rescore, and end the run."""
+    done = retraining.rescore(settings, cohort=cohort, lake_version=None, seed=0, progress=no_progress)
+    runs.judge(settings.runs / done["run_key"], passed=False)
+
+
 def test_a_pin_names_the_newest_version_and_counts_a_cohort(place: Place) -> None:
     made = of_people("new", windows(people=1, each=2))
     version = place.publish(replace(made, scenes=np.array([UNLABELLED, 0, 1, 2, 2, UNLABELLED])))
-    pin = steps.pin(place.settings(), "target")
-    assert pin == steps.Pin(
+    pin = work.pin(place.settings(), "target")
+    assert pin == work.Pin(
         cohort="target",
         lake_version=version,
         labels_version=NO_LABELS,
@@ -42,8 +49,8 @@ def test_a_pin_names_the_newest_version_and_counts_a_cohort(place: Place) -> Non
         labelled=108 + 4,
         fresh=108 + 4,
     )
-    assert steps.pin(place.settings(), "source").labelled == 90
-    assert steps.pin(place.settings(), "nobody").windows == 0
+    assert work.pin(place.settings(), "source").labelled == 90
+    assert work.pin(place.settings(), "nobody").windows == 0
 
 
 def test_what_was_rescored_is_not_fresh_and_neither_is_what_never_will_be(
@@ -52,15 +59,15 @@ def test_what_was_rescored_is_not_fresh_and_neither_is_what_never_will_be(
     """Windows that are too sparse, or of scenes left out, are never scored: counted as new for ever, they would retrain every day."""
     place, _ = trained
     settings = place.settings()
-    retraining.rescore(settings, cohort="target", lake_version=None, seed=0, progress=no_progress)
-    before = steps.pin(settings, "target")
+    learn(settings, "target")
+    before = work.pin(settings, "target")
     assert before.fresh == 0
     made = of_people("sparse", windows(people=1, each=2))
     sparse = replace(made, coverage=np.array([0.1, 0.1, 0.1, 0.9, 0.9, 0.9], np.float32))
     place.publish(sparse)
-    after = steps.pin(settings, "target")
+    after = work.pin(settings, "target")
     assert (after.windows, after.labelled, after.fresh) == (before.windows + 6, before.labelled + 6, 3)
-    assert steps.pin(place.settings('[data]\nscenes = ["Walk"]'), "target").fresh == 2
+    assert work.pin(place.settings('[data]\nscenes = ["Walk"]'), "target").fresh == 2
 
 
 def test_a_window_that_is_labelled_anew_is_fresh_until_it_is_scored_so(trained: tuple[Place, dict[str, Any]]) -> None:
@@ -82,12 +89,12 @@ def test_a_window_that_is_labelled_anew_is_fresh_until_it_is_scored_so(trained: 
         )  # fmt: skip
 
     def fresh() -> tuple[int, int]:
-        found = steps.pin(settings, "revised")
+        found = work.pin(settings, "revised")
         assert found.windows == len(made)
         return found.labelled, found.fresh
 
     def rescore() -> None:
-        retraining.rescore(settings, cohort="revised", lake_version=None, seed=0, progress=no_progress)
+        learn(settings, "revised")
 
     assert fresh() == (36, 36)
     rescore()
@@ -149,4 +156,4 @@ def test_no_lake(tmp_path: Path, place: Place) -> None:
     settings = place.settings()
     nowhere = replace(settings, lake=replace(settings.lake, uri=str(tmp_path / "nowhere")))
     with pytest.raises(LakeError, match="no table windows"):
-        steps.pin(nowhere, "target")
+        work.pin(nowhere, "target")

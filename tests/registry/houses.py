@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
+from registry.bounds import Person
 from registry.gate import Score, verdict
 from registry.ledger import Ledger
 from registry.promotion import Outcome, Promotions
@@ -16,7 +17,8 @@ from registry.versions import VersionStore
 from tests.fakes.versions import Fuse, Fused
 
 GOOD = Score(
-    accuracy=0.8, macro_f1=0.75, recall={"Still": 0.9, "Walk": 0.7}, windows=400, subjects=4, holdout="h1"
+    accuracy=0.8, macro_f1=0.75, recall={"Still": 0.9, "Walk": 0.7}, windows=400, subjects=4, holdout="h1",
+    people=[Person(right=right, windows=100) for right in (78, 79, 81, 82)], latency_s=0.02, size_mb=85.0,
 )  # fmt: skip
 
 PASSED = verdict(GOOD, None, replace(GOOD, accuracy=0.5, macro_f1=0.4), 0.85, GateSettings())

@@ -11,9 +11,10 @@ import numpy as np
 from mlflow import MlflowClient
 
 from registry import pages
+from registry.bounds import Person
 from registry.gate import Score, verdict
 from registry.ledger import Ledger
-from registry.models import log_model
+from registry.models import LoggedModel, log_model
 from registry.promotion import Promotions
 from registry.registered import MlflowVersions
 from registry.settings import GateSettings, RegistrySettings
@@ -115,7 +116,7 @@ def _promote(
     description: str,
 ) -> str:  # fmt: skip
     example = np.random.default_rng(0).normal(size=(4, 3, 250)).astype(np.float32)
-    best, as_it_is = _score(results["filterloss"]), _score(results["original"])
+    best = results["filterloss"]
     logged = log_model(
         client, TinyNetwork().eval(), run_id=run_id, example=example,
         metrics={"target/accuracy": best.accuracy, "target/macro_f1": best.macro_f1, "recovery_ratio": recovery},
@@ -126,17 +127,18 @@ def _promote(
         source=logged.uri, model_id=logged.model_id, run_id=run_id, description=description, alias=Alias.CHALLENGER,
         tags={
             Tag.POLICY: "filterloss", Tag.COHORT: "target", Tag.LAKE_VERSION: "17", Tag.RUN_KEY: KEY,
-            Tag.RECOVERY: f"{recovery:.3f}",
+            Tag.RECOVERY: f"{recovery:.3f}", **logged.tags,
         },
     )  # fmt: skip
-    found = verdict(best, None, as_it_is, AT_HOME, GateSettings())
+    found = verdict(_score(best, logged), None, _score(results["original"]), AT_HOME, GateSettings())
     promotions = Promotions(versions, Ledger(settings.ledger_url), clock=lambda: datetime.now(tz=UTC), who="test")
     promotions.promote(version.version, found, judged_against=None)
     return version.version
 
 
-def _score(found: Evaluation) -> Score:
+def _score(found: Evaluation, logged: LoggedModel | None = None) -> Score:
     return Score(
         accuracy=found.accuracy, macro_f1=found.macro_f1, recall=found.recall, windows=found.windows, subjects=5,
-        holdout="h", accuracy_interval=found.interval,
+        holdout="h", people=[Person(right=right, windows=windows) for right, windows in found.people],
+        latency_s=logged.latency_s if logged else None, size_mb=logged.size_mb if logged else None,
     )  # fmt: skip

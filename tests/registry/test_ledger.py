@@ -80,7 +80,7 @@ def test_entries_come_back_as_written(ledger: Ledger) -> None:
     written = ledger.append(replace(draft("3"), verdict='{"ü": "–"}', why="zwei\nZeilen"), after=0)
     assert ledger.entries() == (written,)
     assert written.computed_hash() == written.hash
-    assert Ledger(ledger._url.render_as_string(hide_password=False)).entries("m") == (written,)
+    assert Ledger(ledger._database._url.render_as_string(hide_password=False)).entries("m") == (written,)
     assert ledger.entries("another") == ()
 
 

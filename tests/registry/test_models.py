@@ -45,7 +45,11 @@ def test_logged_registered_and_loaded_it_computes_the_same(client: MlflowClient,
     assert client.get_run(run_id).outputs.model_outputs[0].model_id == logged.model_id
     page = client.get_logged_model(logged.model_id)
     assert page.status == "READY"
-    assert {metric.key: metric.value for metric in page.metrics} == {"target/accuracy": 0.8}
+    shown = {metric.key: metric.value for metric in page.metrics}
+    assert shown == {"target/accuracy": 0.8, "latency_ms": 1000 * logged.latency_s, "size_mb": logged.size_mb}
+    assert 0 < logged.latency_s < 10
+    assert 0.05 < logged.size_mb < 1, "of the exported program, without the weights that were logged beside it"
+    assert set(logged.tags) == {"latency_ms", "size_mb"}
 
     versions = MlflowVersions(client, "scene-recogniser")
     version = versions.register(

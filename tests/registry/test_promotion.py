@@ -129,7 +129,7 @@ def test_explain_tells_the_whole_story(house: House) -> None:
         "Validation status: passed.",
         "Model 2.",
         "Entry 3, 2026-03-01 12:02:00 UTC: promoted by ana. Champion before: version 1.",
-        "Verdict: passed; recovery ratio 0.9412; holdout h1.",
+        "Verdict: passed; recovery ratio 0.9412 (at least 0.9235); holdout h1.",
         "From lake version 17, run key key2.",
         "[pass] recovery_ratio: The recovery ratio (accuracy 0.800 on target ÷ 0.850 on source) is 0.941",
         "Entry 4, 2026-03-01 12:03:00 UTC: followed by version 1 (rollback by ben).",

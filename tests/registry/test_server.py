@@ -17,6 +17,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+from registry.bounds import Person
 from registry.connection import connect
 from registry.errors import ServerPortTaken
 from registry.gate import Score, verdict
@@ -73,11 +74,17 @@ def server(tmp_path: Path) -> Iterator[ServerCommand]:
 
 _STRANGER = """
 import json, sys
+def no_pickle(event, arguments):
+    if event == "pickle.find_class" and armed:
+        raise RuntimeError(f"unpickled {arguments}")
+armed = False
+sys.addaudithook(no_pickle)
 for ours in ("streaming", "training", "registry", "sensorloop"):
     sys.modules[ours] = None
 import warnings
 warnings.simplefilter("ignore")
-import mlflow.pyfunc, numpy
+import mlflow.pyfunc, mlflow.pytorch, numpy
+armed = True
 model = mlflow.pyfunc.load_model("models:/scene-recogniser@champion")
 signals = numpy.load(sys.argv[1])
 print(json.dumps(model.predict(signals).tolist()))
@@ -95,7 +102,11 @@ def test_from_a_run_to_a_champion_that_a_stranger_can_load(server: ServerCommand
     ledger = Ledger(settings.ledger_url)
     versions = MlflowVersions(client, settings.model_name)
     promotions = Promotions(versions, ledger, clock=lambda: datetime.now(tz=UTC), who="test")
-    score = Score(accuracy=0.8, macro_f1=0.7, recall={"Walk": 0.8}, windows=400, subjects=3, holdout="h")
+    people = [Person(right=80, windows=100)] * 3
+    score = Score(
+        accuracy=0.8, macro_f1=0.7, recall={"Walk": 0.8}, windows=400, subjects=3, holdout="h", people=people,
+        latency_s=0.02, size_mb=1.0,
+    )  # fmt: skip
     passed = verdict(score, None, score, 0.85, GateSettings())
 
     with MlflowTracker(client, settings.retrain_experiment).run("filterloss", tags={"run_key": "k"}) as log:

@@ -30,6 +30,12 @@ def test_another_server_needs_a_ledger_beside_it(tmp_path: Path) -> None:
     assert not settings.is_local
 
 
+def test_a_webhook_needs_a_secret(tmp_path: Path) -> None:
+    with pytest.raises(RegistrySettingsError, match="webhook_secret is not"):
+        RegistrySettings(webhook_url="https://chat.example/hook").resolved(tmp_path)
+    RegistrySettings(webhook_url="https://chat.example/hook", webhook_secret="env:HOOK").resolved(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("modules", "heavy"),
     [

@@ -273,8 +273,8 @@ def test_a_rescoring_is_written_once(tmp_path: Path) -> None:
     assert read_quality(uri, "k2").height == 0
 
 
-def known(uri: str) -> dict[str, str]:
-    return dict(scored_windows(uri).rows())
+def known(uri: str, *run_keys: str) -> dict[str, str]:
+    return dict(scored_windows(uri, run_keys or ("k1", "k2", "k3")).rows())
 
 
 def test_what_was_scored_last_is_what_is_known(tmp_path: Path) -> None:
@@ -286,6 +286,8 @@ def test_what_was_scored_last_is_what_is_known(tmp_path: Path) -> None:
     assert known(uri) == {"a": "Bus", "b": "Run"}
     write_quality(uri, scores("k3", "Still", lake_version=4, labels_version=NO_LABELS))
     assert known(uri) == {"a": "Still", "b": "Run"}
+    assert known(uri, "k1", "k2") == {"a": "Bus", "b": "Run"}, "of these rescorings only"
+    assert known(uri, "k4") == {}
 
 
 def test_a_quality_table_from_before_labels_could_come_later_is_read_and_written(tmp_path: Path) -> None:

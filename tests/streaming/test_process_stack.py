@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -84,18 +85,22 @@ def test_a_stack_in_a_thread_leaves_signals_alone() -> None:
     assert seen == [before, "ended"]
 
 
-def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
+def test_a_lock_is_held_by_one_and_who_waits_is_told_by_whom(tmp_path: Path) -> None:
     order: list[str] = []
-    tried = threading.Event()
+    waiting = threading.Event()
 
     def second() -> None:
-        tried.set()
-        with process.exclusive(tmp_path / "new" / "lock"):
+        def waits(who: str) -> None:
+            assert who.startswith(f"process {os.getpid()} on ")
+            order.append("waits")
+            waiting.set()
+
+        with process.exclusive(tmp_path / "new" / "lock", waits=waits):
             order.append("second")
 
-    with process.exclusive(tmp_path / "new" / "lock"):
+    with process.exclusive(tmp_path / "new" / "lock", waits=order.append):
         thread = in_thread(second)
-        tried.wait()
+        waiting.wait(30)
         order.append("first")
     thread.join()
-    assert order == ["first", "second"]
+    assert order == ["waits", "first", "second"]

@@ -39,12 +39,14 @@ min_labelled = 20
 PARTITION = TopicPartition(topic="sensor.batches", partition=0)
 
 
-def publish(lake: Path, windows: WindowSet, *, cohort: str = "target", cut: WindowSettings = CUT) -> int:
+def publish(
+    lake: Path, windows: WindowSet, *, cohort: str = "target", cut: WindowSettings = CUT, phone: str = "made"
+) -> int:
     """Append windows to the table in one commit; a sensor that is NaN all along was absent. Returns the lake's version."""
     table = WindowsTable(LakeSettings(uri=str(lake)), cut.sensors)
     found = table.position(PARTITION)
     before, after = found.offset or 0, (found.offset or 0) + len(windows)
-    closed = [_closed(windows.select(np.array([at])), cohort, cut) for at in range(len(windows))]
+    closed = [_closed(windows.select(np.array([at])), cohort, cut, phone) for at in range(len(windows))]
     rows = windows_table(
         closed, cut, topic=PARTITION.topic, partition=PARTITION.partition, ingested_at=datetime(2026, 1, 1, tzinfo=UTC)
     )
@@ -85,7 +87,7 @@ def publish_what_cannot_be_learned_from(home: Path) -> dict[str, str]:
     }
 
 
-def _closed(window: WindowSet, cohort: str, cut: WindowSettings) -> ClosedWindows:
+def _closed(window: WindowSet, cohort: str, cut: WindowSettings, phone: str) -> ClosedWindows:
     signals = {}
     for name in cut.sensors:
         channels = [channel for channel in SENSORS[name].channels if channel in window.channels]
@@ -96,7 +98,7 @@ def _closed(window: WindowSet, cohort: str, cut: WindowSettings) -> ClosedWindow
     one = np.ones(1, np.int32)
     return ClosedWindows(
         key=SessionKey(str(window.devices[0]), str(window.sessions[0])), subject_id=str(window.subjects[0]), cohort=cohort,
-        phone_model="made", position="hips", starts_ns=window.start_ns,
+        phone_model=phone, position="hips", starts_ns=window.start_ns,
         scenes=[None if scene == UNLABELLED else window.scene_names[scene]], signals=signals,
         coverage=dict.fromkeys(signals, window.coverage), max_gap_ms=dict.fromkeys(signals, np.zeros(1, np.float32)),
         fresh=dict.fromkeys(signals, one), samples=one, first_offsets=np.zeros(1, np.int64), last_offsets=np.zeros(1, np.int64),

@@ -43,7 +43,7 @@ def test_planted_wrong_labels_score_lower() -> None:
         assert look.shape == (len(labelled),)
         assert (look >= 0).all()
         assert (look <= 1).all()
-    reasons = quality.reasons()
+    reasons = quality.reasons(labelled)
     assert sum(bool(reasons[i]) for i in np.flatnonzero(wrong)) > 0.9 * wrong.sum()
 
 

@@ -1,0 +1,147 @@
+"""A run: the folder of a run key, with what each step has left there for the next.
+
+| file | written by | says |
+|---|---|---|
+| ``run.json`` | rescore | cohort, versions of the lake, seed, original model |
+| ``scores.npz`` | rescore | the scores, and what they were computed from |
+| ``results.json``, ``<arm>/`` | finetune | what each arm came to; its model |
+| ``<arm>/evaluation.json`` | evaluate | the candidate, the champion and the original model on one holdout |
+| ``judged.json`` | promote | what became of it: what it has seen is not new any more |
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dags import steps
+from dags.settings import Settings
+from dags.whole import whole
+
+if TYPE_CHECKING:
+    from registry.holdouts import Frozen
+    from training.arms import Bench
+    from training.dataset import WindowSet
+    from training.folds import Split
+    from training.original import OriginalModel
+
+RUN, SCORES, RESULTS, EVALUATION, JUDGED = "run.json", "scores.npz", "results.json", "evaluation.json", "judged.json"
+
+
+def find(settings: Settings, run_key: str) -> tuple[Path, dict[str, Any]]:
+    """A run's folder, and what it works on.
+
+    Raises:
+        TrainingError: there is no such run.
+    """
+    from streaming.tables import NO_LABELS
+    from training.errors import RunError
+
+    folder = settings.runs / run_key
+    if not (folder / RUN).exists():
+        msg = f"There is no run {run_key} below {settings.runs}: 'sensorloop rescore' makes one and prints its key."
+        raise RunError(msg)
+    run: dict[str, Any] = json.loads((folder / RUN).read_text(encoding="utf-8"))
+    if "holdout" not in run:
+        msg = f"Run {run_key} was scored before holdouts were frozen: rescore, and use the new run key."
+        raise RunError(msg)
+    return folder, {"labels_version": NO_LABELS, **run}  # a run from before labels could come later does not say
+
+
+def judge(folder: Path, **found: Any) -> None:
+    """Keep what became of a run: from here on it is over."""
+    with whole(folder / JUDGED) as partial:
+        partial.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
+
+
+def judged(settings: Settings, cohort: str) -> list[str]:
+    """Run keys of a cohort that have come to their end. One that failed on its way has not: what it has seen is still to be learned."""
+    keys = []
+    for file in settings.runs.glob(f"*/{JUDGED}"):
+        run = json.loads((file.parent / RUN).read_text(encoding="utf-8"))
+        if run["cohort"] == cohort:
+            keys.append(file.parent.name)
+    return sorted(keys)
+
+
+def versions(run: Mapping[str, Any]) -> dict[str, str]:
+    """What a run saw of the lake, as tags and parameters."""
+    return {name: str(run[name]) for name in ("lake_version", "labels_version")}
+
+
+def lake_at(run: Mapping[str, Any]) -> str:
+    """The same in words."""
+    return steps.lake_at(run["lake_version"], run["labels_version"])
+
+
+def key(settings: Settings, run: Mapping[str, Any]) -> str:
+    """The key of a run that saw this (cohort, versions, original model, seed) with the settings of now."""
+    from streaming.tables import NO_LABELS
+    from training.runkey import run_key
+
+    return run_key(
+        cohort=run["cohort"], lake_version=run["lake_version"], original=run["original"], data=settings.data,
+        labels_version=None if run["labels_version"] == NO_LABELS else run["labels_version"], quality=settings.quality,
+        finetune=replace(settings.finetune, seed=run["seed"]), holdout=run["holdout"],
+    )  # fmt: skip
+
+
+def results(folder: Path) -> dict[str, Any]:
+    """What each arm came to; empty before any was trained."""
+    file = folder / RESULTS
+    return json.loads(file.read_text(encoding="utf-8"))["arms"] if file.exists() else {}
+
+
+def target(settings: Settings, original: OriginalModel, run: Mapping[str, Any]) -> tuple[WindowSet, Split, Frozen]:
+    """A cohort's labelled windows as the original model sees them, who is held out, and since when."""
+    from dags.holdout import frozen_split
+
+    windows = steps.load_windows(
+        settings, cohort=run["cohort"], version=run["lake_version"], labels_version=run["labels_version"]
+    )
+    windows = windows.with_channels(original.net.channels).with_scenes(original.net.scenes)
+    split, frozen = frozen_split(
+        settings, windows, cohort=run["cohort"], name=run.get("holdout"), lake_version=run["lake_version"]
+    )
+    return windows, split, frozen
+
+
+def bench(settings: Settings, folder: Path, run: dict[str, Any]) -> Bench:
+    """What all arms of a run share.
+
+    Raises:
+        TrainingError: it was scored for something else than the settings of now would score it for.
+    """
+    import numpy as np
+
+    from training.arms import Bench
+    from training.dataset import UNLABELLED
+    from training.errors import RunError
+    from training.original import OriginalModel
+    from training.quality import Quality
+
+    original = OriginalModel.load(settings.original_folder)
+    windows, split, _ = target(settings, original, run)
+    with np.load(folder / SCORES, allow_pickle=False) as file:
+        scores = {name: file[name] for name in file.files}
+    if original.digest != run["original"] or scores.pop("window_ids").tolist() != windows.window_ids.tolist():
+        msg = f"Run {folder.name} was scored for another original model or other windows: rescore, and use the new run key."
+        raise RunError(msg)
+    # Another split would try the models on people whose labels judged them; another recipe would go by this one's name.
+    if folder.name != key(settings, run):
+        msg = (
+            f"Run {folder.name} was scored with other settings: [data], [quality] or [finetune] has been changed since. "
+            "Change it back, or rescore, and use the new run key."
+        )
+        raise RunError(msg)
+    features = scores.pop("features")
+    scores.setdefault("seen", np.full(len(windows), UNLABELLED))  # a run from before it was kept
+    return Bench(
+        windows=windows, train=split.train, holdout=split.holdout, features=features,
+        quality=Quality(trust=run["trust"], wrong=run["wrong"], **scores), original=original,
+        settings=replace(settings.finetune, seed=run["seed"]), quality_settings=settings.quality,
+        compute=settings.compute,
+    )  # fmt: skip

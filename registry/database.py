@@ -1,0 +1,90 @@
+"""The registry's own database, in which the ledger and the holdouts are kept: SQLite on one machine, PostgreSQL in a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy as sql
+
+from registry.errors import LedgerError
+
+
+class Database:
+    """Tables of ours beside MLflow's. A table is made with its first row, so that looking at one writes nothing.
+
+    Args:
+        url: SQLAlchemy URL; SQLite in a file, or PostgreSQL.
+        what: is kept there, for messages: ``Ledger``.
+
+    Raises:
+        LedgerError: the URL is of another kind of database.
+    """
+
+    def __init__(self, url: str, what: str) -> None:
+        self._what = what
+        try:
+            self._url = sql.make_url(url)
+        except sql.exc.ArgumentError as error:
+            msg = f"[registry] ledger_url = {url!r} is no SQLAlchemy URL"
+            raise LedgerError(msg) from error
+        dialect = self._url.get_backend_name()
+        if dialect not in {"sqlite", "postgresql"} or (
+            dialect == "sqlite" and self._url.database in {None, "", ":memory:"}
+        ):
+            msg = f"[registry] ledger_url = {self._url.render_as_string()}: must be SQLite in a file, or PostgreSQL"
+            raise LedgerError(msg)
+        # Besides us, MLflow writes to the same SQLite file: wait for its short transactions rather than fail.
+        arguments = {"timeout": 30.0} if dialect == "sqlite" else {}
+        try:
+            self.engine = sql.create_engine(self._url, connect_args=arguments, poolclass=sql.pool.NullPool)
+        except ImportError as error:
+            msg = f"[registry] ledger_url = {self._url.render_as_string()}: install its driver, the Python package {error.name}"
+            raise LedgerError(msg) from error
+        self._sqlite_file = Path(str(self._url.database)) if dialect == "sqlite" else None
+
+    def __str__(self) -> str:
+        return f"{self._what} {self._url.render_as_string(hide_password=True)}"
+
+    def rows(self, table: sql.Table, query: sql.Select[tuple[object, ...]]) -> list[sql.RowMapping]:
+        """What a query of a table finds; nothing where there is no such table yet.
+
+        Raises:
+            LedgerError: the database does not answer.
+        """
+        if self._sqlite_file is not None and not self._sqlite_file.exists():
+            return []  # connecting would leave an empty file, which is no database that MLflow would make its tables in
+        with self.translated("read"), self.engine.connect() as connection:
+            if not sql.inspect(connection).has_table(table.name):
+                return []
+            return list(connection.execute(query).mappings())
+
+    @contextmanager
+    def writing(self, doing: str, *tables: sql.Table) -> Iterator[sql.Connection]:
+        """A transaction in a database that has these tables.
+
+        Raises:
+            sqlalchemy.exc.IntegrityError: what was to be added is there already.
+            LedgerError: the database refuses for another reason.
+        """
+        try:
+            with self.engine.begin() as connection:
+                for table in tables:
+                    connection.execute(sql.schema.CreateTable(table, if_not_exists=True))
+                yield connection
+        except sql.exc.IntegrityError:
+            raise
+        except sql.exc.SQLAlchemyError as error:
+            raise self._as_ours(error, doing) from error
+
+    @contextmanager
+    def translated(self, doing: str) -> Iterator[None]:
+        """SQLAlchemy's errors become :class:`~registry.errors.LedgerError`, naming what was being done."""
+        try:
+            yield
+        except sql.exc.SQLAlchemyError as error:
+            raise self._as_ours(error, doing) from error
+
+    def _as_ours(self, error: sql.exc.SQLAlchemyError, doing: str) -> LedgerError:
+        return LedgerError(f"{self}: cannot {doing}: {str(error).splitlines()[0]}. Check [registry] ledger_url.")

@@ -1,0 +1,213 @@
+"""Fine-tuning that is cut off, cut up, or shared; what it chooses is tested with the arms."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.training.made import network, windows
+from training.__main__ import main
+from training.dataset import WindowSet
+from training.devices import compiled, precision
+from training.evaluation import evaluate
+from training.finetune import FineTuned, finetune
+from training.network import SceneNet, infer
+from training.original import OriginalModel
+from training.settings import ComputeSettings, FineTuneSettings
+from training.tracking import NullRun
+
+ROOT = Path(__file__).parents[2]
+QUICK = FineTuneSettings(epochs=3, batch=16, worth=-1.0, learning_rate=1e-3, threads=1, device="cpu")
+"""Whatever people left out say, what is below the head is trained."""
+EACH = ComputeSettings(checkpoint_every=timedelta(0))
+_LIBRARIES = (
+    "pyarrow",
+    "polars",
+    "deltalake",
+    "mlflow",
+    "matplotlib",
+    "pandas",
+    "cleanlab",
+    "imblearn",
+    "torchmetrics",
+    "pydantic",
+)
+
+
+class Killed(BaseException):
+    """The process was told to end."""
+
+
+def tune(
+    checkpoint: Path | None = None, *, dies_after: int | None = None, told: list[int] | None = None, **changes: Any
+) -> FineTuned:
+    made, net = windows(people=4, each=5), network()
+    cached = infer(net.split("block")[0], torch.from_numpy(made.signals))
+    ones = np.ones(len(made))
+
+    def progress(done: int, total: int, text: str) -> None:
+        if text != "done":
+            (told if told is not None else []).append(done)
+        if done == dies_after:
+            raise Killed
+
+    arguments = {"believed": ones, "adjust": True, "shares": (1.0,), "settings": QUICK, "compute": EACH, **changes}
+    weights = arguments.pop("weights", np.linspace(0.1, 1, len(made)))
+    return finetune(
+        net,
+        cached,
+        made.scenes,
+        weights,
+        made.groups(),
+        checkpoint=checkpoint,
+        progress=progress,
+        run=NullRun(),
+        **arguments,
+    )
+
+
+@pytest.fixture(scope="module")
+def whole() -> FineTuned:
+    return tune()
+
+
+@pytest.mark.parametrize("dies_after", [1, 3, 4, 5])
+def test_a_killed_training_goes_on_to_the_same_model(whole: FineTuned, tmp_path: Path, dies_after: int) -> None:
+    """Among people left out (3 epochs) and in the final training (3 more) alike, bit for bit."""
+    file, told = tmp_path / "checkpoint.pt", list[int]()
+    with pytest.raises(Killed):
+        tune(file, dies_after=dies_after)
+    done = tune(file, told=told)
+    assert told == list(range(dies_after + 1, 7)), "epochs were trained twice, or left out"
+    assert done.net.digest() == whole.net.digest()
+    assert (done.epochs, done.validation) == (whole.epochs, whole.validation)
+
+
+def test_what_another_training_left_is_not_gone_on_with(tmp_path: Path) -> None:
+    file, told = tmp_path / "checkpoint.pt", list[int]()
+    with pytest.raises(Killed):
+        tune(file, dies_after=2)
+    other = np.ones(60)
+    done = tune(file, told=told, weights=other)
+    assert told[0] == 1
+    assert done.net.digest() == tune(weights=other).net.digest()
+
+
+def test_little_memory_costs_nothing_but_time(whole: FineTuned, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = torch.nn.Linear.forward
+
+    def crowded(layer: torch.nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
+        if len(inputs) > 5 and torch.is_grad_enabled():
+            msg = "CUDA out of memory"
+            raise torch.OutOfMemoryError(msg)
+        return forward(layer, inputs)
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", crowded)
+    done = tune()
+    assert done.epochs == whole.epochs > 0
+    for (name, found), expected in zip(done.net.named_parameters(), whole.net.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def model(folder: Path) -> SceneNet:
+    net, made = network(), windows(people=2, each=2)
+    found = evaluate(made.scenes, made.scenes, made.scene_names)
+    OriginalModel(net=net, evaluation=found, holdout_subjects=(), lake_version=None, digest=net.digest()).save(folder)
+    return net
+
+
+def command(*start: str, arguments: tuple[str, ...]) -> dict[str, Any]:
+    done = subprocess.run((*start, *arguments), cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def target(folder: Path) -> Path:
+    """An .npz of arrays that come from no lake."""
+    made = windows(people=4, each=5)
+    bare = WindowSet.of(
+        made.signals,
+        made.scenes,
+        made.subjects,
+        channels=made.channels,
+        scene_names=made.scene_names,
+        rate_hz=made.rate_hz,
+    )
+    bare.save(folder / "target.npz")
+    return folder / "target.npz"
+
+
+def test_the_core_runs_from_an_npz_without_the_lake_and_the_registry(tmp_path: Path) -> None:
+    """Where neither pyarrow nor polars, deltalake or mlflow is installed."""
+    model(tmp_path / "original")
+    blocked = (
+        f"import sys; sys.modules.update(dict.fromkeys({_LIBRARIES!r})); from training.__main__ import main; main()"
+    )
+    answer = command(
+        sys.executable, "-c", blocked,
+        arguments=(
+            "finetune", str(target(tmp_path)), "--original", str(tmp_path / "original"), "--into", str(tmp_path / "tuned"),
+            "--set", "epochs=1", "--set", "batch=16", "--set", "device=cpu", "--set", "threads=1",
+        ),
+    )  # fmt: skip
+    assert answer["windows"] == 60
+    assert answer["validation"] >= answer["validation_original"]
+    assert answer["choices"]["why"].startswith("balanced accuracy among people left out")
+    assert SceneNet.load(tmp_path / "tuned").scenes == ("Run", "Still", "Walk")
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_model_of_one(tmp_path: Path) -> None:
+    """torchrun, gloo: the sum over ranks of what each finds of a step is the step."""
+    model(tmp_path / "original")
+    common = (
+        "finetune", str(target(tmp_path)), "--original", str(tmp_path / "original"), "--arm", "free-class-balanced", "--set", "epochs=2",
+        "--set", "batch=15", "--set", "device=cpu", "--set", "threads=1",
+    )  # fmt: skip
+    torchrun = (
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "training",
+    )
+    together = command(*torchrun, arguments=(*common, "--into", str(tmp_path / "two")))
+    alone = command(sys.executable, "-m", "training", arguments=(*common, "--into", str(tmp_path / "one")))
+    assert together["epochs"] == alone["epochs"] == 2
+    start = network()
+    one, two = SceneNet.load(tmp_path / "one"), SceneNet.load(tmp_path / "two")
+    moved = 0.0
+    for (name, found), expected in zip(two.named_parameters(), one.parameters(), strict=True):
+        moved = max(moved, float((expected - start.get_parameter(name)).abs().max()))
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+    assert moved > 1e-2, "nothing was trained that could differ"
+
+
+def test_wrong_usage_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="3"):
+        main(["finetune", "x.npz", "--original", str(tmp_path), "--into", str(tmp_path), "--set", "epoch=1"])
+    assert "there is no key 'epoch'; there are trainable, epochs" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="3"):
+        main(["original", str(tmp_path / "x.npz"), "--into", str(tmp_path)])
+    assert "holds no windows" in capsys.readouterr().err
+
+
+def test_float32_on_a_cpu_whatever_is_left_to_choose() -> None:
+    cpu, module = torch.device("cpu"), torch.nn.Linear(2, 2)
+    assert precision(cpu, ComputeSettings()) == torch.float32
+    assert precision(cpu, ComputeSettings(precision="bfloat16")) == torch.bfloat16
+    assert compiled(module, cpu, ComputeSettings(), steps=10**6) is module
+    assert compiled(module, cpu, replace(ComputeSettings(), compiled="off"), steps=10**6) is module

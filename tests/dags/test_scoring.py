@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 import sensorloop
-from dags import retraining, scoring, steps
+from dags import retraining, runs, scoring, steps, work
 from dags.settings import Settings
 from streaming.lake import read_embeddings, read_quality, table_version
 from tests.dags.places import TOML
@@ -30,6 +30,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """A lake of six people, one of them labelled wrongly in Run, one window too sparse; and an original model."""
     home = tmp_path_factory.mktemp("home")
     (home / "sensorloop.toml").write_text(TOML, encoding="utf-8")
+    (home / "mlflow").mkdir()  # the local server's, where who is held out is kept
     made = windows(people=6, each=6, seed=1)
     scenes = np.where((made.subjects == "p3") & (made.scenes == 0), 1, made.scenes)
     coverage = made.coverage.copy()
@@ -144,5 +145,6 @@ def test_scores_from_kept_embeddings_are_those_from_scratch(settings: Settings, 
 def test_a_window_that_was_too_sparse_is_new_where_less_is_asked(settings: Settings, scored: dict[str, Any]) -> None:
     assert scored["too_sparse"] == 1
     lenient = replace(settings, data=replace(settings.data, min_coverage=0.2))
-    assert steps.pin(settings, "target").fresh == 0
-    assert steps.pin(lenient, "target").fresh == 1
+    runs.judge(settings.runs / scored["run_key"], passed=True)
+    assert work.pin(settings, "target").fresh == 0
+    assert work.pin(lenient, "target").fresh == 1

@@ -18,6 +18,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -222,7 +223,8 @@ class Bench:
 
         client = steps.mlflow_client(self._settings)
         experiment = client.get_experiment_by_name(self._settings.registry.retrain_experiment)
-        runs = client.search_runs([experiment.experiment_id], f"tags.run_key = '{key}'")
+        where = [] if experiment is None else [experiment.experiment_id]
+        runs = client.search_runs(where, f"tags.run_key = '{key}'")
         for name, count in Counter(run.info.run_name for run in runs).items():
             if count > 1:
                 self.found.wrong("trained_twice", f"{key} has {count} runs '{name}'")
@@ -259,6 +261,7 @@ def main() -> None:
     bar = Progress(TextColumn("{task.description:28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     from tests.registry.servers import local_server  # noqa: PLC0415
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # leaving by an exception, so that the server ends, too
     begin = time.monotonic()
     with local_server(folder) as server, bar:
         task = bar.add_task("the original model", total=ROUNDS)

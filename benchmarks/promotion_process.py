@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 _PRELOADED = [
-    "benchmarks.promotion_process", "sensorloop", "dags.retraining", "dags.holdout", "dags.settings", "registry.models",
+    "benchmarks.promotion_process", "sensorloop", "dags.retraining", "dags.judging", "dags.local.judging", "dags.holdout",
+    "dags.settings", "registry.models",
     "registry.tracker", "registry.promotion", "registry.registered", "registry.holdouts", "registry.notices", "registry.gate",
     "training.arms", "training.original", "mlflow.pytorch", "polars", "deltalake", "imblearn.over_sampling",
     "imblearn.under_sampling", "onnx", "onnxscript", "onnxruntime", "pandas",
@@ -125,9 +126,9 @@ def _watch(reached: Callable[[str], None], trained: Path) -> None:
 
     theirs = arms._run  # noqa: SLF001  # where an arm has been trained: the only place that knows
 
-    def counted(*given: Any) -> Any:
+    def counted(*given: Any, **options: Any) -> Any:
         reached("an arm is trained")
-        result = theirs(*given)
+        result = theirs(*given, **options)
         with trained.open("a", encoding="utf-8") as file:
             file.write(f"{os.environ['BENCH_RUN_KEY']} {given[1]}\n")
         return result

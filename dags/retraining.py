@@ -195,5 +195,9 @@ def finetune(
 def _recipe(settings: Settings, run: Mapping[str, Any]) -> dict[str, Any]:
     """Every setting that decides what a run comes to, by section."""
     finetune = replace(settings.finetune, seed=run["seed"])
-    sections = {"data": settings.data, "quality": settings.quality, "finetune": finetune, "gate": settings.gate}
-    return {name: asdict(section) for name, section in sections.items()}
+    return {
+        "data": asdict(settings.data),
+        "quality": asdict(settings.quality),
+        "finetune": asdict(finetune),
+        "gate": asdict(settings.gate),
+    }

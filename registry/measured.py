@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 from mlflow import MlflowClient
 
@@ -27,7 +28,7 @@ def system_metrics(client: MlflowClient, run_id: str, *, every: timedelta | None
 
     # It tells on stderr that it begins and ends.
     logging.getLogger(SystemMetricsMonitor.__module__).setLevel(logging.WARNING)
-    monitor = SystemMetricsMonitor(
+    monitor: Any = SystemMetricsMonitor(  # type: ignore[no-untyped-call]  # MLflow's own annotations are missing
         run_id,
         sampling_interval=every.total_seconds(),
         samples_before_logging=1,

@@ -33,7 +33,7 @@ TURNS = 2 if QUICK else 3
 DAYS = 8
 _CUT = WindowSettings(length=timedelta(seconds=SAMPLES / 50), rate_hz=50)
 _PIECE = 10_000
-"""Windows a commit of the lake's."""
+"""Windows of one commit of the lake."""
 
 
 def main() -> None:
@@ -55,8 +55,8 @@ def main() -> None:
 def _measure(lake: Path) -> dict[str, Any]:
     net, where = network(), device("auto")
     new = max(1, WINDOWS // 20)
-    for begin in range(0, WINDOWS, _PIECE):
-        publish(lake, noise(min(_PIECE, WINDOWS - begin), days=DAYS, seed=begin), cut=_CUT)
+    for first in range(0, WINDOWS, _PIECE):
+        publish(lake, noise(min(_PIECE, WINDOWS - first), days=DAYS, seed=first), cut=_CUT)
     days = [date(1970, 1, 1) + timedelta(days=day) for day in range(DAYS)]
     store, frozen = LakeStore(str(lake)), placed(net.split("head")[0].eval(), where)
 

@@ -138,7 +138,7 @@ def _ours(net: SceneNet, windows: WindowSet, part: Trainable) -> None:
     generator = torch.Generator().manual_seed(0)
     for _ in range(PASSES):
         order = torch.randperm(len(windows), generator=generator).to(held.lies)
-        losses = [stepper.step(rows, SETTINGS.learning_rate, None) for rows in order.split(SETTINGS.batch)]
+        losses = [stepper.step(rows, SETTINGS.learning_rate, None) for rows in torch.split(order, SETTINGS.batch)]
         stepper.watch.look(losses[-1])
 
 
@@ -161,8 +161,12 @@ def _bare(net: SceneNet, windows: WindowSet, part: Trainable) -> float:
             logits = trained(inputs)
         torch.nn.functional.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
 
+    def steps() -> None:
+        for _ in range(_BARE):
+            step()
+
     step()
-    seconds = _timed(lambda: [step() for _ in range(_BARE)] and None)
+    seconds = _timed(steps)
     return SETTINGS.batch * _BARE / seconds
 
 

@@ -1,6 +1,6 @@
 """A person's word before a model becomes champion: Airflow's own request for it, and what the answer means for ``promote``."""
 
-# mypy: disable-error-code="misc"
+# mypy: disable-error-code="misc,attr-defined,has-type"
 # (Airflow's own types are not followed: reading them takes longer than reading all of ours.)
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow.providers.standard.operators.hitl import HITLOperator
-from airflow.sdk import Param
+from airflow.sdk import Param, ParamsDict
 
 APPROVE, REJECT = "Approve", "Reject"
+WHY = "why"
 
 
 class Approval(HITLOperator):
@@ -28,9 +29,13 @@ class Approval(HITLOperator):
 
     def __init__(self, *, given: Any, **options: Any) -> None:
         why = Param(
-            "", source="task", type="string", title="Why", description="Goes into the ledger, beside your name."
+            None,
+            source="task",
+            type=["null", "string"],
+            title="Why",
+            description="Goes into the ledger, beside your name.",
         )
-        options["params"] = {**(options.get("params") or {}), "why": why}
+        options["params"] = {**(options.get("params") or {}), WHY: why}
         super().__init__(subject="Make it champion?", options=[APPROVE, REJECT], defaults=REJECT, **options)
         self.given = given
 
@@ -42,9 +47,19 @@ class Approval(HITLOperator):
             )
             self.log.info("Nobody is asked: %s.", why)
             return None
+        self._ask_for_the_reason_only()
         self.subject = f"Make version {self.given['version']} champion of cohort {self.given['cohort']}?"
         self.body = request(self.given)
         return super().execute(context)
+
+    def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
+        """Take the answer, or that there was none in time."""
+        self._ask_for_the_reason_only()
+        return super().execute_complete(context, event)
+
+    def _ask_for_the_reason_only(self) -> None:
+        """Not for the run's own parameters, which Airflow adds while it runs: nobody is to change them here."""
+        self.params = ParamsDict({WHY: self.params.get_param(WHY)})
 
 
 def request(given: Mapping[str, Any]) -> str:
@@ -69,6 +84,6 @@ def said(answer: Mapping[str, Any] | None) -> tuple[str, ...]:
     if answer is None:
         return ()
     user = answer.get("responded_by_user") or {}
-    why = (answer.get("params_input") or {}).get("why") or ""
+    why = (answer.get("params_input") or {}).get(WHY) or ""
     option = "--approved-by" if answer["chosen_options"] == [APPROVE] else "--rejected-by"
     return (option, str(user.get("name") or ""), *(("--why", str(why)) if why else ()))

@@ -5,8 +5,8 @@ worker that never imports torch stays small. The protocol, and the failure each 
 
 1. The command runs below a guard (:mod:`streaming.guard`) in a session of its own. Whatever happens to the task's process,
    ``kill -9`` included, the guard ends the command with everything it started: SIGTERM, the grace to end in, SIGKILL. An arm
-   that is trained is kept and not trained again; the one under way is lost. Airflow's supervisor waits only five seconds
-   before it kills a task; the grace does not depend on it.
+   that is trained is kept and not trained again; the one under way goes on from its last checkpoint. Airflow's supervisor
+   waits only five seconds before it kills a task; the grace does not depend on it.
 2. Its stdin is empty: a command that asks for something fails instead of waiting for ever.
 3. Its stderr is read line by line and reported as it comes: the task's log shows progress, and the pipe never fills up.
 4. Its stdout goes to a file, not a pipe, for the same reason. The last line is the answer: one small JSON object, paths and

@@ -49,7 +49,8 @@ class RetrainSettings:
     """Longest that fine-tuning may take; a night."""
     grace: timedelta = timedelta(seconds=60)
     """What a command gets to end in when its task is stopped, before it is killed: MLflow is told, which takes seconds.
-    Arms that are trained are kept and not trained again; the one under way begins anew."""
+    Arms that are trained are kept and not trained again; the one under way goes on from
+    its last checkpoint ([compute] checkpoint_every)."""
     deadline: timedelta = timedelta(hours=18)
     """How long after it was asked for a retraining may end before somebody is told (see ``alert_url``); it goes on."""
     alert_url: str = ""

@@ -5,7 +5,7 @@ its answer, a few paths and numbers. The work is named by the lake's version, ne
 by hand, by the schedule, by an event or twice does the same work for the same data, and a run key trains once.
 """
 
-# mypy: disable-error-code="misc,untyped-decorator"
+# mypy: disable-error-code="misc,untyped-decorator,attr-defined"
 # (Airflow's own types are not followed: reading them takes longer than reading all of ours.)
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def embed_days(
         "scenes": data.scenes or None, "min_coverage": data.min_coverage, "labelled_only": True,
     }  # fmt: skip
     found = usable(
-        described_windows(settings.lake, version, said, cohort=cohort, channels=data.channels), **kept, day=day
+        described_windows(settings.lake, version, said, cohort=cohort, channels=data.channels, day=day), **kept
     )
     days = found["event_date"].unique().sort().to_list()
 

@@ -132,7 +132,9 @@ def scored_windows(lake: Lake, run_keys: Collection[str]) -> pl.DataFrame:
     there = [name for name in versions if name in scores.collect_schema().names()]
     scores = scores.filter(pl.col("run_key").is_in(list(run_keys)))
     newest = pl.col("label").sort_by(there, nulls_last=False).last()
-    return scores.filter(pl.col("margin").is_not_null()).group_by("window_id").agg(newest).collect()
+    if "weight" in scores.collect_schema().names():
+        scores = scores.filter(~(pl.col("weight").eq_missing(0.0) & pl.col("margin").is_null()))
+    return scores.group_by("window_id").agg(newest).collect()
 
 
 def read_embeddings(lake: Lake, model: str, window_ids: Collection[str]) -> pl.DataFrame:

@@ -25,7 +25,7 @@ from training.arm import EVERY, FILTERLOSS, ORIGINAL
 from training.errors import SettingsError, TrainingError
 from training.settings import ComputeSettings, DataSettings, FineTuneSettings, OriginalSettings, QualitySettings
 
-_Settings = TypeVar("_Settings", OriginalSettings, FineTuneSettings, ComputeSettings)
+_Recipe = TypeVar("_Recipe", OriginalSettings, FineTuneSettings)
 _REFUSED = 3
 
 
@@ -131,27 +131,25 @@ def _finetune(options: argparse.Namespace) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def _changed(assignments: Sequence[str], *sections: _Settings) -> list[_Settings]:
-    """The sections with ``KEY=VALUE`` set, each in the one that has the key.
+def _changed(assignments: Sequence[str], recipe: _Recipe, compute: ComputeSettings) -> tuple[_Recipe, ComputeSettings]:
+    """Both with ``KEY=VALUE`` set, each in the one that has the key.
 
     Raises:
         SettingsError: none has it, or its value is not allowed.
     """
-    changes: list[dict[str, Any]] = [{} for _ in sections]
+    changes: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+    keys = [[field.name for field in dataclasses.fields(section)] for section in (recipe, compute)]
     for assignment in assignments:
         key, _, text = assignment.partition("=")
-        owner = next(
-            (at for at, section in enumerate(sections) if key in {f.name for f in dataclasses.fields(section)}), None
-        )
+        owner = next((at for at, known in enumerate(keys) if key in known), None)
         if owner is None:
-            known = ", ".join(f.name for section in sections for f in dataclasses.fields(section))
-            msg = f"--set {assignment}: there is no key {key!r}; there are {known}"
+            msg = f"--set {assignment}: there is no key {key!r}; there are {', '.join(keys[0] + keys[1])}"
             raise SettingsError(msg)
         try:
             changes[owner][key] = ast.literal_eval(text)
         except (ValueError, SyntaxError):
             changes[owner][key] = text
-    return [dataclasses.replace(section, **change) for section, change in zip(sections, changes, strict=True)]
+    return dataclasses.replace(recipe, **changes[0]), dataclasses.replace(compute, **changes[1])
 
 
 def _told(done: int, total: int, text: str) -> None:

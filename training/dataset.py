@@ -287,8 +287,8 @@ def from_lake(
     version = table_version(lake) if version is None else version
     labels_version = newest_labels(lake) if labels_version is None else labels_version
     frame = usable(
-        described_windows(lake, version, labels_version, cohort=cohort, channels=channels),
-        scenes=scenes, min_coverage=min_coverage, labelled_only=labelled_only, day=day,
+        described_windows(lake, version, labels_version, cohort=cohort, channels=channels, day=day),
+        scenes=scenes, min_coverage=min_coverage, labelled_only=labelled_only,
     )  # fmt: skip
     if frame.is_empty():
         msg = (
@@ -296,9 +296,7 @@ def from_lake(
             f"with a coverage of at least {min_coverage}: ingest its recordings first, or lower [data] min_coverage."
         )
         raise DataError(msg)
-    scan = scan_windows(lake, version).filter(Cohort.parse(cohort).where())
-    if day is not None:  # the partition's column: files of other days are not opened
-        scan = scan.filter(pl.col("event_date") == day)
+    scan = _of(scan_windows(lake, version), cohort, day)
     present = [channel for channel in channels if channel in scan.collect_schema().names()]
     chosen = scan.filter(pl.col("window_id").is_in(frame["window_id"].implode())).sort(_ORDER)
     signals = _signals(chosen.select("window_id", *present).collect(), channels)
@@ -323,7 +321,13 @@ def from_lake(
 
 
 def described_windows(
-    lake: Lake, version: int, labels_version: int, *, cohort: str, channels: Sequence[str]
+    lake: Lake,
+    version: int,
+    labels_version: int,
+    *,
+    cohort: str,
+    channels: Sequence[str],
+    day: date | None = None,
 ) -> pl.DataFrame:
     """Every window of a cohort, without its signals; arguments and errors are those of :func:`from_lake`.
 
@@ -337,7 +341,7 @@ def described_windows(
     from streaming.lake import scan_labels, scan_windows  # noqa: PLC0415
     from training.labels import newest_scenes  # noqa: PLC0415
 
-    scan = scan_windows(lake, version).filter(Cohort.parse(cohort).where())
+    scan = _of(scan_windows(lake, version), cohort, day)
     columns = scan.collect_schema().names()
     present = [channel for channel in channels if channel in columns]
     if not present:
@@ -351,12 +355,7 @@ def described_windows(
 
 
 def usable(
-    windows: pl.DataFrame,
-    *,
-    scenes: Sequence[str] | None,
-    min_coverage: float,
-    labelled_only: bool,
-    day: date | None = None,
+    windows: pl.DataFrame, *, scenes: Sequence[str] | None, min_coverage: float, labelled_only: bool
 ) -> pl.DataFrame:
     """Those of :func:`described_windows` that :func:`from_lake` reads; arguments are the same."""
     import polars as pl  # noqa: PLC0415
@@ -365,9 +364,15 @@ def usable(
         windows = windows.filter(pl.col("scene").is_null() | pl.col("scene").is_in(list(scenes)))
     if labelled_only:
         windows = windows.filter(pl.col("scene").is_not_null())
-    if day is not None:
-        windows = windows.filter(pl.col("event_date") == day)
     return windows.filter(pl.col("coverage") >= min_coverage)
+
+
+def _of(scan: pl.LazyFrame, cohort: str, day: date | None) -> pl.LazyFrame:
+    """A cohort's windows, of an event date only or of all; the date is what files are parted by, and those of others are not opened."""
+    import polars as pl  # noqa: PLC0415
+
+    scan = scan.filter(Cohort.parse(cohort).where())
+    return scan if day is None else scan.filter(pl.col("event_date") == day)
 
 
 def _signals(frame: pl.DataFrame, channels: Sequence[str]) -> NDArray[np.float32]:

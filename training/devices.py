@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -90,8 +91,7 @@ def compiled(module: nn.Module, where: torch.device, settings: ComputeSettings, 
     worth = where.type == "cuda" and steps >= _STEPS_WORTH_COMPILING
     if settings.compiled == "off" or (settings.compiled == "auto" and not worth):
         return module
-    found: nn.Module = torch.compile(module)
-    return found
+    return cast("nn.Module", torch.compile(module))
 
 
 class Held:
@@ -121,5 +121,5 @@ class Held:
 
     def batches(self, size: int) -> Iterator[Tensor]:
         """All rows on the device, so many at a time."""
-        for part in self._data.split(size):
+        for part in torch.split(self._data, size):
             yield laid_out(part.to(self._where, non_blocking=True), self._where)

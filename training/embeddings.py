@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from streaming.lake import Lake
 
 Features = NDArray[np.float32]
-BATCH = 128
-"""Windows a forward pass."""
-_COMMIT = 64 * BATCH
+BATCH = 64
+"""Windows a forward pass: what is filled up of a few new windows must not cost more than they do."""
+_COMMIT = 128 * BATCH
 """Windows that are kept with one commit: what is lost when the process dies, and 16 MiB of features."""
 
 
@@ -92,10 +92,23 @@ def embed(
         where: the device to compute on; None: where the network is.
         progress: told after each commit.
     """
-    digests = contents(windows.signals)
-    have, known = store.known(model, windows.window_ids, digests)
+    return _embed(net, model, windows.window_ids, windows.signals, store, where=where, progress=progress)
+
+
+def _embed(
+    net: SceneNet,
+    model: str,
+    window_ids: NDArray[np.str_],
+    signals: NDArray[np.float32],
+    store: Store,
+    *,
+    where: torch.device | None,
+    progress: Progress,
+) -> Embedded:
+    digests = contents(signals)
+    have, known = store.known(model, window_ids, digests)
     missing = np.flatnonzero(~have)
-    features = np.empty((len(windows), net.backbone.fc.in_features), np.float32)
+    features = np.empty((len(window_ids), net.backbone.fc.in_features), np.float32)
     if have.any():
         features[have] = known
     frozen = placed(net.split("head")[0].eval(), where)
@@ -104,10 +117,10 @@ def embed(
         written: Future[None] | None = None
         for at in range(0, len(missing), _COMMIT):
             rows = missing[at : at + _COMMIT]
-            features[rows] = forward(frozen, windows.signals[rows])
+            features[rows] = forward(frozen, signals[rows])
             if written is not None:
                 written.result()
-            written = writer.submit(store.keep, model, windows.window_ids[rows], digests[rows], features[rows])
+            written = writer.submit(store.keep, model, window_ids[rows], digests[rows], features[rows])
             progress(at + len(rows), len(missing), "embeddings")
         if written is not None:
             written.result()
@@ -121,7 +134,7 @@ def forward(frozen: nn.Module, signals: NDArray[np.float32]) -> Features:
     inputs = torch.from_numpy(signals)
     inputs = inputs.pin_memory() if where.type == "cuda" else inputs
     found = []
-    for part in inputs.split(BATCH):
+    for part in torch.split(inputs, BATCH):
         padded = part if len(part) == BATCH else torch.cat([part, part[-1:].expand(BATCH - len(part), -1, -1)])
         found.append(frozen(padded.to(where, non_blocking=True))[: len(part)])
     # One copy back for all of them: each waits for the device.
@@ -173,7 +186,7 @@ def embed_days(
     where: torch.device | None = None,
     progress: Progress = no_progress,
 ) -> tuple[int, int]:
-    """Embed the windows of many days, one day in memory and the next being read.
+    """Embed the windows of many days, a few thousand in memory (or a day, if it has more) and the next day being read.
 
     Args:
         net: in evaluation mode.
@@ -187,11 +200,18 @@ def embed_days(
     Returns:
         How many windows there are, and how many of them were fed to the network now.
     """
-    count, fresh = 0, 0
-    for number, windows in enumerate(_ahead(read, days)):
-        done = embed(net, model, windows.with_channels(net.channels), store, where=where)
-        count, fresh = count + len(windows), fresh + done.fresh
-        progress(number + 1, len(days), "days embedded")
+    count, fresh, waiting = 0, 0, list[WindowSet]()
+    for number, windows in enumerate(_ahead(read, days), start=1):
+        waiting.append(windows.with_channels(net.channels))
+        # Days with few windows go together: each alone would fill up a batch.
+        if number < len(days) and sum(map(len, waiting)) < _COMMIT:
+            continue
+        ids = np.concatenate([each.window_ids for each in waiting])
+        signals = np.concatenate([each.signals for each in waiting])
+        waiting.clear()
+        done = _embed(net, model, ids, signals, store, where=where, progress=no_progress)
+        count, fresh = count + len(ids), fresh + done.fresh
+        progress(number, len(days), "days embedded")
     return count, fresh
 
 

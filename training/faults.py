@@ -99,8 +99,11 @@ def _some(count: int, share: float, rng: np.random.Generator) -> NDArray[np.bool
 
 
 def _some_groups(groups: NDArray[np.int64], share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Whole groups, drawn until their windows are about the share: the last is left out if that is nearer."""
+    """Whole groups, drawn until their windows are about the share: the last is left out if that is nearer. One at least."""
     chosen = np.zeros(len(groups), bool)
+    names, sizes = np.unique(groups, return_counts=True)
+    if share > 0 and sizes.min() >= 2 * share * len(groups):
+        return np.asarray(groups == names[np.abs(sizes - share * len(groups)).argmin()])
     for group in rng.permutation(np.unique(groups)):
         rows = groups == group
         if abs((chosen.sum() + rows.sum()) / len(groups) - share) < abs(chosen.sum() / len(groups) - share):

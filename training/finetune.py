@@ -363,7 +363,7 @@ class _Trainer:
         with torch.inference_mode():
             found = [
                 torch.func.functional_call(self._part, averaged, (self._held.rows(part),)).argmax(1)
-                for part in which.split(_JUDGED)
+                for part in torch.split(which, _JUDGED)
             ]
         predicted = torch.cat(found).cpu().numpy()
         return weighted_balanced_accuracy(self._label_array[rows], predicted, believed[rows])

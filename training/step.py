@@ -148,7 +148,7 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
         losses = []
         try:
-            for piece in rows.split(self._at_once):
+            for piece in torch.split(rows, self._at_once):
                 loss = self._piece(piece, total, shift)
                 loss.backward()  # type: ignore[no-untyped-call]  # torch's own annotation is missing
                 losses.append(loss.detach())

@@ -88,6 +88,7 @@ def installation(
     tmp_path: Path, trained: tuple[Place, dict[str, Any]], bootstrap_servers: str, new_topic: Callable[[int], str]
 ) -> Installation:
     shutil.copytree(trained[0].settings().original_folder, tmp_path / "var" / "original")
+    (tmp_path / "var" / "mlflow").mkdir()  # the local server's, where who is held out is kept
     (tmp_path / "sensorloop.toml").write_text(TOML, encoding="utf-8")
     names = {name: new_topic(2) for name in ("batches_topic", "labels_topic", "deadletter_topic")}
     environ = {f"SENSORLOOP_KAFKA__{name.upper()}": topic for name, topic in names.items()}

@@ -79,15 +79,16 @@ def test_a_model_trained_without_the_magnetometer_ignores_one() -> None:
     ids=["accelerometer", "pressure", "one axis", "unforeseen"],
 )
 def test_the_same_code_trains_on_whatever_channels_there_are(channels: tuple[str, ...]) -> None:
-    made = nine(people=2, each=4)
+    made = nine()
     more = np.cumsum(made.signals[:, :1], axis=2) / 50 + 1013
     wide = replace(
         made, signals=np.concatenate([made.signals, more, more], axis=1), channels=(*made.channels, "pre", "heart_rate")
     )
     chosen = wide.with_channels(channels)
-    net = fit_network(chosen, replace(QUICK, epochs=3), spectrogram=SMALL)
+    net = fit_network(chosen, replace(QUICK, epochs=2), spectrogram=SMALL)
     assert net.channels == channels
     features = features_of(net, chosen)
     assert np.isfinite(features).all()
     assert np.isfinite(score_quality(chosen, features, Head.of(net), train=np.ones(len(chosen), bool)).score).all()
-    assert right(net, chosen) > 0.5
+    fitted = fit_head(features, chosen.scenes, np.ones(len(chosen)), start=Head.of(net), pull=1e-5)
+    assert (fitted.logits(features).argmax(1) == chosen.scenes).mean() > 0.8, "the features say nothing about the scene"

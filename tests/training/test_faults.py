@@ -60,6 +60,12 @@ def test_whole_sessions_and_people_are_wrong_together() -> None:
             assert found.faulty[groups == group].all() or not found.faulty[groups == group].any()
 
 
+def test_of_few_people_one_at_least_is_mislabelled() -> None:
+    made = clean(people=3, each=4)
+    found = plant_faults(made, "subject", 0.05, features=np.ones((len(made), 2)))
+    assert found.faulty.mean() == pytest.approx(1 / 3)
+
+
 def test_scenes_that_look_alike_are_those_whose_features_are_near() -> None:
     made = clean()
     centres = np.array([[1.0, 0.0], [0.0, 1.0], [0.1, 1.0]])

@@ -13,7 +13,7 @@ from tests.training.made import network, windows
 from training.arms import features_of
 from training.dataset import WindowSet
 from training.heads import Head
-from training.quality import Quality, label_belief, physical_quality, score_quality, trust_shares
+from training.quality import Quality, _nearest, label_belief, physical_quality, score_quality, trust_shares
 from training.settings import QualitySettings
 from training.weights import choose_weights, effective_size, tiers_of
 
@@ -167,3 +167,25 @@ def test_cross_validation_distrusts_the_lowest_tier_where_labels_are_wrong() -> 
     assert min(chosen.weights) >= QualitySettings().floor
     assert list(chosen.weights) == sorted(chosen.weights)
     assert weights[wrong].mean() < weights[~wrong].mean()
+
+
+@given(
+    similarity=arrays(np.float32, (5, 9), elements=st.integers(0, 4).map(float)),
+    count=st.integers(1, 12),
+)
+def test_the_nearest_are_those_that_sorting_finds(similarity: np.ndarray, count: int) -> None:
+    """Of equals the first, as a stable sort has them."""
+    expected = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
+    np.testing.assert_array_equal(_nearest(similarity, count), expected)
+
+
+def test_a_reason_says_what_the_window_looks_like_and_what_is_poor_about_it() -> None:
+    labelled, wrong = flipped(0.2)
+    reasons = scored(labelled).reasons(labelled)
+    told = [reasons[at] for at in np.flatnonzero(wrong) if reasons[at]]
+    truth = windows(people=8, each=10).scenes
+    named = [f"it looks like {labelled.scene_names[truth[at]]}" in reasons[at] for at in np.flatnonzero(wrong)]
+    assert np.mean(named) > 0.9
+    assert all("(0." in text for text in told)
+    dead = replace(labelled, signals=np.zeros_like(labelled.signals))
+    assert "the signal is poor (channels that move 0.00, gravity 0.00)" in scored(dead).reasons(dead)[0]

@@ -1,0 +1,151 @@
+"""What a rescoring leaves in the lake: embeddings made once, rows with weights and reasons, and the labels distrusted most."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+import sensorloop
+from dags import retraining, runs, scoring, steps, work
+from dags.settings import Settings
+from streaming.lake import read_embeddings, read_quality, table_version
+from tests.dags.places import TOML
+from tests.training.lakes import of_people, publish
+from tests.training.made import network, windows
+from training.errors import RunError
+from training.evaluation import evaluate
+from training.original import OriginalModel
+from training.tracking import no_progress
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A lake of six people, one of them labelled wrongly in Run, one window too sparse; and an original model."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "sensorloop.toml").write_text(TOML, encoding="utf-8")
+    (home / "mlflow").mkdir()  # the local server's, where who is held out is kept
+    made = windows(people=6, each=6, seed=1)
+    scenes = np.where((made.subjects == "p3") & (made.scenes == 0), 1, made.scenes)
+    coverage = made.coverage.copy()
+    coverage[7] = 0.3
+    publish(home / "lake", replace(made, scenes=scenes, coverage=coverage))
+    net = network()
+    found = evaluate(made.scenes, made.scenes, made.scene_names)
+    OriginalModel(net=net, evaluation=found, holdout_subjects=(), lake_version=1, digest=net.digest()).save(
+        home / "original"
+    )
+    return load_settings(home)
+
+
+def load_settings(home: Path) -> Settings:
+    from dags.settings import load  # noqa: PLC0415
+
+    return load({"SENSORLOOP_HOME": str(home), "SENSORLOOP_CONFIG": str(home / "sensorloop.toml")})
+
+
+@pytest.fixture(scope="module")
+def scored(settings: Settings) -> dict[str, Any]:
+    return retraining.rescore(settings, cohort="target", lake_version=None, seed=0, progress=no_progress)
+
+
+def kept(settings: Settings) -> pl.DataFrame:
+    model = OriginalModel.load(settings.original_folder).digest
+    made = scored_ids(settings)
+    return read_embeddings(settings.lake, model, made)
+
+
+def scored_ids(settings: Settings) -> list[str]:
+    loaded = steps.load_windows(settings, cohort="target", version=None)
+    ids: list[str] = loaded.window_ids.tolist()
+    return ids
+
+
+def test_a_window_that_is_too_sparse_is_in_the_table_with_the_reason(
+    settings: Settings, scored: dict[str, Any]
+) -> None:
+    rows = read_quality(settings.lake, scored["run_key"])
+    assert (scored["scored"], scored["too_sparse"], rows.height) == (107, 1, 108)
+    sparse = rows.filter(pl.col("margin").is_null())
+    assert sparse.select("score", "weight", "tier").row(0) == (0.0, 0.0, 0)
+    assert sparse["reasons"][0] == "not scored: its coverage of 0.30 is below [data] min_coverage = 0.5"
+    assert sparse["window_id"][0] not in scored_ids(settings)
+
+
+def test_weights_are_those_that_filterloss_trains_with_and_none_in_the_holdout(
+    settings: Settings, scored: dict[str, Any]
+) -> None:
+    rows = read_quality(settings.lake, scored["run_key"]).filter(pl.col("margin").is_not_null())
+    by_person = rows.group_by("subject_id").agg(
+        pl.col("weight").is_null().any().alias("held_out"), pl.col("weight").is_null().all().alias("all")
+    )
+    assert (by_person["held_out"] == by_person["all"]).all(), "people are held out whole"
+    assert 0 < by_person["held_out"].sum() < 6
+    weighed = rows.drop_nulls("weight")
+    assert weighed["weight"].is_between(settings.quality.floor, 1).all()
+    assert (weighed.group_by("tier").agg(pl.col("weight").n_unique())["weight"] == 1).all(), "a weight for each tier"
+
+
+def test_the_labels_that_are_wrong_are_shown_first_with_what_speaks_against_them(
+    settings: Settings, scored: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, count = scoring.most_distrusted(settings, run_key=scored["run_key"], most=7)
+    assert count == 108
+    assert found[0].reasons.startswith("not scored")
+    wrong = [each for each in found[1:] if (each.subject_id, each.label) == ("p3", "Still")]
+    assert len(wrong) >= 4, "6 of its 12 are wrong, and nobody else's"
+    assert all("it looks like Run" in each.reasons for each in wrong)
+    assert all(each.start.startswith("1970-01-01 00:0") for each in found)
+    monkeypatch.setenv("SENSORLOOP_HOME", str(settings.home))
+    monkeypatch.setenv("SENSORLOOP_CONFIG", str(settings.home / "sensorloop.toml"))
+    sensorloop.app(["quality", "--run-key", scored["run_key"], "--most", "2", "--subject", "p3"], standalone_mode=False)
+    told = capsys.readouterr()
+    assert "it looks like Run" in told.err
+    assert "2 of 18 windows" in told.err
+    assert [each["label"] for each in json.loads(told.out)["shown"]] == ["Still", "Still"]
+    with pytest.raises(RunError, match="There is no rescoring nothing"):
+        scoring.most_distrusted(settings, run_key="nothing", most=1)
+
+
+def test_a_second_rescoring_embeds_what_is_new_and_nothing_else(settings: Settings, scored: dict[str, Any]) -> None:
+    assert kept(settings).height == 107
+    before = read_quality(settings.lake, scored["run_key"])
+    publish(settings.home / "lake", of_people("late", windows(people=2, each=2, seed=3)))
+    todo = {"cohort": "target", "lake_version": None, "progress": no_progress}
+    assert scoring.embed_days(settings, **todo, day=date(1970, 1, 2))["windows"] == 0
+    done = scoring.embed_days(settings, **todo, day=date(1970, 1, 1))
+    assert (done["windows"], done["embedded"], done["days"]) == (107 + 12, 12, 1)
+    assert scoring.embed_days(settings, **todo)["embedded"] == 0
+    version = table_version(settings.lake, "embeddings")
+    newest = retraining.rescore(settings, cohort="target", lake_version=None, seed=0, progress=no_progress)
+    assert newest["scored"] == 119
+    assert table_version(settings.lake, "embeddings") == version, "all of them were there"
+    assert kept(settings).height == 119
+    assert read_quality(settings.lake, scored["run_key"]).equals(before)
+
+
+def test_scores_from_kept_embeddings_are_those_from_scratch(settings: Settings, scored: dict[str, Any]) -> None:
+    """The same rescoring in a lake that has no embeddings yet."""
+    before = read_quality(settings.lake, scored["run_key"]).sort("window_id")
+    original = OriginalModel.load(settings.original_folder)
+    loaded = steps.load_windows(settings, cohort="target", version=before["lake_version"][0])
+    with np.load(Path(scored["run_dir"]) / "scores.npz") as file:
+        at_first = file["features"]
+    again = scoring.embedded(settings, original, loaded.with_channels(original.net.channels), no_progress)
+    assert again.fresh == 0
+    np.testing.assert_array_equal(again.features, at_first)
+
+
+def test_a_window_that_was_too_sparse_is_new_where_less_is_asked(settings: Settings, scored: dict[str, Any]) -> None:
+    assert scored["too_sparse"] == 1
+    lenient = replace(settings, data=replace(settings.data, min_coverage=0.2))
+    newest = retraining.rescore(settings, cohort="target", lake_version=None, seed=0, progress=no_progress)
+    runs.judge(settings.runs / newest["run_key"], passed=True)
+    assert work.pin(settings, "target").fresh == 0
+    assert work.pin(lenient, "target").fresh == 1

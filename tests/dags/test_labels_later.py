@@ -166,6 +166,8 @@ def test_a_label_that_comes_a_week_later_counts_at_the_next_rescoring(installati
     other = changed.filter(pl.col("label").is_not_null()).unique(["label", "label_after"])
     assert sorted(other.select("label", "label_after").rows(), key=str) == [("Run", "Walk"), ("Still", None)]
     assert pinned.fresh == changed["label_after"].count(), "new ones and revised ones, but not what was withdrawn"
+    assert installation.pin().fresh == pinned.fresh, "the run has not come to its end"
+    runs.judge(installation.settings().runs / second, passed=False)
     assert installation.pin().fresh == 0
     assert installation.rescore(first_pin) == first, "what was pinned is still what it was"
     assert installation.rescore(replace(pinned, labels_version=NO_LABELS)) not in {first, second}

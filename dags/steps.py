@@ -210,7 +210,7 @@ def promotions(settings: Settings) -> Promotions:
 
     return Promotions(
         model_versions(settings, mlflow_client(settings)),
-        Ledger(settings.registry.ledger_url),
+        Ledger(settings.ledger_url),
         clock=lambda: datetime.now(UTC),
         who=user(),
     )

@@ -49,7 +49,9 @@ case $outside in
 esac
 if ! [ -s kafka_broker.pem ]; then
   certificate kafka_node kafka "$names"
-  cat kafka_node.key kafka_node.pem kafka_ca.pem | keep kafka_broker.pem # one file, as Kafka's PEM stores have it
+  cat kafka_node.key kafka_node.pem kafka_ca.pem >kafka_broker.pem.part # one file, as Kafka's PEM stores have it
+  chmod 444 kafka_broker.pem.part
+  mv kafka_broker.pem.part kafka_broker.pem
   rm -f kafka_node.key kafka_node.pem
 fi
 certificate kafka_client sensorloop DNS:sensorloop

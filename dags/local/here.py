@@ -46,9 +46,7 @@ class Here:
         extra: variables that all processes of ours get besides those of the file.
     """
 
-    def __init__(
-        self, services: Mapping[str, Service], *, place: Path, extra: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, services: Mapping[str, Service], *, place: Path, extra: Mapping[str, str] | None = None) -> None:
         self._services, self._place, self._extra = services, place, extra or {}
         wanted = [
             (each.name, replica, port)
@@ -85,7 +83,9 @@ class Here:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
         own = {name: self.text(value, service, replica) for name, value in service.environment.items()}
         # Everybody talks to this machine only; a proxy would not find it.
-        direct = ",".join(filter(None, (os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), f"{_HOST},localhost")))
+        direct = ",".join(
+            filter(None, (os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), f"{_HOST},localhost"))
+        )
         return {
             **inherited,
             "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", ""))),

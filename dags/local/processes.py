@@ -26,7 +26,6 @@ from streaming import guard, process
 LAST = ("postgres", "redis", "s3", "kafka-1", "kafka-2", "kafka-3")
 """What the others need until they have ended."""
 _HEALTH_TIMEOUT_S = 60.0
-_ONCE_TIMEOUT_S = 600.0
 _GRACE = timedelta(seconds=6)
 _POLL_S = 0.5
 _INITDB = "/docker-entrypoint-initdb.d/databases.sh"
@@ -45,6 +44,8 @@ class Processes:
     say: Callable[[str], None]
     healthy: set[str] = field(default_factory=set)
     done: set[str] = field(default_factory=set)
+    working: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    """Those that end by themselves."""
 
     def start(self, timeout: timedelta) -> None:
         """Start all of them and wait until every one is healthy, or has done its work.
@@ -60,17 +61,19 @@ class Processes:
                 waiting.remove(service)
                 started[service.name] = time.monotonic()
                 if service.once:
-                    self._once(service)
-                    self.say(f"{service.name} has done its work, {time.monotonic() - started[service.name]:.0f} s")
-                else:
-                    for replica in range(service.replicas):
-                        self._spawn(service, replica)
+                    self._begin(service)
+                for replica in range(0 if service.once else service.replicas):
+                    self._spawn(service, replica)
             for name in sorted(set(started) - self.healthy - self.done):
-                if time.monotonic() >= next_look[name]:
+                service, took = self.services[name], time.monotonic() - started[name]
+                if service.once and self._has_ended(service):
+                    self.done.add(name)
+                    self.say(f"{name} has done its work, {took:.0f} s")
+                elif not service.once and time.monotonic() >= next_look[name]:
                     begin = time.monotonic()
-                    if self._look(self.services[name]):
+                    if self._look(service):
                         self.healthy.add(name)
-                        self.say(f"{name} is healthy after {time.monotonic() - started[name]:.0f} s")
+                        self.say(f"{name} is healthy after {took:.0f} s")
                     # Some health checks take seconds of computing; asked all the time they would be what is slow.
                     next_look[name] = time.monotonic() + 2 * (time.monotonic() - begin) + _POLL_S
             if time.monotonic() > deadline:
@@ -82,6 +85,10 @@ class Processes:
 
     def stop(self) -> None:
         """End them all, those first that need the others."""
+        for each in self.working.values():
+            if each.poll() is None:
+                each.terminate()
+                each.wait(_GRACE.total_seconds() + 10)
         first = [name for name in self.services if name not in LAST]
         for names in (first, [name for name in self.services if name in LAST]):
             files = [self.pid_file(name, replica) for name in names for replica in range(self.services[name].replicas)]
@@ -138,7 +145,9 @@ class Processes:
             server = (str(self.programs.postgres / "postgres"), "-D", str(data))
             listen = ("-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=")
             # Its data are thrown away.
-            return self.programs.as_user(*server, "-p", str(self.here.port("postgres", 5432)), *listen, "-c", "fsync=off")
+            return self.programs.as_user(
+                *server, "-p", str(self.here.port("postgres", 5432)), *listen, "-c", "fsync=off"
+            )
         if service.name == "s3":
             # SeaweedFS is in no package registry; moto's server takes any key and keeps what it is given in memory.
             port = str(self.here.port("s3", 8333))
@@ -178,17 +187,26 @@ class Processes:
             return False
         return checked.returncode == 0
 
-    def _once(self, service: Service) -> None:
+    def _begin(self, service: Service) -> None:
+        """Start one that ends by itself."""
         log = self.log(service.name)
         log.parent.mkdir(parents=True, exist_ok=True)
         guarded = (sys.executable, "-P", guard.__file__, str(os.getpid()), "5", "--")
         with log.open("wb") as file:
-            ended = subprocess.run(
+            self.working[service.name] = subprocess.Popen(
                 (*guarded, *self.here.argv(service.command, service)), env=self.here.environment(service), cwd=self.place,
                 stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
-                timeout=_ONCE_TIMEOUT_S, check=False,
             )  # fmt: skip
-        if ended.returncode:
-            msg = f"{service.name} failed with exit code {ended.returncode}. The end of {log}:\n{process.log_tail(log)}"
+
+    def _has_ended(self, service: Service) -> bool:
+        """Whether its work is done.
+
+        Raises:
+            DagError: it has failed.
+        """
+        code = self.working[service.name].poll()
+        if code:
+            log = self.log(service.name)
+            msg = f"{service.name} failed with exit code {code}. The end of {log}:\n{process.log_tail(log)}"
             raise DagError(msg)
-        self.done.add(service.name)
+        return code == 0

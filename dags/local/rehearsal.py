@@ -30,11 +30,13 @@ from dags.local.airflow_api import AirflowApi
 from dags.local.here import REPOSITORY, Here
 from dags.local.processes import Processes
 from dags.local.stage import COHORTS, DAG, Stage, retrain
+from dags.settings import load
 from dags.terminal import EXIT_FINAL, fail
 from dags.whole import whole
 from registry.errors import RegistryError
 from streaming import process
 from streaming.errors import StreamingError
+from streaming.status import Observer
 from training.errors import TrainingError
 
 _LEFT_OUT = ("prometheus", "grafana")
@@ -177,12 +179,18 @@ def _ingest(stage: _Rehearsal, folders: list[Path]) -> dict[str, Any]:
     """
     for folder in folders:
         stage.command("replay", str(folder))
+    settings = load(stage.environ)
     deadline = time.monotonic() + _INGEST_TIMEOUT.total_seconds()
-    while (now := stage.command("status", "--once"))["lag"]:
-        if time.monotonic() > deadline:
-            msg = f"After {_INGEST_TIMEOUT} the consumers still have {now['lag']} records to read: see {stage.place}/logs/ingest-1.log."
-            raise DagError(msg)
-        stage.sleep(2)
+    observer = Observer(settings.kafka, settings.lake)
+    try:
+        with stage.console.status("The consumers read"):
+            while (lag := observer.look().lag) > 0:
+                if time.monotonic() > deadline:
+                    msg = f"After {_INGEST_TIMEOUT} {lag} records are not in the lake: see {stage.place}/logs/ingest-1.log."
+                    raise DagError(msg)
+                stage.sleep(1)
+    finally:
+        observer.close()
     account = stage.command("lake", "account", *map(str, folders))
     if account["lost"] or account["doubled"]:
         msg = f"{account['lost']} samples are lost and {account['doubled']} doubled."

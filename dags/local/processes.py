@@ -64,6 +64,9 @@ class Processes:
                     self._begin(service)
                 for replica in range(0 if service.once else service.replicas):
                     self._spawn(service, replica)
+            for name in started:
+                if not self.services[name].once:
+                    self._require_running(self.services[name])
             for name in sorted(set(started) - self.healthy - self.done):
                 service, took = self.services[name], time.monotonic() - started[name]
                 if service.once and self._has_ended(service):
@@ -154,19 +157,17 @@ class Processes:
             return (sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", port)
         return self.here.argv(service.command, service, replica)
 
-    def _look(self, service: Service) -> bool:
-        """Whether every replica is healthy.
-
-        Raises:
-            DagError: one has ended.
-        """
+    def _require_running(self, service: Service) -> None:
         for replica in range(service.replicas):
             if process.find(self.pid_file(service.name, replica)) is None:
                 log = self.log(service.name, replica)
-                msg = f"{service.name} ended before it was healthy. The end of {log}:\n{process.log_tail(log)}"
+                msg = f"{service.name} has ended. The end of {log}:\n{process.log_tail(log)}"
                 raise DagError(msg)
-            if not self._checked(service, replica):
-                return False
+
+    def _look(self, service: Service) -> bool:
+        """Whether every replica is healthy."""
+        if not all(self._checked(service, replica) for replica in range(service.replicas)):
+            return False
         if service.name == "postgres":
             password = self.place / "secrets" / "postgres_password"
             script, environ = self.here.file(_INITDB), self.here.environment(service)

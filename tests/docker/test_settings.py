@@ -186,7 +186,9 @@ def test_the_gpu_worker_has_a_gpu_and_nobody_else() -> None:
 
 def test_all_of_airflow_is_told_the_same() -> None:
     own = {"AIRFLOW__API__BASE_URL"}
-    told = [{k: v for k, v in each.environment.items() if k.startswith("AIRFLOW__") and k not in own} for each in AIRFLOW]
+    told = [
+        {k: v for k, v in each.environment.items() if k.startswith("AIRFLOW__") and k not in own} for each in AIRFLOW
+    ]
     assert len(told) == 7
     assert all(each == told[0] for each in told)
     server = services()["api-server"]

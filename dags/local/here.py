@@ -112,7 +112,7 @@ class Here:
                 if source.is_file():
                     copy = self._copy(target)
                     copy.parent.mkdir(parents=True, exist_ok=True)
-                    copy.write_text(self.text(source.read_text(encoding="utf-8"), service), encoding="utf-8")
+                    copy.write_text(self.text(source.read_text(encoding="utf-8")), encoding="utf-8")
         for secret in (self._place / "secrets").iterdir():
             before = secret.read_text(encoding="utf-8")
             if (after := self.text(before)) != before:

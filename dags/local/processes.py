@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -26,6 +26,8 @@ from streaming import guard, process
 LAST = ("postgres", "redis", "s3", "kafka-1", "kafka-2", "kafka-3")
 """What the others need until they have ended."""
 _HEALTH_TIMEOUT_S = 60.0
+_CHECKS = 4
+"""Health checks at a time."""
 _GRACE = timedelta(seconds=6)
 _POLL_S = 0.5
 _INITDB = "/docker-entrypoint-initdb.d/databases.sh"
@@ -54,37 +56,39 @@ class Processes:
             DagError: one of them ended or failed, or time is up; the message has the end of its log.
         """
         deadline = time.monotonic() + timeout.total_seconds()
-        waiting, next_look = list(self.services.values()), dict.fromkeys(self.services, 0.0)
-        started: dict[str, float] = {}
-        while waiting or set(started) - self.healthy - self.done:
-            for service in [each for each in waiting if self._may_start(each)]:
-                waiting.remove(service)
-                started[service.name] = time.monotonic()
-                if service.once:
-                    self._begin(service)
-                for replica in range(0 if service.once else service.replicas):
-                    self._spawn(service, replica)
-            for name in started:
-                if not self.services[name].once:
+        waiting, started = list(self.services.values()), dict[str, float]()
+        # Some health checks take seconds of computing, so they run beside each other, and are not repeated at once.
+        with ThreadPoolExecutor(max_workers=_CHECKS) as pool:
+            looks: dict[str, Future[bool]] = {}
+            while waiting or set(started) - self.healthy - self.done:
+                for service in [each for each in waiting if self._may_start(each)]:
+                    waiting.remove(service)
+                    started[service.name] = time.monotonic()
+                    if service.once:
+                        self._begin(service)
+                    for replica in range(0 if service.once else service.replicas):
+                        self._spawn(service, replica)
+                for name in started:
+                    took = f"{time.monotonic() - started[name]:.0f} s"
+                    if self.services[name].once:
+                        if name not in self.done and self._has_ended(self.services[name]):
+                            self.done.add(name)
+                            self.say(f"{name} has done its work, {took}")
+                        continue
                     self._require_running(self.services[name])
-            for name in sorted(set(started) - self.healthy - self.done):
-                service, took = self.services[name], time.monotonic() - started[name]
-                if service.once and self._has_ended(service):
-                    self.done.add(name)
-                    self.say(f"{name} has done its work, {took:.0f} s")
-                elif not service.once and time.monotonic() >= next_look[name]:
-                    begin = time.monotonic()
-                    if self._look(service):
+                    if name in self.healthy:
+                        continue
+                    if name not in looks:
+                        looks[name] = pool.submit(self._look, self.services[name])
+                    elif looks[name].done() and looks.pop(name).result():
                         self.healthy.add(name)
-                        self.say(f"{name} is healthy after {took:.0f} s")
-                    # Some health checks take seconds of computing; asked all the time they would be what is slow.
-                    next_look[name] = time.monotonic() + 2 * (time.monotonic() - begin) + _POLL_S
-            if time.monotonic() > deadline:
-                late = sorted(set(self.services) - self.healthy - self.done)
-                logs = "\n".join(f"{name}:\n{process.log_tail(self.log(name), 6)}" for name in late)
-                msg = f"After {timeout} these are not healthy: {', '.join(late)}. The ends of their logs:\n{logs}"
-                raise DagError(msg)
-            time.sleep(_POLL_S / 5)
+                        self.say(f"{name} is healthy after {took}")
+                if time.monotonic() > deadline:
+                    late = sorted(set(self.services) - self.healthy - self.done)
+                    logs = "\n".join(f"{name}:\n{process.log_tail(self.log(name), 6)}" for name in late)
+                    msg = f"After {timeout} these are not healthy: {', '.join(late)}. The ends of their logs:\n{logs}"
+                    raise DagError(msg)
+                time.sleep(_POLL_S)
 
     def stop(self) -> None:
         """End them all, those first that need the others."""
@@ -167,6 +171,7 @@ class Processes:
     def _look(self, service: Service) -> bool:
         """Whether every replica is healthy."""
         if not all(self._checked(service, replica) for replica in range(service.replicas)):
+            time.sleep(_POLL_S)
             return False
         if service.name == "postgres":
             password = self.place / "secrets" / "postgres_password"

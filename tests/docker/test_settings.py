@@ -137,8 +137,10 @@ def test_mlflow_answers_to_the_name_that_it_is_called_by(settings: Settings) -> 
     assert "--serve-artifacts" in command
 
 
-def test_metrics_are_served_where_health_is_asked(settings: Settings) -> None:
-    assert services()["ingest"].ports == (settings.ingest.metrics_port,)
+def test_metrics_are_served_where_they_are_asked_for() -> None:
+    ingest = services()["ingest"]
+    settings = load({**ingest.environment, "SENSORLOOP_CONFIG": str(DOCKER / "sensorloop.toml")})
+    assert ingest.ports == (settings.ingest.metrics_port,)
     assert settings.ingest.metrics_host == "0.0.0.0"  # noqa: S104 - Prometheus is another container
 
 

@@ -40,8 +40,8 @@ services:  # PostgreSQL and Redis for the rehearsal; only where we may install t
 	@{ ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 && command -v redis-server >/dev/null; } || \
 	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && { apt-get update -qq && RUNLEVEL=1 apt-get install -y -qq postgresql redis-server >/dev/null; }; } || true
 
-rehearse: $(READY) services  ## the cluster of docker/compose.yaml on this machine, without containers: to the verdict (SIZE=0.5)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m dags.local.rehearsal $(if $(SIZE),--size $(SIZE))
+rehearse: $(READY) services  ## the cluster of docker/compose.yaml on this machine, without containers: to the verdict (SIZE=0.5; KILL=1: and kill -9 of trainer, worker, scheduler)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m dags.local.rehearsal $(if $(SIZE),--size $(SIZE)) $(if $(KILL),--kill)
 
 browser:  # Chromium for the tests that look at pages; only where we may install it
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \

@@ -90,6 +90,16 @@ class Processes:
                     raise DagError(msg)
                 time.sleep(_POLL_S)
 
+    def restart(self, name: str) -> None:
+        """Start a service again that has died; what is left of it is ended first.
+
+        Raises:
+            ServiceError: it cannot be started.
+        """
+        for replica in range(self.services[name].replicas):
+            process.stop(self.pid_file(name, replica))
+            self._spawn(self.services[name], replica)
+
     def stop(self) -> None:
         """End them all, those first that need the others."""
         for each in self.working.values():

@@ -9,6 +9,7 @@ everything is stopped, and all but the logs and the summary removed. Prometheus 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import shutil
@@ -25,7 +26,7 @@ from typing import Any
 from rich.console import Console
 
 from dags.errors import DagError
-from dags.local import compose, debian
+from dags.local import compose, debian, kills
 from dags.local.airflow_api import AirflowApi
 from dags.local.here import REPOSITORY, Here
 from dags.local.processes import Processes
@@ -77,13 +78,14 @@ class _Rehearsal(Stage):
         time.sleep(seconds)
 
 
-def run(*, home: Path, size: float, arms: tuple[str, ...]) -> dict[str, Any]:
+def run(*, home: Path, size: float, arms: tuple[str, ...], kill: bool) -> dict[str, Any]:
     """Rehearse.
 
     Args:
         home: SENSORLOOP_HOME; the rehearsal is in ``<home>/rehearsal``.
         size: of the simulated fleets.
         arms: which arms are trained.
+        kill: whether to go on with kills, see :mod:`dags.local.kills`.
 
     Returns:
         What came of it; also in ``<home>/rehearsal/summary.json``.
@@ -114,10 +116,14 @@ def run(*, home: Path, size: float, arms: tuple[str, ...]) -> dict[str, Any]:
                 stage.sample()
             with stage.step("retrain", "Airflow runs the DAG 'retrain' on its workers"):
                 answers, tasks = _retrain(stage, processes, arms)
+            killed = []
+            if kill:
+                with stage.step("kills", "kill -9 in the middle of fine-tuning"):
+                    killed = _kill(stage, processes, arms, answers, tasks)
             with stage.step("history", "The ledger"):
                 ledger = stage.command("registry", "verify")
             stage.console.rule("[bold]Stopping", align="left")
-        found = _summary(stage, account, original, answers, tasks) | {"ledger": ledger}
+        found = _summary(stage, account, original, answers, tasks) | {"ledger": ledger, "kills": killed}
         found["minutes"] = round((time.monotonic() - begin) / 60, 1)
         with whole(stage.place / "summary.json") as partial:
             partial.write_text(json.dumps(found, indent=2, ensure_ascii=False), encoding="utf-8")
@@ -160,6 +166,8 @@ def _processes(stage: _Rehearsal, programs: debian.Programs, careful: list[str])
         # The target's careful people are what a fleet's owner would hold out: their labels are right.
         "SENSORLOOP_DATA__HOLDOUT_SUBJECTS": json.dumps(careful),
         "SENSORLOOP_RETRAIN__SCHEDULE": '""',
+        # Of what is killed nobody needs to get well first.
+        "SENSORLOOP_RETRAIN__RETRY_DELAY": "5",
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
     here = Here(services, place=stage.place, extra=extra)
@@ -198,16 +206,41 @@ def _ingest(stage: _Rehearsal, folders: list[Path]) -> dict[str, Any]:
     return account
 
 
-def _retrain(
-    stage: _Rehearsal, processes: Processes, arms: tuple[str, ...]
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+@contextmanager
+def _airflow(stage: _Rehearsal, processes: Processes) -> Iterator[tuple[AirflowApi, str]]:
+    """Airflow's API, and where it is."""
     url = f"http://127.0.0.1:{processes.here.port('api-server', 8080)}"
     password = (stage.place / "secrets" / "airflow_admin_password").read_text(encoding="utf-8")
     with AirflowApi(url, _ADMIN, password) as api:
+        yield api, url
+
+
+def _conf(arms: tuple[str, ...]) -> dict[str, Any]:
+    return {"cohort": COHORTS[1], "force": True, "arms": list(arms)}
+
+
+def _retrain(
+    stage: _Rehearsal, processes: Processes, arms: tuple[str, ...]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    with _airflow(stage, processes) as (api, url):
         api.wait_for_dag(DAG)
         api.unpause(DAG)
-        conf = {"cohort": COHORTS[1], "force": True, "arms": list(arms)}
-        return retrain(stage, api, url, conf=conf, note="Triggered by the rehearsal.", sleep=stage.sleep)
+        return retrain(stage, api, url, conf=_conf(arms), note="Triggered by the rehearsal.", sleep=stage.sleep)
+
+
+def _kill(
+    stage: _Rehearsal,
+    processes: Processes,
+    arms: tuple[str, ...],
+    answers: dict[str, Any],
+    tasks: list[dict[str, Any]],
+) -> list[dict[str, Any]]:
+    folder = Path(answers["finetune"]["results"]).parent
+    with _airflow(stage, processes) as (api, url):
+        found = kills.rehearse(
+            stage, processes, api, url, conf=_conf(arms), undisturbed=(folder, tasks), sleep=stage.sleep
+        )
+    return [dataclasses.asdict(each) for each in found]
 
 
 def _summary(
@@ -237,6 +270,10 @@ def _show(stage: _Rehearsal, found: dict[str, Any]) -> None:
     say(f"Samples   {samples['sent']:,} sent, {samples['lost']} lost, {samples['doubled']} doubled")
     for task in found["tasks"]:
         say(f"Task      {task['task_id']} on queue {task['queue']}: {task['state']}")
+    for each in found["kills"]:
+        say(
+            f"Killed    {each['victim']}: {each['tries']} tries, {each['arms']} arms with the same weights as undisturbed"
+        )
     say(f"Verdict   [bold]{'passed' if verdict['passed'] else 'refused'}")
     for reason in verdict["reasons"]:
         say(f"          {reason}")
@@ -253,10 +290,11 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="make rehearse", description="The cluster, rehearsed on this machine.")
     parser.add_argument("--size", type=float, default=0.5, help="size of the simulated fleets (default 0.5)")
     parser.add_argument("--arms", default="filterloss", help="arms to train, comma-separated (default filterloss)")
+    parser.add_argument("--kill", action="store_true", help="go on with kill -9 of trainer, worker and scheduler")
     options = parser.parse_args(arguments)
     home = Path(os.environ.get("SENSORLOOP_HOME", "var")).absolute()
     try:
-        run(home=home, size=options.size, arms=tuple(options.arms.split(",")))
+        run(home=home, size=options.size, arms=tuple(options.arms.split(",")), kill=options.kill)
     except KeyboardInterrupt:
         fail("stopped; everything has been ended.", 130)
     except (DagError, StreamingError, RegistryError, TrainingError) as error:

@@ -41,7 +41,7 @@ from streaming.status import Observer
 from training.errors import TrainingError
 
 _LEFT_OUT = ("prometheus", "grafana")
-_START_TIMEOUT = timedelta(minutes=15)
+_START_TIMEOUT = timedelta(minutes=20)
 _INGEST_TIMEOUT = timedelta(minutes=10)
 _SAMPLE_S = 10.0
 _CONSUMERS = 2

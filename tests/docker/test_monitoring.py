@@ -116,4 +116,6 @@ def test_grafana_finds_prometheus_and_the_dashboard() -> None:
 def test_every_alert_is_explained_where_it_says() -> None:
     text = (DOCKER.parent / "docs" / "operations.md").read_text(encoding="utf-8")
     for rule in ALERTS:
+        assert rule["annotations"].keys() == {"summary"}
+        assert rule["annotations"]["summary"].endswith(".")
         assert f"`{rule['alert']}`" in text, rule["alert"]

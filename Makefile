@@ -24,7 +24,7 @@ $(READY): $(REQUIREMENTS) docker/python/uv.txt pyproject.toml
 	@$(PYTHON) -m venv var/uv || { echo "Python's venv module is missing (Debian: apt-get install python3.11-venv)"; exit 1; }
 	@var/uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r docker/python/uv.txt
 	@var/uv/bin/uv venv --quiet --python $(PYTHON) $(VENV)
-	@VIRTUAL_ENV=$(CURDIR)/$(VENV) var/uv/bin/uv pip install --require-hashes -r $(REQUIREMENTS)
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) var/uv/bin/uv pip install --compile-bytecode --require-hashes -r $(REQUIREMENTS)
 	@VIRTUAL_ENV=$(CURDIR)/$(VENV) var/uv/bin/uv pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $(READY)
 
@@ -57,7 +57,7 @@ bench-ingest: $(READY)  ## how fast ingestion is, beside what → var/bench/inge
 
 bench-transfer: $(READY)  ## FilterLoss beside what people use → var/bench/transfer.json (QUICK=1: 30 minutes; PAIRS="name=SOURCE,TARGET …")
 	@PYTHONPATH=$(CURDIR) $(BIN)/python -m benchmarks.transfer
-bench-faults: $(READY)  ## 200 rounds of kill -9, zombies and outages: what is lost or doubled → var/bench/faults.json (QUICK=1: 19)
+bench-faults: $(READY)  ## 200 rounds of kill -9, 85 of zombies and outages: what is lost or doubled → var/bench/faults.json (QUICK=1: 19)
 	@PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.faults
 
 bench-poison: $(READY)  ## a million damaged batches: each is taken or refused → var/bench/poison.json (QUICK=1: 50,000)

@@ -43,6 +43,8 @@ class Outcome:
     kind: str
     number: int
     seconds: float
+    compared: bool = False
+    """Whether its rows were compared: a round that was given up says nothing of them."""
     difference: Difference = field(default_factory=Difference)
     problems: tuple[str, ...] = ()
     """What ``lake verify`` found, and what else should not be."""
@@ -50,7 +52,7 @@ class Outcome:
 
     @property
     def right(self) -> bool:
-        return self.difference == Difference() and not self.problems
+        return self.compared and self.difference == Difference() and not self.problems
 
 
 class Bench:
@@ -88,13 +90,13 @@ class Bench:
             here.settle(wanted.height)
             difference = compare(rows(here.lake), wanted, offsets=here.ends() == ends)
             proof = verify(str(here.lake))
-            problems, commits = (*here.problems, *proof.problems), proof.version
+            problems, commits, compared = (*here.problems, *proof.problems), proof.version, True
         except Exception as error:  # noqa: BLE001  # the other rounds say something all the same
-            difference, commits = Difference(), 0
+            difference, commits, compared = Difference(), 0, False
             problems = (*here.problems, f"{type(error).__name__}: {error}")
         outcome = Outcome(
-            kind=kind, number=number, seconds=time.monotonic() - begin, difference=difference, problems=problems,
-            commits=commits,
+            kind=kind, number=number, seconds=time.monotonic() - begin, compared=compared, difference=difference,
+            problems=problems, commits=commits,
         )  # fmt: skip
         here.close(keep=not outcome.right)
         return outcome

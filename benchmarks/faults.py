@@ -31,8 +31,8 @@ ROOT = Path(__file__).parents[1]
 QUICK = bool(os.environ.get("QUICK"))
 SEEDS = 2 if QUICK else 8
 ROUNDS = {
-    "kill -9 at publish.files": 25, "kill -9 at publish.checked": 25, "kill -9 at publish.committed": 25,
-    "kill -9 at any time": 40, "rebalance storm": 10, "zombie": 20, "answer of a commit lost": 15,
+    "kill -9 at publish.files": 45, "kill -9 at publish.checked": 45, "kill -9 at publish.committed": 45,
+    "kill -9 at any time": 65, "rebalance storm": 10, "zombie": 20, "answer of a commit lost": 15,
 }  # fmt: skip
 QUICK_ROUNDS = dict.fromkeys(ROUNDS, 2) | {"rebalance storm": 1}
 TOGETHER = 8
@@ -72,7 +72,12 @@ def main() -> None:
                 )
     if all(each.right for each in outcomes):
         shutil.rmtree(folder, ignore_errors=True)
-    print(json.dumps({name: result[name] for name in ("rounds", "lost", "doubled", "differing", "by_fault")}, indent=2))
+    print(
+        json.dumps(
+            {name: result[name] for name in ("rounds", "compared", "lost", "doubled", "differing", "by_fault")},
+            indent=2,
+        )
+    )
     print(f"\n{home / 'faults.json'}")
     sys.exit(0 if all(each.right for each in outcomes) and len(outcomes) == total else 1)
 
@@ -116,6 +121,7 @@ def _result(outcomes: list[Outcome], wanted: int, seconds: float) -> Result:
     kinds = dict.fromkeys(each.kind for each in sorted(outcomes, key=lambda each: each.kind))
     return {
         "rounds": len(outcomes), "wanted": wanted, "right": sum(each.right for each in outcomes), **_sums(outcomes),
+        "kills": sum(each.kind.startswith("kill") for each in outcomes),
         "by_fault": {kind: _of_kind([each for each in outcomes if each.kind == kind]) for kind in kinds},
         "wrong": [
             {"fault": each.kind, "number": each.number, "problems": each.problems} for each in outcomes if not each.right
@@ -136,7 +142,8 @@ def _of_kind(outcomes: list[Outcome]) -> Result:
 
 def _sums(outcomes: list[Outcome]) -> Result:
     return {
-        "lost": sum(each.difference.lost for each in outcomes), "doubled": sum(each.difference.doubled for each in outcomes),
+        "compared": sum(each.compared for each in outcomes), "lost": sum(each.difference.lost for each in outcomes),
+        "doubled": sum(each.difference.doubled for each in outcomes),
         "differing": sum(each.difference.differing for each in outcomes), "problems": sum(len(each.problems) for each in outcomes),
     }  # fmt: skip
 

@@ -188,14 +188,14 @@ def _decoded(value: bytes) -> SensorBatch:
 def devices(*, devices: int, batches_in_all: int, samples: int = 250) -> dict[str, float]:
     """What a sample costs where so many phones take turns: windows, idle sessions, offsets and rows, without Kafka and disk.
 
-    Every session is as long (8 batches of 5 s at 50 Hz), so that only the number of those that are open at once differs.
+    Every session is as long (4 batches of 5 s at 50 Hz), so that only the number of those that are open at once differs.
     """
     windows = WindowSettings(rate_hz=50)
     assembler = Assembler(windows, {}, together=64)
     spent = 0.0
     count = at = 0
     closed: list[Any] = []
-    rounds = 8
+    rounds = 4
     generations = max(1, batches_in_all // (devices * rounds))
     gc.collect()
     for generation in range(generations):

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from streaming.assembler import Assembler
 from streaming.client import Membership, Polled, Source
 from streaming.errors import LostOwnership, OverBudget
+from streaming.incarnation import require_same_topic, require_whole_log
 from streaming.memory import Budget, Turns
 from streaming.offsets import Offsets, TopicPartition
 from streaming.partition import Owned
@@ -29,6 +31,16 @@ _log = logging.getLogger(__name__)
 
 _CUT_TOGETHER = 64
 """Windows that are cut at once: enough for numpy to be quick, few enough for the processor's cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What is to be known of a partition before it is looked up in the table."""
+
+    doubtful: bool = False
+    """Ask Kafka first whether it is ours."""
+    found_again: int = 0
+    """See :class:`streaming.partition.Owned`."""
 
 
 class Assignment:
@@ -59,8 +71,8 @@ class Assignment:
         self._table = table
         self._windows = windows
         self._settings = settings
-        self._given: dict[TopicPartition, bool] = {}
-        """Assigned, and not looked up in the table yet; True: ask Kafka first whether it is ours."""
+        self._given: dict[TopicPartition, _Given] = {}
+        """Assigned, and not looked up in the table yet."""
         self._parked: dict[TopicPartition, Owned] = {}
         """Taken away just now; what is held of them is still right if they come back as they were."""
         self._parked_at = now
@@ -100,13 +112,17 @@ class Assignment:
                 if owned is not None:
                     self._parked[partition], self._parked_at = owned, now
                     self.counters["revocations"] += 1
-            self._given |= dict.fromkeys(polled.assigned, False)
+            self._given |= dict.fromkeys(polled.assigned, _Given())
             self._source.resume(polled.assigned)  # a client may remember that they were paused
         if polled.assigned or now - self._parked_at >= self._settings.commit_interval:
             self._unpark(but=set(self._given))
 
     def listen(self, polled: Polled, now: datetime) -> None:
-        """Let silences grow, but only where we would have heard a phone that sends."""
+        """Let silences grow, but only where we would have heard a phone that sends.
+
+        Raises:
+            LogReplaced: a partition ends before what was read of it.
+        """
         ends = self._source.known_ends()
         for partition, owned in self.owned.items():
             owned.end = ends.get(partition, owned.end)
@@ -115,6 +131,8 @@ class Assignment:
             elif partition in polled.records:
                 owned.listen(now, within=self._settings.max_poll_records)
             elif partition in polled.ends:
+                if partition not in polled.assigned | polled.revoked:  # else what we hold may be older than the table
+                    require_whole_log(partition, read_to=owned.position, end=polled.ends[partition])
                 owned.listen(now, within=0)
 
     def adopt(self, now: datetime) -> None:
@@ -122,17 +140,18 @@ class Assignment:
 
         Raises:
             LostOwnership: one that we doubted is not ours.
+            LogReplaced: one is of another topic than the lake was filled from.
             LakeError: the table cannot be read; what is left is looked up the next time.
         """
-        for partition, doubtful in list(self._given.items()):
-            if doubtful:
+        for partition, given in list(self._given.items()):
+            if given.doubtful:
                 membership = self._source.confirm({partition: self._table.offset(partition) or 0})
                 if membership is Membership.GONE:
                     msg = f"{partition} was committed by another consumer, and is that one's now; this consumer stops."
                     raise LostOwnership(msg, partition)
                 if membership is Membership.UNSURE:
                     continue
-            self._own(partition, now)
+            self._own(partition, now, given.found_again)
 
     def lost(self, error: LostOwnership, now: datetime) -> None:
         """Somebody else has committed a partition: the owner before us, late; or the one after us.
@@ -153,7 +172,7 @@ class Assignment:
         if membership is Membership.GONE:
             raise error
         # Before anything that may fail: what is in neither of the two is never read again.
-        self._given[partition] = membership is not Membership.OWNER
+        self._given[partition] = _Given(membership is not Membership.OWNER, owned.found_again + 1)
         self._retire(self.owned.pop(partition))
         self.counters["taken_anew"] += 1
         _log.warning(
@@ -206,7 +225,7 @@ class Assignment:
             self._end_turns()
             return
         self._forget(ended)
-        self._given[following] = False
+        self._given[following] = _Given()
         self._own(following, now)
         self.budget.measured(self.held_bytes)
 
@@ -223,6 +242,9 @@ class Assignment:
 
     def _own(self, partition: TopicPartition, now: datetime, found_again: int = 0) -> None:
         found = self._table.position(partition)
+        topic_id = self._source.topic_id(partition.topic)
+        if not self._settings.accept_other_topic:
+            require_same_topic(partition, noted=found.topic_id, found=topic_id)
         parked = self._parked.pop(partition, None)
         if parked is not None and parked.at(found):
             owned = parked
@@ -238,7 +260,7 @@ class Assignment:
                 assembler=Assembler(
                     self._windows, self._table.sessions(partition, self._windows.hop_ns), together=_CUT_TOGETHER
                 ),
-                committed=found.offset, position=start, offsets=Offsets(start), commits=found.commits,
+                committed=found.offset, position=start, offsets=Offsets(start), commits=found.commits, topic_id=topic_id,
                 rows=self._table.rows(partition), assigned=now, silence=now, listened=now,
                 found_again=found_again,
             )  # fmt: skip
@@ -255,7 +277,7 @@ class Assignment:
 
     def _end_turns(self) -> None:
         if self.turns is not None:
-            self._given |= dict.fromkeys((p for p in self.turns.all if p not in self.owned), False)
+            self._given |= dict.fromkeys((p for p in self.turns.all if p not in self.owned), _Given())
             self.turns = None
             self._read.clear()
 

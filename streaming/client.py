@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from enum import Enum, auto
 from typing import Any, Protocol
 
@@ -21,18 +22,16 @@ from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAs
 from kafka.errors import CommitFailedError, KafkaError, RebalanceInProgressError
 
 from streaming.errors import ClientError
+from streaming.incarnation import short
 from streaming.listener import Listener, ours, theirs
 from streaming.offsets import TopicPartition
+from streaming.quiet import Quiet
 from streaming.security import client_options
 from streaming.servers import reach, unreachable
 from streaming.settings import IngestSettings, KafkaSettings
 
-_ASK_AFTER_S = 1.0
-"""How long nothing comes of a partition before Kafka is asked where it ends."""
-_ASK_AGAIN_S = 10.0
-_FAILED_POLLS = 3
-"""In a row: then Kafka does not answer."""
 _ANSWER_MS = 2_000
+_BUSY_MS = 90_000
 _DELIVERY_MS = 4_000
 _CLOSE_MS = 1_500
 _HINT_MS = 1_000
@@ -99,6 +98,9 @@ class Source(Protocol):
     def known_ends(self) -> Mapping[TopicPartition, int]:
         """The same, as far as it is known without asking."""
 
+    def topic_id(self, topic: str) -> int | None:
+        """Which topic of this name it is, see :mod:`streaming.incarnation`; None if Kafka does not say."""
+
     def spare(self) -> bool:
         """Whether the group has shared out its partitions and none is ours: it has more members than the topic partitions."""
 
@@ -147,19 +149,16 @@ class KafkaSource:
     def __init__(self, kafka_settings: KafkaSettings, ingest: IngestSettings, *, topic: str = "") -> None:
         self._listener = Listener()
         self._servers = kafka_settings.bootstrap_servers
-        self._heard = time.monotonic()
-        self._heard_of: dict[TopicPartition, float] = {}
-        """When Kafka last told something of a partition."""
-        self._ask_at = 0.0
-        self._failed_polls = 0
-        self._answering = True
+        self._quiet = Quiet(self._ask_ends)
         self._hints: dict[TopicPartition, int] = {}
-        self._ends: dict[TopicPartition, int] = {}
         with reaching(kafka_settings):
             self._consumer = kafka.KafkaConsumer(
                 **client_options(kafka_settings),
                 group_id=f"{kafka_settings.group_id}-{topic}" if topic else kafka_settings.group_id,
                 session_timeout_ms=int(kafka_settings.session_timeout.total_seconds() * 1000),
+                # So long a rebalance waits for a member that is busy (with a commit to a slow store, say), and so long, and 5 s more, we
+                # wait for a place in the group if our request for one is lost.
+                max_poll_interval_ms=_BUSY_MS,
                 heartbeat_interval_ms=int(kafka_settings.session_timeout.total_seconds() * 1000) // 10,
                 enable_auto_commit=False,  # the table holds the truth; see streaming/publish.py
                 auto_offset_reset="earliest",
@@ -181,17 +180,11 @@ class KafkaSource:
             # kafka-python lets it through when the broker that dies is the one that it asks for the group's coordinator.
             if not error.retriable:
                 raise
-            self._failed_polls += 1
-            if self._failed_polls in {1, _FAILED_POLLS}:
+            if self._quiet.failed():
                 _log.warning("A poll found a broker gone (%s); the next one looks for another.", error)
-            if self._failed_polls >= _FAILED_POLLS:
-                self._answering = False
             time.sleep(min(timeout_seconds, _LOOK_AGAIN_S))
             revoked, assigned = self._listener.take()
-            return Polled(revoked=revoked, assigned=assigned, answering=self._answering)
-        if self._failed_polls >= _FAILED_POLLS and not self._consumer.assignment():
-            self._answering = True  # nobody else says so where there is nothing to ask about
-        self._failed_polls = 0
+            return Polled(revoked=revoked, assigned=assigned, answering=self._quiet.answering)
         revoked, assigned = self._listener.take()
         records = {
             ours(partition): [
@@ -199,30 +192,10 @@ class KafkaSource:
             ]
             for partition, batch in polled.items()
         }
-        ends = self._ask_of_quiet(frozenset(records))
-        return Polled(records=records, revoked=revoked, assigned=assigned, answering=self._answering, ends=ends)
-
-    def _ask_of_quiet(self, came: frozenset[TopicPartition]) -> dict[TopicPartition, int]:
-        """Where those end of which nothing has come for a while: that a poll brings nothing does not say that there is nothing."""
-        now = time.monotonic()
-        if came:
-            self._heard, self._answering = now, True
-            self._heard_of |= dict.fromkeys(came, now)
-        quiet = [p for p in map(ours, self._consumer.assignment()) if now - self._heard_of.get(p, 0.0) >= _ASK_AFTER_S]
-        if not quiet or now < self._ask_at:
-            return {}
-        try:
-            found = self._ask_ends(_ANSWER_MS, quiet)
-        except ClientError:
-            if now - self._heard >= _ASK_AFTER_S:
-                self._answering = False
-            else:  # one of many has no leader: the others must not wait for it at each poll
-                self._ask_at = time.monotonic() + _ASK_AGAIN_S
-            return {}
-        self._heard, self._answering = time.monotonic(), True
-        self._heard_of |= dict.fromkeys(found, self._heard)
-        self._ends |= found
-        return found
+        ends = self._quiet.polled(list(map(ours, self._consumer.assignment())), records.keys())
+        return Polled(
+            records=records, revoked=revoked, assigned=assigned, answering=self._quiet.answering, ends=ends
+        )  # fmt: skip
 
     def seek(self, partition: TopicPartition, offset: int | None) -> None:
         """See :meth:`Source.seek`."""
@@ -236,23 +209,27 @@ class KafkaSource:
 
     def end_offsets(self) -> Mapping[TopicPartition, int]:
         """See :meth:`Source.end_offsets`."""
-        return self._ask_ends(None, map(ours, self._consumer.assignment()))
+        return self._ask_ends(list(map(ours, self._consumer.assignment())), None)
 
     def known_ends(self) -> Mapping[TopicPartition, int]:
         """See :meth:`Source.known_ends`."""
         known: dict[TopicPartition, int] = {}
         for one in self._consumer.assignment():
-            end = max(self._consumer.highwater(one) or 0, self._ends.get(ours(one), 0))
+            end = max(self._consumer.highwater(one) or 0, self._quiet.ends.get(ours(one), 0))
             if end:
                 known[ours(one)] = end
         return known
+
+    def topic_id(self, topic: str) -> int | None:
+        """See :meth:`Source.topic_id`."""
+        return topic_id(self._consumer, topic)
 
     def spare(self) -> bool:
         """See :meth:`Source.spare`."""
         # A leader that has not heard of a new topic's partitions gives out none, and all of them a moment later.
         return not self._consumer.assignment() and self._listener.shared_for() >= _SETTLED_S
 
-    def _ask_ends(self, timeout_ms: int | None, of: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+    def _ask_ends(self, of: Collection[TopicPartition], timeout_ms: int | None) -> dict[TopicPartition, int]:
         try:
             found = self._consumer.end_offsets(list(map(theirs, of)), timeout_ms=timeout_ms)
         except KafkaError as error:
@@ -276,7 +253,7 @@ class KafkaSource:
         """See :meth:`Source.flush_hints`."""
         assigned = self._consumer.assignment()
         hints = {partition: offset for partition, offset in self._hints.items() if theirs(partition) in assigned}
-        if hints and self._answering:
+        if hints and self._quiet.answering:
             with contextlib.suppress(KafkaError):
                 self._consumer.commit(_metadata(hints), timeout_ms=_HINT_MS)
 
@@ -311,18 +288,15 @@ class _Letter:
 
 
 class KafkaDeadLetters:
-    """:class:`DeadLetters` as a Kafka topic."""
+    """:class:`DeadLetters` as a Kafka topic. Its producer, with a thread and connections of its own, is made for the first letter."""
 
     def __init__(self, settings: KafkaSettings) -> None:
+        # A letter has come from Kafka, so Kafka is there; if it is not, the loop must not wait for it.
+        self._settings = replace(settings, bootstrap_timeout=timedelta(milliseconds=_ANSWER_MS))
         self._topic = settings.deadletter_topic
+        self._producer: Any = None
         self._pending: list[tuple[_Letter, Any]] = []
         """What is not safe yet, and what became of its sending."""
-        with reaching(settings):
-            self._producer = kafka.KafkaProducer(
-                **client_options(settings), acks="all", linger_ms=20, reconnect_backoff_max_ms=2_000,
-                # While the loop waits for a letter it does not poll, and it must end in time when it is told to.
-                request_timeout_ms=_DELIVERY_MS // 2, delivery_timeout_ms=_DELIVERY_MS, max_block_ms=_ANSWER_MS,
-            )  # fmt: skip
 
     def send(self, value: bytes | None, *, key: bytes | None, headers: Mapping[str, str]) -> None:
         """See :meth:`DeadLetters.send`."""
@@ -332,12 +306,12 @@ class KafkaDeadLetters:
         )
         try:
             self._pending.append((letter, self._send(letter)))
-        except KafkaError:
+        except (KafkaError, ClientError):
             self._pending.append((letter, None))  # flush tries again, and says what is wrong
 
     def flush(self) -> None:
         """See :meth:`DeadLetters.flush`. Those that did not get through are sent again by the next one."""
-        failures: list[KafkaError] = []
+        failures: list[Exception] = []
         waiting, self._pending = self._pending, []
         for letter, sent in waiting:
             if failures:  # the others would wait as long, and in vain
@@ -345,7 +319,7 @@ class KafkaDeadLetters:
                 continue
             try:
                 (sent or self._send(letter)).get(timeout=_DELIVERY_MS / 1000)
-            except KafkaError as error:
+            except (KafkaError, ClientError) as error:
                 failures.append(error)
                 self._pending.append((letter, None))
         if failures:
@@ -353,11 +327,19 @@ class KafkaDeadLetters:
             raise ClientError(msg) from failures[0]
 
     def _send(self, letter: _Letter) -> Any:
+        if self._producer is None:
+            with reaching(self._settings):
+                self._producer = kafka.KafkaProducer(
+                    **client_options(self._settings), acks="all", linger_ms=20, reconnect_backoff_max_ms=2_000,
+                    # While the loop waits for a letter it does not poll, and it must end in time when it is told to.
+                    request_timeout_ms=_DELIVERY_MS // 2, delivery_timeout_ms=_DELIVERY_MS, max_block_ms=_ANSWER_MS,
+                )  # fmt: skip
         return self._producer.send(self._topic, value=letter.value, key=letter.key, headers=letter.headers)
 
     def close(self) -> None:
         """Give the connection back."""
-        self._producer.close(timeout=_CLOSE_MS / 1000)
+        if self._producer is not None:
+            self._producer.close(timeout=_CLOSE_MS / 1000)
 
 
 @contextmanager
@@ -373,6 +355,12 @@ def reaching(settings: KafkaSettings) -> Iterator[None]:
         yield
     except (KafkaError, OSError) as error:
         raise unreachable(settings.bootstrap_servers, str(error)) from error
+
+
+def topic_id(consumer: Any, topic: str) -> int | None:
+    """Which topic of this name kafka-python's consumer has found, see :mod:`streaming.incarnation`; None if Kafka does not say."""
+    found = consumer._cluster.topic_id(topic)  # noqa: SLF001 - it keeps the id, and has no public way to it
+    return None if found is None else short(found)
 
 
 def _metadata(offsets: Mapping[TopicPartition, int]) -> dict[Any, Any]:

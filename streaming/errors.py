@@ -13,6 +13,7 @@
     │   ├── Unwritable         its disk is full, read-only or broken: may work later
     │   ├── LostOwnership      another consumer has committed for this partition: stop
     │   └── CommitConflict     another commit to the table came first
+    ├── LogReplaced            a topic is no longer the one that the lake was filled from
     ├── OverBudget             one partition needs more memory than allowed
     ├── ClientError            Kafka cannot be reached, or refuses
     │   └── AccessError        it does not let us in, or is not whom we were told to trust
@@ -89,6 +90,10 @@ class CommitConflict(LakeError):
     """Another commit to the table came first, and ours does not go with it. Nothing of ours is in the table."""
 
     retriable: ClassVar[bool] = True
+
+
+class LogReplaced(StreamingError):
+    """A topic was deleted and made anew, or has lost its end: its offsets do not mean what the lake has noted of them any more."""
 
 
 class OverBudget(StreamingError):

@@ -15,6 +15,7 @@ The protocol, all on the thread that polls:
    (so that the partitions stay ours) and try again, more and more slowly.
 7. What is held in memory stays within a budget (:mod:`streaming.memory`).
 8. On revocation, forget the partition: what was not published is read again by its next owner.
+9. A topic that was made anew, or whose log has lost its end, is not read: its offsets mean other records (:mod:`streaming.incarnation`).
 
 A crash anywhere loses only what is in memory, and the offset in the table says where to read that again.
 """
@@ -35,6 +36,7 @@ from streaming.backoff import Backoff
 from streaming.client import DeadLetters, Polled, Record, Source
 from streaming.clock import Clock, SteadyClock
 from streaming.errors import BatchError, ClientError, LakeError, LostOwnership
+from streaming.incarnation import require_no_return, require_whole_log
 from streaming.offsets import Outcome, TopicPartition
 from streaming.partition import Owned
 from streaming.progress import Progress
@@ -111,6 +113,7 @@ class Ingest:
 
         Raises:
             LostOwnership: another consumer has taken over a partition; nothing of ours was published since.
+            LogReplaced: a topic is no longer the one that the lake was filled from.
             OverBudget: one partition needs more memory than is allowed.
             LakeError: the table cannot be written, at the end; until then that is waited out.
             ClientError: Kafka refuses.
@@ -173,12 +176,18 @@ class Ingest:
                 return
 
     def caught_up(self) -> bool:
-        """Whether every record that was in the assigned partitions when asked has been read; a spare member has none to read."""
+        """Whether every record that was in the assigned partitions when asked has been read; a spare member has none to read.
+
+        Raises:
+            LogReplaced: a partition ends before what was read of it.
+        """
         try:
             ends = self._source.end_offsets()
         except ClientError:
             return False  # Kafka is away; it will be back
         read = self._ours.positions
+        for partition in read.keys() & ends.keys():
+            require_whole_log(partition, read_to=read[partition], end=ends[partition])
         if not read and not ends:
             return self._source.spare()
         return bool(read) and all(p in read and read[p] >= end for p, end in ends.items())
@@ -219,8 +228,8 @@ class Ingest:
                 if partition in self._ours.owned and partition not in self._ours.fresh:
                     self._source.seek(partition, owned.position)  # what is not taken comes again
                 return
-            if record.offset >= owned.position:
-                self._take_one(partition, owned, record, now)
+            require_no_return(partition, read_to=owned.position, came=record.offset)
+            self._take_one(partition, owned, record, now)
 
     def _close_idle(self, partition: TopicPartition, now: datetime) -> None:
         idle = True

@@ -16,6 +16,7 @@ kafka-python 3.0.12 that waits for 0 or 1 ms never gets as far as joining the gr
 5. A commit that fails because the lake or the dead-letter topic cannot be written: keep the labels, stop reading, go on polling (so
    that the partitions stay ours) and try again, more and more slowly.
 6. On revocation, forget the partition: what was not published is read again by its next owner.
+7. A topic that was made anew, or whose log has lost its end, is not read: its offsets mean other records (:mod:`streaming.incarnation`).
 
 Nothing is merged or thrown away here, not even a label that came twice: which one counts is decided where windows are read
 (:mod:`training.labels`), at the version that was pinned.
@@ -36,6 +37,7 @@ from streaming.backoff import Backoff
 from streaming.client import DeadLetters, Membership, Polled, Record, Source
 from streaming.clock import Clock, SteadyClock
 from streaming.errors import BatchError, ClientError, LakeError, LostOwnership
+from streaming.incarnation import require_no_return, require_same_topic, require_whole_log
 from streaming.ingest import coordinates
 from streaming.label_wire import SceneLabel, decode_label
 from streaming.offsets import Account, Offsets, Outcome, TopicPartition
@@ -100,6 +102,8 @@ class _Owned:
     offsets: Offsets
     commits: int
     """How often this partition was committed, by whomever."""
+    topic_id: int | None
+    """Which topic of its name it is of; None if Kafka does not say."""
     rows: int
     """Its labels in the table."""
     waiting: list[tuple[int, SceneLabel]] = field(default_factory=list)
@@ -113,7 +117,7 @@ class _Owned:
         """What a commit of now says of this partition."""
         return Account(
             commit=self.commits + 1, from_offset=self.committed or 0, to_offset=self.position, read_to=self.position,
-            windows=len(self.waiting), rows_before=self.rows, **self.offsets.counts(self.position),
+            windows=len(self.waiting), rows_before=self.rows, topic_id=self.topic_id, **self.offsets.counts(self.position),
         )  # fmt: skip
 
     def published(self, account: Account) -> None:
@@ -179,6 +183,7 @@ class LabelIngest:
 
         Raises:
             LostOwnership: another consumer has taken over a partition; nothing of ours was published since.
+            LogReplaced: the topic is no longer the one that the lake was filled from.
         """
         now = self._clock()
         if self._last_poll is None or abs(now - self._last_poll) >= _POLL_EVERY:
@@ -229,14 +234,21 @@ class LabelIngest:
             self._show(self._last_commit)
 
     def caught_up(self) -> bool:
-        """Whether every record that was in the assigned partitions when asked has been read; a spare member has none to read."""
+        """Whether every record that was in the assigned partitions when asked has been read; a spare member has none to read.
+
+        Raises:
+            LogReplaced: a partition ends before what was read of it.
+        """
         try:
             ends = self._source.end_offsets()
         except ClientError:
             return False  # Kafka is away; it will be back
-        if not self._owned and not ends:
+        read = {partition: owned.position for partition, owned in self._owned.items()}
+        for partition in read.keys() & ends.keys():
+            require_whole_log(partition, read_to=read[partition], end=ends[partition])
+        if not read and not ends:
             return self._source.spare()
-        return bool(self._owned) and all(p in self._owned and self._owned[p].position >= end for p, end in ends.items())
+        return bool(read) and all(p in read and read[p] >= end for p, end in ends.items())
 
     def counters(self) -> dict[str, int]:
         """Everything that was counted since the start; ``labels`` are those that are published."""
@@ -278,6 +290,9 @@ class LabelIngest:
             # What comes of others was fetched before they were looked up, from the wrong place.
             if partition in self._owned:
                 self._take(partition, records)
+        for partition, end in polled.ends.items():
+            if partition in self._owned:
+                require_whole_log(partition, read_to=self._owned[partition].position, end=end)
 
     def _try(self, now: datetime, commit: Reason | None) -> None:
         """Do what needs the lake or the dead-letter topic; if they cannot be used, stop reading and try again later."""
@@ -326,10 +341,13 @@ class LabelIngest:
 
     def _own(self, partition: TopicPartition) -> None:
         found = self._table.position(partition)
+        topic_id = self._source.topic_id(partition.topic)
+        if not self._settings.accept_other_topic:
+            require_same_topic(partition, noted=found.topic_id, found=topic_id)
         start = found.offset or 0
         self._owned[partition] = _Owned(
             committed=found.offset, position=start, offsets=Offsets(start), commits=found.commits,
-            rows=self._table.rows(partition),
+            topic_id=topic_id, rows=self._table.rows(partition),
         )  # fmt: skip
         self._source.seek(partition, found.offset)
         self._given.pop(partition, None)
@@ -338,8 +356,7 @@ class LabelIngest:
     def _take(self, partition: TopicPartition, records: Sequence[Record]) -> None:
         owned = self._owned[partition]
         for record in records:
-            if record.offset < owned.position:
-                continue
+            require_no_return(partition, read_to=owned.position, came=record.offset)
             owned.position = record.offset + 1
             self._counters["label_records"] += 1
             try:

@@ -41,6 +41,11 @@ class TopicPartition:
         return f"{self.application}/commits"
 
     @property
+    def topic_application(self) -> str:
+        """The Delta application whose version is :func:`streaming.incarnation.short` of the topic's id."""
+        return f"{self.application}/topic"
+
+    @property
     def complete_application(self) -> str:
         """The Delta application whose version is ``valid_through``, ns since the epoch: it outlives the log's old files."""
         return f"{self.application}/valid_through"
@@ -77,10 +82,15 @@ class Account:
     """Rows of this partition in the table before it."""
     valid_through_ns: int | None = None
     """Until when the partition is complete, see :mod:`streaming.progress`; None if nothing is known."""
+    topic_id: int | None = None
+    """Which topic of this name it is, see :mod:`streaming.incarnation`; None if Kafka does not say."""
 
     def record(self, partition: TopicPartition) -> dict[str, Any]:
         """As it is kept in the commit's metadata."""
         return {"topic": partition.topic, "partition": partition.partition, **asdict(self)}
+
+
+_OPTIONAL = ("valid_through_ns", "topic_id")
 
 
 def parse_account(record: Mapping[str, Any]) -> tuple[TopicPartition, Account]:
@@ -91,9 +101,12 @@ def parse_account(record: Mapping[str, Any]) -> tuple[TopicPartition, Account]:
     """
     try:
         partition = TopicPartition(topic=str(record["topic"]), partition=int(record["partition"]))
-        through = record.get("valid_through_ns")  # absent from commits of before there was such a thing
-        numbers = {field.name: int(record[field.name]) for field in fields(Account) if field.name != "valid_through_ns"}
-        return partition, Account(**numbers, valid_through_ns=None if through is None else int(through))
+        optional = {
+            name: record.get(name) for name in _OPTIONAL
+        }  # absent from commits of before there was such a thing
+        numbers = {field.name: int(record[field.name]) for field in fields(Account) if field.name not in _OPTIONAL}
+        known = {name: int(value) for name, value in optional.items() if value is not None}
+        return partition, Account(**numbers, **known)
     except (KeyError, TypeError, ValueError) as error:
         msg = f"no account of a partition: {record!r}"
         raise ValueError(msg) from error

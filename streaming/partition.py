@@ -28,6 +28,8 @@ class Owned:
     offsets: Offsets
     commits: int
     """How often this partition was committed, by whomever."""
+    topic_id: int | None
+    """Which topic of its name it is of; None if Kafka does not say."""
     rows: int
     """Its windows in the table."""
     assigned: datetime
@@ -114,7 +116,7 @@ class Owned:
         """What a commit of now says of this partition."""
         return Account(
             commit=self.commits + 1, from_offset=self.committed or 0, to_offset=self.resume_at, read_to=self.position,
-            windows=self.closed_rows, rows_before=self.rows, valid_through_ns=self.valid_through_ns(now),
+            windows=self.closed_rows, rows_before=self.rows, valid_through_ns=self.valid_through_ns(now), topic_id=self.topic_id,
             **self.offsets.counts(self.resume_at),
         )  # fmt: skip
 

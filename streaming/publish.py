@@ -6,9 +6,10 @@
 3. Look at the newest version. If the fence was raised, a vacuum may have taken the files for leftovers: go back to 1. If a
    partition's stored offset or number of commits is not what this writer found or left there, somebody else owns it now.
 4. Commit once: the files; as Delta application transactions, of each partition the next Kafka offset to read, the number of
-   commits and until when it is complete (:mod:`streaming.progress`); and, as the commit's metadata, what became of the offsets in
-   between (:mod:`streaming.offsets`). Delta refuses it if since 3 somebody committed for one of the partitions, or raised the
-   fence: then look whether it was this very commit, whose first answer was lost; else go back to 1, by way of the check of 3.
+   commits, until when it is complete (:mod:`streaming.progress`) and which topic it is of (:mod:`streaming.incarnation`); and,
+   as the commit's metadata, what became of the offsets in between (:mod:`streaming.offsets`). Delta refuses it if since 3 somebody
+   committed for one of the partitions, or raised the fence: then look whether it was this very commit, whose first answer was lost;
+   else go back to 1, by way of the check of 3.
 
 A crash before 4 leaves files that no version names (vacuum removes them); after 4 everything is there. The stored offset is the
 lowest one that an open window still needs, so the same number can be committed twice: only the number of commits tells
@@ -48,6 +49,8 @@ class Position:
     """Next offset to read; None if it was never committed."""
     commits: int
     """How often it was committed."""
+    topic_id: int | None = None
+    """Which topic of its name it is of, see :mod:`streaming.incarnation`; None if that was never noted."""
 
 
 class Publisher:
@@ -182,7 +185,9 @@ def _named(table: Table, files: Sequence[TableFile]) -> bool:
 
 def _position(table: Table, partition: TopicPartition) -> Position:
     return Position(
-        offset=table.transaction(partition.application), commits=table.transaction(partition.commits_application) or 0
+        offset=table.transaction(partition.application),
+        commits=table.transaction(partition.commits_application) or 0,
+        topic_id=table.transaction(partition.topic_application),
     )
 
 
@@ -194,7 +199,12 @@ def _transactions(accounts: Mapping[TopicPartition, Account]) -> dict[str, int]:
         for partition, account in accounts.items()
         if account.valid_through_ns is not None and account.valid_through_ns >= 0
     }
-    return offsets | commits | complete
+    topics = {
+        partition.topic_application: account.topic_id
+        for partition, account in accounts.items()
+        if account.topic_id is not None
+    }
+    return offsets | commits | complete | topics
 
 
 def _taken(partition: TopicPartition, account: Account, found: Position) -> str:

@@ -34,7 +34,7 @@ def windows_table(
     """Rows of :func:`streaming.tables.windows_schema`, one a window, in the order given."""
     schema = windows_schema(settings.sensors)
     if not closed:
-        return schema.empty_table()
+        return pa.Table.from_batches([], schema=schema)  # empty_table() would import pandas as well
     counts = [len(group.starts_ns) for group in closed]
     rows = sum(counts)
     starts = np.concatenate([group.starts_ns for group in closed])

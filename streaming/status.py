@@ -10,7 +10,7 @@ from typing import Any
 import kafka
 from kafka.errors import KafkaError
 
-from streaming.client import reaching
+from streaming.client import reaching, topic_id
 from streaming.delta import Table, open_table
 from streaming.errors import NoTable
 from streaming.offsets import TopicPartition
@@ -40,10 +40,13 @@ class PartitionStatus:
     """Until when, in event time, the lake is complete; see :mod:`streaming.progress`. Where nothing is left to read: now. Of labels,
     which may be about any time, only that is known."""
 
+    replaced: bool = False
+    """Whether this is not the log that the lake was filled from, see :mod:`streaming.incarnation`: ingestion refuses it."""
+
     @property
     def lag(self) -> int:
-        """Records that are not settled: not read, or held by open windows."""
-        return self.end - max(self.committed or 0, self.begin)
+        """Records that are not settled: not read, or held by open windows. Of a log that is another one: all of it."""
+        return self.end - (self.begin if self.replaced else max(self.committed or 0, self.begin))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,15 +146,18 @@ class Observer:
             begins = self._consumer.beginning_offsets(theirs, timeout_ms=_ANSWER_MS) if theirs else {}
         except KafkaError as error:
             raise unreachable(self._settings.bootstrap_servers, str(error)) from error
-        found = []
+        found, found_id = [], topic_id(self._consumer, topic)
         for number, one in zip(numbers, theirs, strict=True):
             ours = TopicPartition(topic=topic, partition=number)
             committed = None if table is None else table.transaction(ours.application)
             through = None if table is None else table.transaction(ours.complete_application)
-            complete = committed is not None and committed >= ends[one]
+            noted = None if table is None else table.transaction(ours.topic_application)
+            other = noted is not None and found_id is not None and noted != found_id
+            replaced = committed is not None and (other or ends[one] < committed)
+            complete = committed is not None and committed >= ends[one] and not replaced
             found.append(
                 PartitionStatus(
-                    topic=topic, partition=number, begin=begins[one], end=ends[one], committed=committed,
+                    topic=topic, partition=number, begin=begins[one], end=ends[one], committed=committed, replaced=replaced,
                     valid_through=at if complete else None if through is None else moment(through),
                 )
             )  # fmt: skip

@@ -20,6 +20,7 @@ class FakeSource:
         self.answering = True
         self.mute: set[TopicPartition] = set()
         """Those without a leader: nothing comes of them, nor is it known where they end."""
+        self.topic_ids: dict[str, int] = {}
         self.shared_out = False
         """Whether the group has given all partitions that are not ours to others."""
         self._poll_records = poll_records
@@ -41,9 +42,11 @@ class FakeSource:
     def poll(self, timeout_seconds: float) -> Polled:
         del timeout_seconds
         records = {}
-        for partition, position in self.positions.items():
+        for partition, wanted in self.positions.items():
             if partition in self.paused | self.mute or not self.answering:
                 continue
+            # Past the end, Kafka's client goes back to the oldest record, and says nothing.
+            position = wanted if wanted <= self.end_offsets()[partition] else 0
             batch = [r for r in self.logs[partition] if r.offset >= position][: self._poll_records]
             if batch:
                 records[partition] = batch
@@ -71,6 +74,9 @@ class FakeSource:
 
     def known_ends(self) -> Mapping[TopicPartition, int]:
         return self.end_offsets()
+
+    def topic_id(self, topic: str) -> int | None:
+        return self.topic_ids.get(topic)
 
     def spare(self) -> bool:
         return self.shared_out and not self.positions

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 import pytest
+from kafka.errors import NodeNotReadyError, TopicAuthorizationFailedError
 
 from streaming.client import KafkaSource
 from streaming.settings import IngestSettings, KafkaSettings
@@ -34,3 +35,51 @@ def test_of_two_members_and_one_partition_one_is_spare(bootstrap_servers: str, n
         while spare.spare() and time.monotonic() < deadline:
             spare.poll(0.05)
         assert not spare.spare(), "it is given the partition of the other"
+
+
+@pytest.mark.broker
+def test_polls_that_find_a_broker_gone_are_said_and_waited_out(
+    bootstrap_servers: str,
+    new_topic: Callable[[int], str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings = KafkaSettings(
+        bootstrap_servers=bootstrap_servers, batches_topic=new_topic(1), group_id=f"g-{uuid.uuid4().hex}"
+    )
+    source = KafkaSource(settings, IngestSettings())
+
+    def gone(**_: object) -> None:
+        raise NodeNotReadyError
+
+    with ExitStack() as stack:
+        stack.callback(source.close)
+        with monkeypatch.context() as patched:
+            patched.setattr(source._consumer, "poll", gone)
+            assert [source.poll(0.01).answering for _ in range(4)] == [True, True, False, False]
+        assert [record.message[:26] for record in caplog.records if record.name == "streaming.client"] == [
+            "A poll found a broker gone"
+        ] * 2
+        deadline = time.monotonic() + 60
+        while not source.poll(0.05).assigned and time.monotonic() < deadline:
+            pass
+        assert source.poll(0.05).answering
+
+
+@pytest.mark.broker
+def test_an_error_that_will_not_pass_is_not_waited_out(
+    bootstrap_servers: str, new_topic: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = KafkaSettings(
+        bootstrap_servers=bootstrap_servers, batches_topic=new_topic(1), group_id=f"g-{uuid.uuid4().hex}"
+    )
+    source = KafkaSource(settings, IngestSettings())
+
+    def refused(**_: object) -> None:
+        raise TopicAuthorizationFailedError
+
+    with ExitStack() as stack:
+        stack.callback(source.close)
+        monkeypatch.setattr(source._consumer, "poll", refused)
+        with pytest.raises(TopicAuthorizationFailedError):
+            source.poll(0.01)

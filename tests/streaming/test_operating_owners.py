@@ -91,6 +91,37 @@ class TestLateOwners:
         with pytest.raises(LostOwnership):
             somebody_else_commits_first()
 
+    def test_nor_if_the_lake_could_not_be_read_meanwhile(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each time somebody else commits first, and then the lake cannot be read: that does not begin the count again."""
+        logs = {P0: log(endless(100))}
+        rig = Rig(tmp_path, logs, commit_rows=1000)
+        rig.ingest.step()
+        table = rig.ingest._table
+        real = table.position
+
+        def unreadable(partition: TopicPartition) -> Position:
+            monkeypatch.setattr(table, "position", real)
+            msg = f"the log of {partition} cannot be read"
+            raise LakeError(msg)
+
+        def somebody_else_commits_first() -> None:
+            other = Rig(tmp_path, logs, commit_rows=1)
+            for _ in range(3):
+                other.ingest.step()
+            rig.ingest.step()
+            rig.ingest.step()
+
+        for _ in range(3):
+            somebody_else_commits_first()
+            monkeypatch.setattr(table, "position", unreadable)
+            with pytest.raises(LakeError, match="cannot be read"):
+                rig.ingest.commit()
+            rig.ingest.step()
+        assert rig.ingest.counters()["taken_anew"] == 3
+        somebody_else_commits_first()
+        with pytest.raises(LostOwnership):
+            rig.ingest.commit()
+
     def test_a_partition_that_comes_back_as_it_was_goes_on_where_it_was(self, tmp_path: Path) -> None:
         rig = Rig(tmp_path, {P0: log(endless(30))}, commit_rows=1000)
         for _ in range(3):

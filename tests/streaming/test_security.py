@@ -24,7 +24,7 @@ from cryptography.x509.oid import NameOID
 from streaming import artifacts, broker_data, ports
 from streaming.client import KafkaDeadLetters, KafkaSource
 from streaming.deadletters import letters
-from streaming.errors import AccessError, SettingsError
+from streaming.errors import AccessError, ClientError, SettingsError
 from streaming.replay import make_producer
 from streaming.security import client_options
 from streaming.servers import reach
@@ -191,7 +191,7 @@ def test_a_wrong_password_is_said_and_no_secret_is(
     sasl: KafkaSettings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("FLEET_PASSWORD", "not the password")
-    for client in (KafkaDeadLetters, make_producer, lambda s: create_topics(s, {"a": 1})):
+    for client in (lambda s: KafkaSource(s, IngestSettings()), make_producer, lambda s: create_topics(s, {"a": 1})):
         with pytest.raises(AccessError) as caught:
             client(sasl)
         text = str(caught.value)
@@ -199,6 +199,13 @@ def test_a_wrong_password_is_said_and_no_secret_is(
         assert sasl.bootstrap_servers in text
         assert not caught.value.retriable
         assert "not the password" not in text + caplog.text + repr(sasl)
+    letters = KafkaDeadLetters(sasl)  # connects when there is a letter: one that stays, whatever is wrong
+    letters.send(b"poison", key=None, headers={})
+    for _ in range(2):
+        with pytest.raises(ClientError, match="the password at sasl_password = env:FLEET_PASSWORD is not right"):
+            letters.flush()
+    monkeypatch.setenv("FLEET_PASSWORD", PASSWORD)
+    letters.close()
 
 
 @pytest.mark.broker

@@ -1,0 +1,174 @@
+"""Topics that were made anew under a lake that knows the old one: over fakes, and beside a real Kafka."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import kafka
+import pytest
+from kafka.admin import KafkaAdminClient
+
+from streaming.client import KafkaDeadLetters, KafkaSource
+from streaming.errors import LogReplaced
+from streaming.incarnation import require_no_return, require_same_topic, require_whole_log
+from streaming.ingest import Ingest
+from streaming.settings import IngestSettings, KafkaSettings, LakeSettings
+from streaming.status import Observer
+from streaming.topics import create_topics
+from streaming.windows import WindowsTable
+from streaming.wire import encode
+
+from . import test_labels
+from .sessions import SETTINGS, batch
+from .test_ingest import P0, Rig, log, session
+from .test_labels import L0, label
+
+
+@pytest.mark.parametrize(("noted", "found"), [(None, None), (None, 5), (5, None), (5, 5)])
+def test_a_topic_is_another_only_if_both_ids_are_known_and_differ(noted: int | None, found: int | None) -> None:
+    require_same_topic(P0, noted=noted, found=found)
+    with pytest.raises(LogReplaced, match=r"sensor\.batches\[0\].*made anew.*\[lake\] uri"):
+        require_same_topic(P0, noted=5, found=6)
+
+
+def test_a_log_may_be_read_to_its_end_and_no_further() -> None:
+    require_whole_log(P0, read_to=7, end=7)
+    require_no_return(P0, read_to=7, came=7)
+    with pytest.raises(LogReplaced, match=r"ends at offset 6, and was read up to 7"):
+        require_whole_log(P0, read_to=7, end=6)
+    with pytest.raises(LogReplaced, match=r"asked for offset 7, Kafka has begun again at 0"):
+        require_no_return(P0, read_to=7, came=0)
+
+
+@pytest.mark.parametrize("again", [0, 2, 8], ids=["empty", "shorter", "as long"])
+def test_while_it_is_read(tmp_path: Path, again: int) -> None:
+    """A topic that is deleted and made anew under a running consumer: nothing of it passes for what was read."""
+    rig = Rig(tmp_path, {P0: log(session(9))})
+    rig.until_caught_up()
+    rig.logs[P0][:] = log(session(again, "other"))
+    with pytest.raises(LogReplaced, match=r"sensor\.batches\[0\]"):
+        rig.quiet(4)
+    assert set(rig.rows()["session_id"]) == {"s1"}
+
+
+@pytest.mark.parametrize("again", [0, 3])
+def test_before_it_is_read_on(tmp_path: Path, again: int) -> None:
+    rig = Rig(tmp_path, {P0: log(session(9))})
+    rig.until_caught_up()
+    rig.logs[P0][:] = log(session(again, "other"))
+    rig.restart()
+    with pytest.raises(LogReplaced):
+        rig.until_caught_up()
+
+
+def test_a_longer_one_is_known_by_its_id(tmp_path: Path) -> None:
+    """Its offsets alone would pass for the next ones of the old topic."""
+    rig = Rig(tmp_path, {P0: log(session(5))})
+    rig.source.topic_ids[P0.topic] = 1
+    rig.until_caught_up()
+    rig.logs[P0][:] = log([*session(5), *session(4, "s2")])
+    rig.restart()
+    rig.source.topic_ids[P0.topic] = 2
+    with pytest.raises(LogReplaced, match="its id is another"):
+        rig.until_caught_up()
+    assert set(rig.rows()["session_id"]) == {"s1"}
+
+
+def test_a_mirror_that_keeps_the_offsets_is_accepted_once_and_then_noted(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, {P0: log(session(5))})
+    rig.source.topic_ids[P0.topic] = 1
+    rig.until_caught_up()
+    rig.logs[P0] += [replace(r, offset=r.offset + 5) for r in log(session(4, "s2"))]
+    settings, rig.settings = rig.settings, replace(rig.settings, accept_other_topic=True)
+    rig.restart()
+    rig.source.topic_ids[P0.topic] = 2
+    rig.until_caught_up()
+    assert rig.rows().height == 9
+    rig.settings = settings
+    rig.restart()
+    rig.source.topic_ids[P0.topic] = 2
+    rig.until_caught_up()
+    rig.restart()
+    rig.source.topic_ids[P0.topic] = 1
+    with pytest.raises(LogReplaced):
+        rig.until_caught_up()
+
+
+def test_a_lake_of_before_there_were_ids_notes_the_first_that_it_sees(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, {P0: log(session(5))})
+    rig.until_caught_up()
+    rig.logs[P0] += [replace(r, offset=r.offset + 5) for r in log(session(4, "s2"))]
+    for topic_id in (1, 1):
+        rig.restart()
+        rig.source.topic_ids[P0.topic] = topic_id
+        rig.until_caught_up()
+    rig.restart()
+    rig.source.topic_ids[P0.topic] = 2
+    with pytest.raises(LogReplaced):
+        rig.until_caught_up()
+
+
+@pytest.mark.parametrize("again", [0, 2, 5])
+def test_labels_too(tmp_path: Path, again: int) -> None:
+    rig = test_labels.Rig(tmp_path, {L0: test_labels.log([label(i) for i in range(5)])})
+    rig.source.topic_ids[L0.topic] = 1
+    rig.until_caught_up()
+    rig.logs[L0][:] = test_labels.log([label(i, "Run") for i in range(again)])
+    rig.restart()
+    rig.source.topic_ids[L0.topic] = 1 if again < 5 else 2
+    with pytest.raises(LogReplaced, match=r"sensor\.labels\[0\]"):
+        rig.until_caught_up()
+    assert set(rig.rows()["scene"]) == {"Walk"}
+
+
+@pytest.fixture
+def anew(bootstrap_servers: str, new_topic: Callable[[int], str]) -> KafkaSettings:
+    return KafkaSettings(
+        bootstrap_servers=bootstrap_servers, batches_topic=new_topic(1), labels_topic=new_topic(1), deadletter_topic=new_topic(1),
+        group_id=f"g-{uuid.uuid4().hex}",
+    )  # fmt: skip
+
+
+def _send(settings: KafkaSettings, session_id: str, count: int) -> None:
+    producer = kafka.KafkaProducer(bootstrap_servers=settings.bootstrap_servers, acks="all")
+    for number in range(count):
+        value = encode(batch(number, session=session_id, device="d1", end=number == count - 1))
+        producer.send(settings.batches_topic, value=value, key=b"d1")
+    producer.flush()
+    producer.close()
+
+
+@pytest.mark.broker
+def test_a_topic_made_anew_and_longer_is_refused_beside_a_real_kafka(anew: KafkaSettings, tmp_path: Path) -> None:
+    lake, settings = LakeSettings(uri=str(tmp_path)), IngestSettings(commit_rows=2)
+
+    def read() -> None:
+        with ExitStack() as stack:
+            source, letters = KafkaSource(anew, settings), KafkaDeadLetters(anew)
+            stack.callback(source.close)
+            stack.callback(letters.close)
+            ingest = Ingest(
+                source=source, table=WindowsTable(lake, SETTINGS.sensors), dead_letters=letters, windows=SETTINGS, settings=settings
+            )  # fmt: skip
+            ingest.run(stop=ingest.caught_up)
+
+    _send(anew, "s1", 4)
+    read()
+    admin = KafkaAdminClient(bootstrap_servers=anew.bootstrap_servers)
+    admin.delete_topics([anew.batches_topic])
+    admin.close()
+    create_topics(anew.bootstrap_servers, {anew.batches_topic: 1})
+    _send(anew, "s2", 9)
+    with pytest.raises(LogReplaced, match="its id is another"):
+        read()
+    observer = Observer(anew, lake)
+    status = observer.look()
+    observer.close()
+    assert [(each.replaced, each.lag, each.valid_through) for each in status.partitions] == [
+        (True, 9, status.partitions[0].valid_through)
+    ]
+    assert status.partitions[0].valid_through != status.at, "what is in it is not in the lake"

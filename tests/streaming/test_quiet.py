@@ -1,0 +1,88 @@
+"""Partitions of which nothing comes: who is asked of them, and what is believed meanwhile. No Kafka, and a clock that tests move."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from streaming.errors import ClientError
+from streaming.offsets import TopicPartition
+from streaming.quiet import ASK_AFTER_S, ASK_AGAIN_S, FAILED_POLLS, Quiet
+
+ALL = [TopicPartition(topic="t", partition=number) for number in range(4)]
+
+
+class Kafka:
+    """Partitions, some without a leader; a question takes as long as it may if it is not answered."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.ends = dict.fromkeys(ALL, 7)
+        self.leaderless: set[TopicPartition] = set()
+        self.asked: list[list[TopicPartition]] = []
+        self.quiet = Quiet(self.ask, lambda: self.now)
+
+    def ask(self, partitions: Sequence[TopicPartition], timeout_ms: int) -> Mapping[TopicPartition, int]:
+        self.asked.append(list(partitions))
+        if self.leaderless & set(partitions):
+            self.now += timeout_ms / 1000
+            msg = "no answer"
+            raise ClientError(msg)
+        return {partition: self.ends[partition] for partition in partitions}
+
+    def poll(self, *came: TopicPartition, after: float = 1.0) -> dict[TopicPartition, int]:
+        self.now += after
+        return self.quiet.polled(ALL, came)
+
+
+def test_only_those_are_asked_of_that_are_quiet_for_a_while() -> None:
+    kafka = Kafka()
+    assert kafka.poll(*ALL) == {}
+    assert kafka.poll(*ALL[:2], after=ASK_AFTER_S) == {ALL[2]: 7, ALL[3]: 7}
+    assert kafka.poll(after=ASK_AFTER_S / 2) == {}, "they were just asked of"
+    assert kafka.asked == [ALL[2:]]
+    assert kafka.quiet.ends == {ALL[2]: 7, ALL[3]: 7}
+
+
+def test_one_without_a_leader_does_not_make_the_others_deaf() -> None:
+    """Else their sessions would never become idle while it has none."""
+    kafka = Kafka()
+    kafka.leaderless = {ALL[1]}
+    for _ in range(5):
+        found = kafka.poll(after=ASK_AFTER_S)
+        assert found.keys() == set(ALL) - kafka.leaderless
+        assert kafka.quiet.answering
+    assert sum(ALL[1] in asked for asked in kafka.asked) == 2, "with the others, then alone, then not for a while"
+    kafka.leaderless = set()
+    assert kafka.poll(after=ASK_AGAIN_S).keys() == set(ALL)
+
+
+def test_one_that_is_alone_and_without_a_leader_is_not_waited_for_at_each_poll() -> None:
+    kafka = Kafka()
+    kafka.leaderless = {ALL[3]}
+    for _ in range(5):
+        assert kafka.poll(*ALL[:3], after=ASK_AFTER_S) == {}
+        assert kafka.quiet.answering, "the others are heard"
+    assert kafka.asked == [[ALL[3]]]
+
+
+def test_a_kafka_that_is_gone_is_one_and_is_asked_until_it_is_back() -> None:
+    kafka = Kafka()
+    kafka.poll(*ALL)
+    kafka.leaderless = set(ALL)
+    for _ in range(3):
+        assert kafka.poll() == {}
+        assert not kafka.quiet.answering
+    assert len(kafka.asked) == 9, "all together, and two of them alone; not all four"
+    kafka.leaderless = set()
+    assert kafka.poll().keys() == set(ALL)
+    assert kafka.quiet.answering
+
+
+def test_polls_that_fail_in_a_row_are_an_outage_and_said_twice() -> None:
+    kafka = Kafka()
+    assert [(kafka.quiet.failed(), kafka.quiet.answering) for _ in range(FAILED_POLLS + 2)] == [
+        (True, True), (False, True), (True, False), (False, False), (False, False),
+    ]  # fmt: skip
+    assert kafka.quiet.polled([], []) == {}
+    assert kafka.quiet.answering, "a poll went well, and there is nothing to ask about"
+    assert kafka.quiet.failed(), "they are counted anew"

@@ -26,7 +26,9 @@ def test_the_same(tmp_path: Path) -> None:
 
 
 def test_the_original_as_it_is_says_nothing(tmp_path: Path) -> None:
-    assert _same(_folder(tmp_path / "a", original=0.5, plain=0.5), _folder(tmp_path / "b", original=0.5, plain=0.5)) == 1
+    assert (
+        _same(_folder(tmp_path / "a", original=0.5, plain=0.5), _folder(tmp_path / "b", original=0.5, plain=0.5)) == 1
+    )
 
 
 def test_another_weight(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 REQUIREMENTS := docker/python/requirements.txt
 export SENSORLOOP_HOME ?= $(CURDIR)/var
 
-.PHONY: help setup demo test bench-ingest bench-faults bench-poison bench-promotion bench-transfer bench-quality bench-rescore bench-train lint format lock clean browser
+.PHONY: help setup demo rehearse secrets services test bench-ingest bench-faults bench-poison bench-promotion bench-transfer bench-quality bench-rescore bench-train lint format lock clean browser
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 	@echo
@@ -32,6 +32,16 @@ setup: $(READY)  ## the environment in .venv
 
 demo: $(READY)  ## the whole loop on this machine: a real Kafka, MLflow and Airflow
 	@$(BIN)/sensorloop demo $(if $(ONCE),--once) $(if $(SOURCE),--source "$(SOURCE)") $(if $(TARGET),--target "$(TARGET)")
+
+secrets:  ## passwords and certificates for docker/compose.yaml → docker/secrets, docker/.env (KAFKA_HOST=name: of the brokers, from outside)
+	@KAFKA_HOST=$(or $(KAFKA_HOST),localhost) docker/secrets.sh
+
+services:  # PostgreSQL and Redis for the rehearsal; only where we may install them, and without starting any
+	@{ ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 && command -v redis-server >/dev/null; } || \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && { apt-get update -qq && RUNLEVEL=1 apt-get install -y -qq postgresql redis-server >/dev/null; }; } || true
+
+rehearse: $(READY) services  ## the cluster of docker/compose.yaml on this machine, without containers: to the verdict (SIZE=0.5; KILL=1: and kill -9 of trainer, worker, scheduler)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m dags.local.rehearsal $(if $(SIZE),--size $(SIZE)) $(if $(KILL),--kill)
 
 browser:  # Chromium for the tests that look at pages; only where we may install it
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \

@@ -25,7 +25,7 @@ def holdouts(settings: Settings) -> Holdouts:
     from registry.holdouts import Holdouts
     from registry.tracker import user
 
-    return Holdouts(settings.registry.ledger_url, clock=lambda: datetime.now(UTC), who=user())
+    return Holdouts(settings.ledger_url, clock=lambda: datetime.now(UTC), who=user())
 
 
 def frozen_split(

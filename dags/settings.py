@@ -12,6 +12,7 @@ from dags.orchestration import AirflowSettings, CareSettings, RetrainSettings
 from registry.settings import GateSettings, RegistrySettings
 from streaming import config
 from streaming.errors import SettingsError
+from streaming.secret import reveal
 from streaming.settings import BrokerSettings, IngestSettings, KafkaSettings, LakeSettings, WindowSettings
 from training.settings import (
     ComputeSettings,
@@ -57,6 +58,16 @@ class Settings:
     def runs(self) -> Path:
         """Where retraining runs keep their results, a folder for each run key."""
         return self.home / "runs"
+
+    @property
+    def ledger_url(self) -> str:
+        """The ledger's SQLAlchemy URL, password and all.
+
+        Raises:
+            SettingsError: it is not where ``[registry] ledger_url`` says.
+        """
+        url = self.registry.ledger_url
+        return reveal(url, setting="[registry] ledger_url") if url.startswith(("env:", "file:")) else url
 
 
 def load(environ: Mapping[str, str] | None = None) -> Settings:

@@ -217,9 +217,9 @@ def promotions(settings: Settings, cohort: str = "") -> Promotions:
     from registry.tracker import user
 
     registry = settings.registry
-    ledger = Ledger(registry.ledger_url, lock_timeout=registry.lock_timeout)
+    ledger = Ledger(settings.ledger_url, lock_timeout=registry.lock_timeout)
     name = model_name(settings, cohort)
-    notices = Notices(registry.ledger_url, ledger, name, sender=_webhook(settings), clock=_now)
+    notices = Notices(settings.ledger_url, ledger, name, sender=_webhook(settings), clock=_now)
     return Promotions(
         model_versions(settings, mlflow_client(settings), cohort), ledger, clock=_now, who=user(), notices=notices
     )

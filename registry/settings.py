@@ -18,7 +18,8 @@ class RegistrySettings:
     """MLflow server (or database) that runs and models go to. Empty: the local server, see ``host`` and ``port``."""
     ledger_url: str = ""
     """SQLAlchemy URL of the ledger, ``sqlite:///…`` or ``postgresql+psycopg://…``. Empty: the database of the local
-    server, so that one backup holds both. Needed with a ``tracking_uri`` of your own: put it into that server's database."""
+    server, so that one backup holds both. Needed with a ``tracking_uri`` of your own: put it into that server's database. A URL
+    with a password need not stand here: ``file:PATH`` or ``env:NAME`` says where it does."""
     host: str = "127.0.0.1"
     """Address the local server listens on. Loopback, because MLflow asks nobody for a password."""
     port: int = 25000

@@ -10,54 +10,31 @@ import json
 import os
 import secrets
 import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 
-from dags.errors import CommandRefused, DagError
+from dags.errors import DagError
 from dags.local import standalone, summary
-from dags.local.airflow_api import instance
+from dags.local.stage import COHORTS, DAG, Stage, retrain
 from dags.settings import Settings, external_kafka, load
 from dags.whole import whole
 from registry import server
-from streaming import broker, guard, ports, process
+from streaming import broker, ports, process
 from streaming.recording import scenes as recorded_scenes
-
-_COHORTS = ("source", "target")
-_GRACE_S = 10.0
-_DAG = "retrain"
 
 
 @dataclass(kw_only=True, slots=True)
-class _Demo:
-    """One run."""
+class _Demo(Stage):
+    """One run; ``place`` is SENSORLOOP_HOME of its commands."""
 
-    place: Path
-    """Everything it writes; SENSORLOOP_HOME of its commands."""
-    console: Console
     settings: Settings | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
-    steps: int = 0
     name: str = field(default_factory=lambda: f"demo-{secrets.token_hex(4)}")
     """Ends the names of its topics in a Kafka that is not its own."""
-
-    @contextmanager
-    def step(self, name: str, title: str) -> Iterator[None]:
-        self.steps += 1
-        self.console.rule(f"[bold]{self.steps}. {title}", align="left")
-        begin = time.monotonic()
-        yield
-        self.seconds[name] = round(time.monotonic() - begin, 1)
 
     @property
     def environ(self) -> dict[str, str]:
@@ -65,38 +42,6 @@ class _Demo:
         # Before it is written, no file: to name one that is missing is an error.
         path = str(config) if config.exists() else os.devnull
         return {**os.environ, "SENSORLOOP_HOME": str(self.place), "SENSORLOOP_CONFIG": path}
-
-    def command(self, *arguments: str) -> dict[str, Any]:
-        """Run a ``sensorloop`` command; its progress is shown, its answer returned.
-
-        Raises:
-            CommandRefused: it did not work; it has said why.
-        """
-        self.console.print(f"[dim]$ sensorloop {escape(' '.join(arguments))}")
-        # Below a guard and in a session of its own: it ends when we do, however we do, and Ctrl-C is ours to pass on.
-        guarded = (sys.executable, "-P", guard.__file__, str(os.getpid()), str(_GRACE_S), "--")
-        program = (sys.executable, "-m", "sensorloop", *arguments)
-        with subprocess.Popen(
-            (*guarded, *program),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            env=self.environ,
-            start_new_session=True,
-            text=True,
-        ) as child:
-            try:
-                out, _ = child.communicate()
-            finally:
-                if child.poll() is None:
-                    child.terminate()
-                    child.wait(_GRACE_S + 5)
-        if child.returncode:
-            msg = (
-                f"'sensorloop {' '.join(arguments)}' ended with exit code {child.returncode}; the reason stands above."
-            )
-            raise CommandRefused(msg)
-        answer: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
-        return answer
 
 
 def run(*, home: Path, source: Path | None, target: Path | None, once: bool, size: float) -> None:
@@ -123,10 +68,11 @@ def run(*, home: Path, source: Path | None, target: Path | None, once: bool, siz
             account = demo.command("lake", "account", *map(str, folders))
         _mlflow(demo, services)
         with demo.step("original", "Original model"):
-            original = demo.command("train", "original", "--cohort", _COHORTS[0])
+            original = demo.command("train", "original", "--cohort", COHORTS[0])
         airflow = _airflow(demo, services)
         with demo.step("retrain", "Airflow runs the DAG 'retrain'"):
-            answers = _retrain(demo, airflow)
+            conf = {"cohort": COHORTS[1], "force": True}
+            answers, _ = retrain(demo, airflow.api, airflow.url, conf=conf, note="Triggered by the demo.")
         settings = _settings(demo)
         found = summary.collect(settings, account=account, original=original, answers=answers, seconds=demo.seconds)
         if sum(each["samples"] for each in replayed) != account["sent"] + account["unused"]:
@@ -167,7 +113,7 @@ def _recordings(demo: _Demo, source: Path | None, target: Path | None, size: flo
         folders = (demo.place / "fleets" / "source", demo.place / "fleets" / "target")
         made = [
             demo.command("simulate", str(folder), "--fleet", cohort, "--size", str(size))
-            for folder, cohort in zip(folders, _COHORTS, strict=True)
+            for folder, cohort in zip(folders, COHORTS, strict=True)
         ]
         # The target's careful people are what a fleet's owner would hold out: their labels are right.
         _configure(demo, scenes=(), holdout=made[1]["careful"])
@@ -240,41 +186,10 @@ def _airflow(demo: _Demo, services: process.Stack) -> standalone.LocalAirflow:
     with demo.step("airflow", "Airflow"), demo.console.status("Starting; the first time its database is made"):
         services.callback(standalone.stop, demo.place)
         airflow = standalone.start(_settings(demo).airflow, home=demo.place, environ=demo.environ, die_with_parent=True)
-        airflow.api.wait_for_dag(_DAG, since=airflow.since)
-        airflow.api.unpause(_DAG)
+        airflow.api.wait_for_dag(DAG, since=airflow.since)
+        airflow.api.unpause(DAG)
     demo.console.print(f"Airflow is at {airflow.url}.")
     return airflow
-
-
-def _retrain(demo: _Demo, airflow: standalone.LocalAirflow) -> dict[str, Any]:
-    """Trigger the DAG and wait; returns each task's answer.
-
-    Raises:
-        DagError: a task failed; the end of its log is shown.
-    """
-    api = airflow.api
-    run_id = api.trigger(_DAG, {"cohort": [_COHORTS[1]], "force": True}, note="Triggered by the demo.")
-    shown: dict[str, str | None] = {}
-
-    def report(states: Mapping[str, str | None]) -> None:
-        for task, state in states.items():
-            if state and shown.get(task) != state:
-                demo.console.print(f"  {task:<20} {state}")
-        shown.update(states)
-
-    with demo.console.status(f"Airflow works; see {airflow.url}/dags/{_DAG}/runs/{run_id}"):
-        state = api.wait_for_run(_DAG, run_id, timeout=timedelta(hours=6), report=report)
-    tasks = api.tasks(_DAG, run_id)
-    if state != "success" or any(task["state"] != "success" for task in tasks):
-        failed = next((t for t in tasks if t["state"] not in {"success", None}), tasks[-1])
-        text = api.task_log(_DAG, run_id, failed["task_id"], failed["try_number"], map_index=failed["map_index"])
-        log = "\n".join(text[-20:])
-        msg = f"Task '{instance(failed)}' of run {run_id} ended as {failed['state']}:\n{log}"
-        raise DagError(msg)
-    return {
-        task["task_id"].removeprefix("cohort."): api.xcom(_DAG, run_id, task["task_id"], map_index=task["map_index"])
-        for task in tasks
-    }
 
 
 def _where_to_look(demo: _Demo, settings: Settings, airflow: standalone.LocalAirflow, kafka: str) -> None:

@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 REQUIREMENTS := docker/python/requirements.txt
+WORKERS ?= 2
 export SENSORLOOP_HOME ?= $(CURDIR)/var
 
 .PHONY: help setup demo rehearse secrets services test bench-ingest bench-faults bench-poison bench-promotion bench-transfer bench-quality bench-rescore bench-train lint format lock clean browser
@@ -50,7 +51,8 @@ browser:  # Chromium for the tests that look at pages; only where we may install
 
 test: $(READY) browser  ## lint, types and tests, with the real broker, Airflow, MLflow and browser
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
-	@$(BIN)/pytest --cov --cov-report=term $(ARGS)
+	@# Two processes, a file in one of them, the long ones first: most tests wait for a service, and each process has services of its own.
+	@$(BIN)/pytest --cov --cov-report=term -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 bench-ingest: $(READY)  ## how fast ingestion is, beside what → var/bench/ingest.json (QUICK=1: in some minutes)
 	@PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.ingest

@@ -10,7 +10,7 @@ REQUIREMENTS := docker/python/requirements.txt
 WORKERS ?= 2
 export SENSORLOOP_HOME ?= $(CURDIR)/var
 
-.PHONY: help setup demo rehearse secrets services test bench-ingest bench-faults bench-poison bench-promotion bench-transfer bench-quality bench-rescore bench-train lint format lock clean browser
+.PHONY: help setup demo rehearse secrets services test coverage bench-ingest bench-faults bench-poison bench-promotion bench-transfer bench-quality bench-rescore bench-train lint format lock clean browser
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 	@echo
@@ -52,7 +52,10 @@ browser:  # Chromium for the tests that look at pages; only where we may install
 test: $(READY) browser  ## lint, types and tests, with the real broker, Airflow, MLflow and browser
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 	@# Two processes, a file in one of them, the long ones first: most tests wait for a service, and each process has services of its own.
-	@$(BIN)/pytest --cov --cov-report=term -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+coverage:  ## the same, and which lines no test has run
+	@$(MAKE) test ARGS="--cov --cov-report=term $(ARGS)"
 
 bench-ingest: $(READY)  ## how fast ingestion is, beside what → var/bench/ingest.json (QUICK=1: in some minutes)
 	@PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.ingest

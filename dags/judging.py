@@ -209,15 +209,17 @@ class _Case:
         missing = [name for name in wanted if name not in models]
         for name in missing:
             models[name] = self._saved(wanted[name])
-        if champion is not None and champion not in models:
-            missing.append(champion)
-            models[champion] = self._version(champion)
+        # By more than its number: another registered model, or one that was made anew, has a version of the same.
+        serving = "" if champion is None else self._identity(champion)
+        if champion is not None and serving not in models:
+            missing.append(serving)
+            models[serving] = self._version(champion)
         if missing:
             with whole(file) as partial:
                 partial.write_text(json.dumps(known), encoding="utf-8")
         return {
             _CANDIDATE: models[_CANDIDATE], _ORIGINAL: models[_ORIGINAL],
-            _CHAMPION: None if champion is None else models[champion],
+            _CHAMPION: None if champion is None else models[serving],
         }  # fmt: skip
 
     def _saved(self, folder: Path) -> list[int]:
@@ -227,6 +229,10 @@ class _Case:
 
         net = SceneNet.load(folder)
         return [int(scene) for scene in infer(net, torch.from_numpy(self.holdout.signals)).argmax(1).tolist()]
+
+    def _identity(self, version: str) -> str:
+        store = steps.model_versions(self.settings, steps.mlflow_client(self.settings), self.cohort)
+        return store.version(version).identity
 
     def _version(self, version: str) -> list[int]:
         """The champion on the candidate's holdout, whatever it was judged on at its time."""

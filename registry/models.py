@@ -177,13 +177,13 @@ def load_model(client: MlflowClient, version: Version, folder: Path) -> LoadedMo
     Args:
         client: of the server that has it.
         version: which.
-        folder: where its files are put; the same version is not fetched twice into the same folder.
+        folder: where its files are put; the same version of the same registered model is not fetched twice into the same folder.
 
     Raises:
         ModelError: it is not there any more, or cannot be loaded.
         TrackingError: MLflow refused, or does not answer.
     """
-    there = folder / version.version
+    there = folder / version.identity
     if not there.exists():
         folder.mkdir(parents=True, exist_ok=True)
         # Fetched beside and then renamed: a fetch that was killed leaves nothing that looks like a model.

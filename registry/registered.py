@@ -174,6 +174,7 @@ def _trained_as(version: Version, run_key: str | None, policy: str | None) -> bo
 
 def _version(found: ModelVersion, aliases: Mapping[str, str]) -> Version:
     return Version(
+        name=found.name,
         version=str(found.version),
         run_id=found.run_id or None,
         created=datetime.fromtimestamp(found.creation_timestamp / 1000, tz=UTC),

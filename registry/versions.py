@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -78,6 +79,14 @@ class Version:
     """Aliases that point to it, sorted."""
     source: str = ""
     """URI of the model it is made of."""
+    name: str
+    """Of the registered model."""
+
+    @property
+    def identity(self) -> str:
+        """Names this version among those of all registered models: each of these counts from 1, and so does one that was made anew."""
+        parts = (self.name, self.version, self.source, self.created.isoformat())
+        return f"{self.version}-{hashlib.blake2b(chr(0).join(parts).encode(), digest_size=8).hexdigest()}"
 
     @property
     def latency_s(self) -> float | None:

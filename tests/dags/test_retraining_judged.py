@@ -90,6 +90,9 @@ def test_what_a_person_rejects_is_refused_for_that_reason(
     settings = place.settings()
     champion = steps.promotions(settings).champion()
     assert judging.gate(settings, run_key=key, arm=arm)["passed"]
+    kept = json.loads((settings.runs / key / arm / runs.EVALUATION).read_text(encoding="utf-8"))["models"]
+    serves = steps.model_versions(settings, place.client()).version(champion or "").identity
+    assert serves in kept, "a number alone may be another registered model's, or one's that was made anew"
     done = judging.promote(settings, run_key=key, arm=arm, approval=approval)
     assert (done["passed"], done["reasons"], done["champion"]) == (False, [text], champion)
     action, rules = last_rules(place)

@@ -29,6 +29,7 @@ class MemoryVersions:
         self._registered += 1
         number = str(self._registered)
         self._versions[number] = Version(
+            name=self._name,
             version=number,
             run_id=f"run{number}",
             created=datetime(2026, 3, 1, 12, self._registered, tzinfo=UTC),

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from registry.errors import LogitsDiffer, ModelError, TrackingError
 from registry.models import Signals, load_model, log_model
 from registry.registered import MlflowVersions
-from registry.versions import Alias, Tag
+from registry.versions import Alias, Tag, Version
 from tests.registry.networks import BranchingNetwork, NoisyNetwork, SilentNetwork, TinyNetwork
 
 
@@ -130,3 +130,29 @@ def test_a_model_whose_files_are_gone(client: MlflowClient, run_id: str, tmp_pat
     with pytest.raises(ModelError, match="no files"):
         load_model(client, version, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_versions_of_the_same_number_are_not_taken_for_each_other(
+    client: MlflowClient, run_id: str, tmp_path: Path
+) -> None:
+    """Every registered model counts from 1: that of a cohort of its own, and that of an MLflow that was made anew."""
+    networks = {name: TinyNetwork(seed).eval() for seed, name in enumerate(("everybody", "town"))}
+    logged = {name: log_model(client, each, run_id=run_id, example=signals(2)) for name, each in networks.items()}
+
+    def register(name: str, of: str) -> Version:
+        return MlflowVersions(client, name).register(
+            source=logged[of].uri, model_id=logged[of].model_id, run_id=run_id, description="", tags={}
+        )
+
+    def loads(version: Version, of: str) -> bool:
+        said = load_model(client, version, tmp_path / "cache").predict(signals(3))
+        return bool(np.allclose(said, networks[of](torch.from_numpy(signals(3))).detach().numpy(), atol=1e-4))
+
+    first, second = register("scene-recogniser", "everybody"), register("scene-recogniser.town", "town")
+    assert first.version == second.version == "1"
+    assert loads(first, "everybody")
+    assert loads(second, "town")
+    client.delete_registered_model("scene-recogniser")
+    again = register("scene-recogniser", "town")
+    assert again.version == "1"
+    assert loads(again, "town")

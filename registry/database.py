@@ -8,7 +8,10 @@ from pathlib import Path
 
 import sqlalchemy as sql
 
-from registry.errors import LedgerError
+from registry.errors import LedgerError, LedgerUnavailable
+
+_FINAL_STATES = ("28", "3D")
+"""Of PostgreSQL: who we are, and that there is such a database."""
 
 
 class Database:
@@ -51,7 +54,8 @@ class Database:
         """What a query of a table finds; nothing where there is no such table yet.
 
         Raises:
-            LedgerError: the database does not answer.
+            LedgerUnavailable: the database does not answer.
+            LedgerError: it refuses.
         """
         if self._sqlite_file is not None and not self._sqlite_file.exists():
             return []  # connecting would leave an empty file, which is no database that MLflow would make its tables in
@@ -66,7 +70,8 @@ class Database:
 
         Raises:
             sqlalchemy.exc.IntegrityError: what was to be added is there already.
-            LedgerError: the database refuses for another reason.
+            LedgerUnavailable: the database does not answer.
+            LedgerError: it refuses for another reason.
         """
         try:
             with self.engine.begin() as connection:
@@ -87,4 +92,24 @@ class Database:
             raise self._as_ours(error, doing) from error
 
     def _as_ours(self, error: sql.exc.SQLAlchemyError, doing: str) -> LedgerError:
-        return LedgerError(f"{self}: cannot {doing}: {str(error).splitlines()[0]}. Check [registry] ledger_url.")
+        what = f"{self}: cannot {doing}: {str(error).splitlines()[0]}."
+        if _may_pass(error):
+            return LedgerUnavailable(f"{what} It may answer later; if it never does, check [registry] ledger_url.")
+        return LedgerError(f"{what} Check [registry] ledger_url.")
+
+
+def _may_pass(error: sql.exc.SQLAlchemyError) -> bool:
+    """Whether the database was away, restarted or busy, rather than asked for what it will never do."""
+    if not isinstance(error, sql.exc.DBAPIError):
+        return False
+    if error.connection_invalidated or isinstance(error, sql.exc.InterfaceError):
+        return True
+    if not isinstance(error, sql.exc.OperationalError):
+        return False
+    # SQLite has one class of error for a lock and for a folder that is not there, and says which by name.
+    name = getattr(error.orig, "sqlite_errorname", None)
+    if name is not None:
+        return bool(name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")))
+    # PostgreSQL gives a state only once one is connected; whoever is refused before may just have come too early.
+    state = str(getattr(error.orig, "sqlstate", None) or "")
+    return not state.startswith(_FINAL_STATES)

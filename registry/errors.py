@@ -13,6 +13,7 @@
     │   └── LogitsDiffer        the exported model does not compute what the trained one does
     ├── VerdictError            text that is no verdict
     ├── LedgerError             the ledger cannot be read or written
+    │   ├── LedgerUnavailable   its database does not answer, or has dropped us
     │   ├── LedgerBusy          somebody else has been promoting for longer than the time-out
     │   ├── LedgerMoved         somebody else has written the entry that we wanted to write
     │   ├── LedgerBroken        the ledger's newest entry is not what was once written
@@ -75,6 +76,12 @@ class VerdictError(RegistryError):
 
 class LedgerError(RegistryError):
     """The ledger cannot be read or written."""
+
+
+class LedgerUnavailable(LedgerError):
+    """The ledger's database does not answer, is being restarted, or is locked by somebody else."""
+
+    retriable: ClassVar[bool] = True
 
 
 class LedgerBusy(LedgerError):

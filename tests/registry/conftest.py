@@ -10,6 +10,7 @@ from registry.connection import connect
 from registry.registered import MlflowVersions
 from registry.versions import Alias
 from tests.fakes.versions import MemoryVersions
+from tests.fixtures.postgres import Postgres, running
 from tests.fixtures.tracking import own_tracking_uri
 from tests.registry.houses import House
 
@@ -20,6 +21,13 @@ def client(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.chdir(tmp_path)  # where MLflow without a server puts artifacts
     with own_tracking_uri():
         yield connect(database)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A real PostgreSQL; skipped where it is not installed."""
+    with running() as server:
+        yield server
 
 
 @pytest.fixture

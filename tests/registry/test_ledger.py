@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -15,8 +16,11 @@ import pytest
 import sqlalchemy as sql
 
 from registry.chain import Action, Draft
-from registry.errors import LedgerBroken, LedgerBusy, LedgerError, LedgerMoved
+from registry.errors import LedgerBroken, LedgerBusy, LedgerError, LedgerMoved, LedgerUnavailable
+from registry.holdouts import Holdouts
 from registry.ledger import Ledger
+from tests.fixtures.postgres import Postgres
+from tests.registry.servers import free_port
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -235,3 +239,53 @@ def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)  # as if it were not installed
     with pytest.raises(LedgerError, match=r"postgresql\+psycopg://ana:\*\*\*@host/db: install its driver"):
         Ledger("postgresql+psycopg://ana:secret@host/db")
+
+
+def test_a_database_that_is_away_may_come_back(tmp_path: Path) -> None:
+    """A restart of PostgreSQL fails no task for good; a file that is no database does."""
+    away = f"postgresql+psycopg://ana:secret@127.0.0.1:{free_port()}/db"
+    holdouts = Holdouts(away, clock=lambda: NOON, who="ana")
+    for ask in (
+        Ledger(away).head,
+        lambda: holdouts.current("target"),
+        lambda: Ledger(away).append(draft("1"), after=0),
+    ):
+        with pytest.raises(LedgerUnavailable, match=r"ana:\*\*\*@127.*later.*\[registry\] ledger_url") as error:
+            ask()
+        assert error.value.retriable
+    with pytest.raises(LedgerUnavailable), Ledger(away).exclusive():
+        pass
+    (tmp_path / "mlflow.db").write_bytes(b"not a database" * 100)
+    with pytest.raises(LedgerError) as error:
+        Ledger(f"sqlite:///{tmp_path / 'mlflow.db'}").entries()
+    assert not error.value.retriable
+
+
+def test_a_locked_file_may_be_free_later(tmp_path: Path) -> None:
+    ledger = Ledger(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    fill(ledger, 1)
+    impatient = Ledger(ledger._database._url.render_as_string())
+    impatient._database.engine = sql.create_engine(
+        ledger._database._url, connect_args={"timeout": 0.0}, poolclass=sql.pool.NullPool
+    )
+    with sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(LedgerUnavailable, match="database is locked"):
+            impatient.head()
+    other.close()
+
+
+def test_a_connection_that_is_dropped_may_be_made_again(postgres: Postgres) -> None:
+    """As PostgreSQL does when it is restarted: whoever asks at that moment is told, and asks again."""
+    ledger = Ledger(postgres.database("dropped"))
+    fill(ledger, 1)
+
+    def ask_twice() -> None:
+        with ledger._database.translated("read"), ledger._database.engine.connect() as used:
+            used.execute(sql.text("SELECT 1"))
+            postgres.drop_connections("dropped")
+            used.execute(sql.text("SELECT 1"))
+
+    with pytest.raises(LedgerUnavailable):
+        ask_twice()
+    assert len(ledger.entries()) == 1

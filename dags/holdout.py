@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,11 @@ if TYPE_CHECKING:
     from registry.gate import Question
     from registry.holdouts import Frozen, Holdouts
     from training.dataset import WindowSet
+    from training.errors import RunError
     from training.folds import Split
+
+_DRAWS = 20
+"""Tries to find others where too few are left to leave out all who were held out before."""
 
 
 def holdouts(settings: Settings) -> Holdouts:
@@ -54,11 +60,7 @@ def frozen_split(
         msg = f"Holdout {name} of cohort {cohort} has been renewed since the run was scored: rescore, and use the new run key."
         raise RunError(msg)
     if current is None:
-        before = kept.latest(cohort)
-        subjects = steps.held_out(settings, windows, cohort) or (
-            before.subjects if before and not before.redraw else ()
-        )
-        split = _split(settings, windows, subjects)
+        split = _next_split(settings, windows, cohort, kept.all(cohort))
         draft = Frozen(
             cohort=cohort, subjects=split.holdout_subjects, labels=_labels(windows.select(split.holdout)),
             lake_version=str(lake_version),
@@ -99,12 +101,79 @@ def question(settings: Settings, frozen: Frozen, windows: WindowSet, *, candidat
     )
 
 
-def _split(settings: Settings, windows: WindowSet, subjects: tuple[str, ...] | list[str]) -> Split:
+def retire(settings: Settings, cohort: str, *, why: str, redraw: bool) -> Frozen:
+    """Let the next retraining freeze another holdout, see :meth:`registry.holdouts.Holdouts.retire`.
+
+    Raises:
+        RunError: others are to be held out, and the settings name the same.
+        LedgerError: there is no holdout yet, or the database does not answer.
+    """
+    from training.cohort import Cohort
+
+    kept = holdouts(settings)
+    latest, named = kept.latest(cohort), set(settings.data.holdout_subjects)
+    # Of those who are named, a part of a fleet holds out who is in it.
+    if redraw and latest and (named >= set(latest.subjects) if Cohort.parse(cohort).column else _same(named, latest)):
+        raise _the_same_again(latest)
+    return kept.retire(cohort, why=why, redraw=redraw)
+
+
+def _next_split(settings: Settings, windows: WindowSet, cohort: str, before: Sequence[Frozen]) -> Split:
+    """Who is held out when a holdout is frozen, after those of before."""
+    from training.errors import DataError, RunError
+
+    named, last = steps.held_out(settings, windows, cohort), before[-1] if before else None
+    if last is None or not last.redraw:
+        return _split(settings, windows, named or (last.subjects if last else ()))
+    if named and _same(named, last):
+        raise _the_same_again(last)
+    if named:
+        return _split(settings, windows, named)
+    everybody = {subject for each in before for subject in each.subjects}
+    with contextlib.suppress(DataError):  # too few others, or a scene that only those have
+        return _split(settings, windows, (), spared=tuple(everybody), draw=last.number)
+    drawn = []
+    for spared, draw in itertools.product((last.subjects, ()), range(last.number, last.number + _DRAWS)):
+        with contextlib.suppress(DataError):
+            drawn.append(_split(settings, windows, (), spared=spared, draw=draw))
+    others = [split for split in drawn if not _same(split.holdout_subjects, last)]
+    if not others:
+        msg = (
+            f"Nobody else of cohort {cohort} can be held out than {', '.join(last.subjects)}: too few people have labels of every scene. "
+            "Label more people's windows, or name whom to hold out in [data] holdout_subjects."
+        )
+        raise RunError(msg)
+
+    def known(split: Split) -> tuple[bool, int]:
+        """Whether these have been held out before, and how many of them just now."""
+        return any(_same(split.holdout_subjects, each) for each in before), len(
+            set(split.holdout_subjects) & set(last.subjects)
+        )
+
+    return min(others, key=known)
+
+
+def _same(subjects: Iterable[str], frozen: Frozen) -> bool:
+    return set(subjects) == set(frozen.subjects)
+
+
+def _the_same_again(frozen: Frozen) -> RunError:
+    from training.errors import RunError
+
+    return RunError(
+        f"Others than {', '.join(frozen.subjects)} are to be held out of cohort {frozen.cohort}, and [data] holdout_subjects names "
+        "just these: name others there, or take it out, and others are drawn."
+    )
+
+
+def _split(
+    settings: Settings, windows: WindowSet, subjects: Sequence[str], *, spared: tuple[str, ...] = (), draw: int = 0
+) -> Split:
     from training.folds import split_by_subject
 
     data = settings.data
     return split_by_subject(
-        windows, share=data.holdout_share, subjects=subjects, seed=data.seed, min_labelled=data.min_labelled,
+        windows, share=data.holdout_share, subjects=subjects, spared=spared, seed=data.seed + draw, min_labelled=data.min_labelled,
         scenes=data.scenes or windows.scene_names, min_train_subjects=2,
     )  # fmt: skip
 

@@ -35,6 +35,7 @@ def split_by_subject(
     *,
     share: float,
     subjects: Sequence[str] = (),
+    spared: Sequence[str] = (),
     seed: int = 0,
     scenes: Sequence[str] | None = None,
     min_labelled: int = 0,
@@ -47,6 +48,7 @@ def split_by_subject(
         share: part of the people to hold out, at least one. Among many draws, the one whose scenes are shared out most evenly is taken;
             where so many people cannot leave every scene on both sides, the nearest number that can.
         subjects: hold out just these instead.
+        spared: people who are not drawn.
         seed: which draw.
         scenes: the scenes that must be on both sides; those of ``windows`` if None.
         min_labelled: how many labelled windows there must be in all.
@@ -54,7 +56,7 @@ def split_by_subject(
 
     Raises:
         TooFewLabels: fewer labelled windows than ``min_labelled``.
-        TooFewSubjects: nobody would be left on one of the sides.
+        TooFewSubjects: nobody would be left on one of the sides, or fewer may be drawn than are to be held out.
         MissingScene: a scene is not on both sides, however the people are split.
         DataError: a subject to be held out has no labelled window.
     """
@@ -77,7 +79,8 @@ def split_by_subject(
     if subjects:
         held = _named(windows, labelled, groups, subjects)
     else:
-        held = _drawn(windows, labelled, groups, people, wanted, share, min_train_subjects, seed)
+        drawn = people[~np.isin(people, groups[labelled & np.isin(windows.subjects, list(spared))])]
+        held = _drawn(windows, labelled, groups, people, drawn, wanted, share, min_train_subjects, seed)
     holdout = labelled & np.isin(groups, held)
     train = labelled & ~holdout
     if len(np.unique(groups[train])) < min_train_subjects:
@@ -159,6 +162,7 @@ def _drawn(
     labelled: NDArray[np.bool_],
     groups: NDArray[np.int64],
     people: NDArray[np.int64],
+    drawn: NDArray[np.int64],
     wanted: Sequence[int],
     share: float,
     min_train: int,
@@ -169,12 +173,16 @@ def _drawn(
     counts = counts[:, list(wanted)]
     most = len(people) - min_train
     size = min(max(1, round(share * len(people))), most)
+    if len(drawn) < size:
+        msg = f"Too few people: {_summary(windows)}; {size} are to be held out, and only {len(drawn)} have not been before."
+        raise TooFewSubjects(msg)
+    candidates, most = np.searchsorted(people, drawn), min(most, len(drawn))
     rng = np.random.default_rng(seed)
     best: tuple[tuple[int, float], NDArray[np.int64]] | None = None
     # Other sizes, the nearest first, only where no draw of this one has every scene on both sides.
     for number in sorted(range(1, most + 1), key=lambda number: abs(number - size)):
         for _ in range(_DRAWS):
-            draw = np.sort(rng.permutation(len(people))[:number])
+            draw = np.sort(candidates[rng.permutation(len(candidates))[:number]])
             held = counts[draw].sum(0)
             rest = counts.sum(0) - held
             uneven = float(np.abs(held / counts.sum(0) - share).mean())

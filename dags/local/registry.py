@@ -10,6 +10,7 @@ import typer
 
 from dags import steps
 from dags.holdout import holdouts as holdouts_of
+from dags.holdout import retire
 from dags.settings import load as load_settings
 from dags.terminal import EXIT_FINAL, EXIT_NOTHING, entry_line, proven_line, result, say, say_disagreement, version_line
 
@@ -128,7 +129,7 @@ def renew_holdout(
     redraw: Annotated[bool, typer.Option(help="Hold out other people; otherwise the same.")] = False,
 ) -> None:
     """Let the next rescoring freeze another holdout: the same people with all that they have by then, or others."""
-    old = holdouts_of(load_settings()).retire(cohort, why=why, redraw=redraw)
+    old = retire(load_settings(), cohort, why=why, redraw=redraw)
     next_one = "other people" if old.redraw else f"the same people ({', '.join(old.subjects)})"
     say(f"Holdout {old.name} is retired; the next 'sensorloop rescore --cohort {cohort}' freezes one of {next_one}.")
     result(retired=old.name, redraw=old.redraw)

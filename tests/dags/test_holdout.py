@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dags import steps
-from dags.holdout import frozen_split, holdouts, question
+from dags.holdout import frozen_split, holdouts, question, retire
 from registry.holdouts import Frozen
 from tests.dags.places import Place, make
 from tests.training.lakes import of_people
@@ -84,6 +84,63 @@ def test_a_run_whose_holdout_was_renewed_is_scored_again(place: Place) -> None:
     with_others = "[data]\nseed = 9"
     _, redrawn = split(place, found, more=with_others)
     assert redrawn.number == 3
+
+
+def redraw(place: Place) -> None:
+    retire(place.settings(), "target", why="Asked too often.", redraw=True)
+
+
+def test_others_are_others_with_the_same_settings(place: Place) -> None:
+    """Six people, one or two held out at a time: as long as there are people who never were, it is they."""
+    found = load(place)
+    _, first = split(place, found)
+    asked = found.select(np.isin(found.subjects, list(first.subjects)))
+    assert question(place.settings(), first, asked, candidate="k:filterloss").number == 1
+    seen = set(first.subjects)
+    held = [first]
+    while len(seen) + len(first.subjects) <= 6:
+        redraw(place)
+        mask, other = split(place, found)
+        assert not set(other.subjects) & seen
+        assert set(found.subjects[mask.holdout].tolist()) == set(other.subjects)
+        assert question(place.settings(), other, found.select(mask.holdout), candidate="k:filterloss").number == 1
+        seen |= set(other.subjects)
+        held.append(other)
+    assert len(held) >= 3
+    redraw(place)
+    _, last = split(place, found)
+    assert last.subjects not in {each.subjects for each in held}, "nobody is left who never was: another set of them"
+
+
+def test_nobody_else_can_be_held_out(place: Place) -> None:
+    """Three people, of whom two are needed to train on, and only one has every scene."""
+    made = windows(people=3, each=9)
+    lacks = ((made.subjects == "p1") & (made.scenes == 2)) | ((made.subjects == "p2") & (made.scenes == 1))
+    place.publish(of_people("three", made.select(~lacks)), cohort="three")
+    settings = place.settings()
+    found = steps.load_windows(settings, cohort="three", version=None)
+
+    def freeze() -> Frozen:
+        return frozen_split(settings, found, cohort="three", name=None, lake_version=found.version)[1]
+
+    first = freeze()
+    retire(settings, "three", why="", redraw=True)
+    with pytest.raises(RunError, match=f"Nobody else of cohort three can be held out than {', '.join(first.subjects)}"):
+        freeze()
+
+
+def test_settings_that_name_the_same_do_not_pass_for_others(place: Place) -> None:
+    found = load(place)
+    named = place.settings('[data]\nholdout_subjects = ["p1"]')
+    _, frozen = frozen_split(named, found, cohort="target", name=None, lake_version=1)
+    with pytest.raises(RunError, match=r"Others than p1 .* \[data\] holdout_subjects names just these"):
+        retire(named, "target", why="", redraw=True)
+    assert holdouts(named).current("target") == frozen, "nothing is retired"
+    assert retire(named, "target", why="", redraw=False).retired, "the same people anew are no contradiction"
+    frozen_split(named, found, cohort="target", name=None, lake_version=1)
+    redraw(place)  # by somebody with other settings
+    with pytest.raises(RunError, match="names just these"):
+        frozen_split(named, found, cohort="target", name=None, lake_version=1)
 
 
 def test_settings_that_name_others_do_not_change_it_in_silence(place: Place) -> None:

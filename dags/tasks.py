@@ -81,13 +81,15 @@ def plain(name: str) -> str:
 def retraining(behind: Mapping[str, Any]) -> dict[str, Any]:
     """How to start ``retrain`` for a champion that has fallen behind; the same for the same champion and version of the lake.
 
+    Not by force: when its turn comes, another run may have judged these windows.
+
     Args:
         behind: an answer of ``sensorloop watch``.
     """
     seen = "-".join(str(behind[name]) for name in ("version", "lake_version", "labels_version"))
     return {
         "trigger_run_id": f"behind__{plain(behind['cohort'])}__{seen}",
-        "conf": {"cohort": [behind["cohort"]], "force": True},
+        "conf": {"cohort": [behind["cohort"]], "min_windows": SETTINGS.care.least_windows},
         "note": behind["text"],
     }
 

@@ -19,10 +19,11 @@ DOC = f"""
 | task | what it does |
 |---|---|
 | `watch` | each champion on the windows labelled since it was trained; skipped with fewer than {CARE.least_windows}, or no champion |
-| `runs` | those whose recovery ratio there is below {CARE.recovery_threshold:g}; skipped if there is none |
-| `retrain` | starts `retrain` for each of them, whether or not enough is new; the run's note says why |
+| `runs` | those whose recovery ratio there is below {CARE.recovery_threshold:g} and who are due; skipped if there is none |
+| `retrain` | starts `retrain` for each of them; the run's note says why |
 
-The same champion and version of the lake start one run, however often they are looked at.
+Due is who has {CARE.least_windows} of these windows that no retraining has been judged on: what the gate has refused is not asked
+again until there is something new. The same champion and version of the lake start one run, however often they are looked at.
 """
 
 
@@ -46,8 +47,8 @@ def watch_champion() -> None:
 
     @task(multiple_outputs=False)
     def runs(behind: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """For each of them, the run to start; none: nothing is started."""
-        return [tasks.retraining(given) for given in behind]
+        """For each of them that is due, the run to start; none: nothing is started."""
+        return [tasks.retraining(given) for given in behind if given["due"]]
 
     TriggerDagRunOperator.partial(
         task_id="retrain",

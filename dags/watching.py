@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from dags import steps, work
+from dags import runs, steps, work
 from dags.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ class Seen:
     """Its accuracy on them ÷ the original model's at home; None if that cannot be said."""
     behind: bool
     """Whether that is below ``[care] recovery_threshold``."""
+    due: bool
+    """Whether a retraining may help: it is behind, and enough of these windows have been judged by no retraining, promoted or refused."""
     text: str
     """The same for a person."""
 
@@ -57,7 +59,7 @@ def _seen(settings: Settings, cohort: Cohort, lake_version: int, labels_version:
     name, care = str(cohort), settings.care
 
     def seen(text: str, **found: Any) -> Seen:
-        nothing: dict[str, Any] = {"version": None, "windows": 0, "recovery_ratio": None, "behind": False}
+        nothing: dict[str, Any] = {"version": None, "windows": 0, "recovery_ratio": None, "behind": False, "due": False}
         return Seen(
             cohort=name, lake_version=lake_version, labels_version=labels_version, text=text, **{**nothing, **found}
         )
@@ -79,12 +81,20 @@ def _seen(settings: Settings, cohort: Cohort, lake_version: int, labels_version:
     accuracy, source = _accuracies(settings, name, champion, since, (lake_version, labels_version))
     recovery = accuracy / source if source else 0.0
     behind = recovery < care.recovery_threshold
+    # What a retraining has learned from and the gate has judged gives the same refusal tomorrow, and each asks the holdout once more.
+    unjudged = work.unseen(settings, windows, runs.judged(settings, name)).height
+    due = behind and unjudged >= care.least_windows
     text = (
         f"Champion of cohort '{name}' is version {champion}: accuracy {accuracy:.3f} on {since.height} windows labelled since it was "
         f"trained, recovery ratio {recovery:.3f}, {'below' if behind else 'not below'} [care] recovery_threshold = "
         f"{care.recovery_threshold:g}{': it has fallen behind' if behind else ''}."
     )
-    return seen(text, version=champion, windows=since.height, recovery_ratio=recovery, behind=behind)
+    if behind and not due:
+        text += (
+            f" Retrainings have learned from all but {unjudged} of them and were judged: another is due when "
+            f"{care.least_windows - unjudged} more are labelled."
+        )
+    return seen(text, version=champion, windows=since.height, recovery_ratio=recovery, behind=behind, due=due)
 
 
 def _accuracies(

@@ -78,7 +78,8 @@ def watch(
 ) -> None:
     """Hold champions against windows that were labelled since they were trained, and say which have fallen behind.
 
-    The answer's 'behind' names the cohorts whose recovery ratio is below [care] recovery_threshold. Exit code 99: nothing can be said of
+    The answer's 'behind' names the cohorts whose recovery ratio is below [care] recovery_threshold, and says whether a retraining is due
+    or these windows have been judged by one. Exit code 99: nothing can be said of
     any, since too little was labelled ([care] least_windows) or there is no champion.
     """
     settings = load_settings()

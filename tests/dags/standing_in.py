@@ -70,7 +70,8 @@ match arguments:
     case ["promote", *_]:
         answer = {{"passed": "--rejected-by" not in arguments, "version": "2", "champion": "2", "reasons": []}}
     case ["watch", *_]:
-        answer = {{"behind": [{{"cohort": "city", "version": "2", "recovery_ratio": 0.6, "text": {BEHIND!r}, **versions}}]}}
+        answer = {{"behind": [{{"cohort": "city", "version": "2", "recovery_ratio": 0.6, "due": True, "text": {BEHIND!r}, **versions}},
+                            {{"cohort": "town", "version": "4", "recovery_ratio": 0.7, "due": False, "text": "Judged.", **versions}}]}}
     case _:
         answer = {{}}
 print("not the answer")

@@ -258,7 +258,7 @@ def test_a_champion_that_has_fallen_behind_starts_one_run_with_a_note(place: Pla
     for _ in range(2):  # the second time it was started already
         assert place.run("watch_champion")[1] == "success"
     (run,) = [run for run in place.runs() if run["dag_run_id"] not in before]
-    assert run["conf"] == {"cohort": ["city"], "force": True}
+    assert run["conf"] == {"cohort": ["city"], "min_windows": 200}
     assert run["note"] == BEHIND
     assert api.fail_unfinished("retrain") == [run["dag_run_id"]]
     api.unpause("retrain")

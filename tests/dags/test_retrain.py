@@ -136,4 +136,4 @@ def test_the_same_champion_and_lake_start_the_same_run(airflow: dict[str, Any]) 
     assert first == again
     assert first["trigger_run_id"] != later["trigger_run_id"]
     assert re.fullmatch(r"[A-Za-z0-9_.~:+-]+", first["trigger_run_id"]), "Airflow takes no other names"
-    assert (first["conf"], first["note"]) == ({"cohort": ["a/phone_model=b c"], "force": True}, "Behind.")
+    assert (first["conf"], first["note"]) == ({"cohort": ["a/phone_model=b c"], "min_windows": 200}, "Behind.")

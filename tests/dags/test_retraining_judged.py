@@ -13,6 +13,7 @@ from dags import judging, retraining, runs, steps, watching, work
 from dags.judging import Approval
 from registry.versions import Alias
 from tests.dags.places import Place
+from tests.dags.test_work import learn
 from tests.training.lakes import of_people
 from tests.training.made import windows
 from training.dataset import WindowSet
@@ -133,3 +134,15 @@ def test_a_cohort_of_its_own_has_a_champion_of_its_own_that_is_watched(place: Pl
     assert (seen.windows, seen.behind) == (30 + 96, True)
     assert "below [care] recovery_threshold = 0.75: it has fallen behind." in seen.text
     assert np.isclose(seen.recovery_ratio or 0, float(seen.text.split("recovery ratio ")[1].split(",")[0]), atol=1e-3)
+
+    assert seen.due
+    learn(settings, work.pin(settings, part))  # stands for a retraining that the gate has refused
+    (seen,) = watching.watch(settings, [part])
+    assert (seen.behind, seen.due) == (True, False), "the same windows would ask the holdout the same once more"
+    assert seen.text.endswith(
+        "learned from all but 0 of them and were judged: another is due when 20 more are labelled."
+    )
+    assert work.work(settings, [part], min_windows=20).pins == (), "and a run that was started before does nothing"
+    place.publish(mislabelled(of_people("later", windows(people=2, each=4, seed=10))), cohort="town", phone="Pixel 8")
+    (seen,) = watching.watch(settings, [part])
+    assert (seen.behind, seen.due) == (True, True)

@@ -16,6 +16,7 @@
     │   ├── LedgerUnavailable   its database does not answer, or has dropped us
     │   ├── LedgerBusy          somebody else has been promoting for longer than the time-out
     │   ├── LedgerMoved         somebody else has written the entry that we wanted to write
+    │   ├── LockLost            the right to change champions ended while we were changing one
     │   ├── LedgerBroken        the ledger's newest entry is not what was once written
     │   └── HoldoutMissing      no such frozen holdout
     └── PromotionError          a promotion or rollback that must not be done
@@ -92,6 +93,12 @@ class LedgerBusy(LedgerError):
 
 class LedgerMoved(LedgerError):
     """Somebody else has written the entry that we wanted to write; what we knew is out of date."""
+
+    retriable: ClassVar[bool] = True
+
+
+class LockLost(LedgerError):
+    """The right to change champions ended while we were changing one: PostgreSQL was restarted, or has dropped us."""
 
     retriable: ClassVar[bool] = True
 

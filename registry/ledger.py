@@ -82,16 +82,18 @@ class Ledger:
         self._pause = pause
 
     @contextmanager
-    def exclusive(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[Callable[[], bool]]:
         """The right to change champions, one holder at a time, across processes and (with PostgreSQL) machines.
+
+        Gives a function that says whether it is still ours: PostgreSQL takes it away with the connection.
 
         Raises:
             LedgerBusy: another holder did not give it back within the time-out.
             LedgerError: the database does not answer.
         """
-        with self._database.translated("lock"), database_lock(self._database.engine) as try_lock:
+        with self._database.translated("lock"), database_lock(self._database.engine) as lock:
             step, waited, limit = 0.02, 0.0, self._lock_timeout.total_seconds()
-            while not try_lock():
+            while not lock.take():
                 if waited >= limit:
                     msg = (
                         f"{self._database}: another promotion or rollback has not finished for {limit:g} s. Try again, or "
@@ -101,7 +103,7 @@ class Ledger:
                 self._pause(step)
                 waited += step
                 step = min(step * 1.5, 0.5)
-            yield
+            yield lock.held
 
     def entries(self, model_name: str | None = None) -> tuple[Entry, ...]:
         """Every entry, oldest first; of one model, or of all.

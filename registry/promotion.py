@@ -17,7 +17,11 @@ the ledger gives an account, it does not overrule people.
 
 Afterwards the change is announced (:mod:`registry.notices`), which can fail without failing the promotion.
 
-Steps 2 to 5 run while holding the ledger's lock. A promotion says against which champion its verdict was made; if another one
+Steps 2 to 5 run while holding the ledger's lock, which PostgreSQL takes away with the connection. Step 4 looks before and after whether
+it is still ours and the entry still the newest. If not, somebody else may have promoted meanwhile: then the alias is put back to where
+the newest entry says, and the call fails as :class:`~registry.errors.LockLost`, to be repeated.
+
+A promotion says against which champion its verdict was made; if another one
 has become champion while it waited, it is refused as :class:`~registry.errors.ChampionMoved`, to be judged again.
 
 A rollback goes to the champion before, and the next one further back: it never returns to a version that somebody went away
@@ -33,9 +37,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
-from registry import account
-from registry.chain import Action, Draft, Entry, Problem, lineage
-from registry.errors import ChampionMoved, ModelNotFound, NothingToRollBack, PromotionError, RegistryError
+from registry import account, agreement
+from registry.chain import Action, Draft, Entry, Problem
+from registry.earlier import earlier, named
+from registry.errors import ChampionMoved, LockLost, ModelNotFound, PromotionError, RegistryError
 from registry.gate import Verdict
 from registry.ledger import Ledger
 from registry.notices import Notices
@@ -81,6 +86,8 @@ class Promotions:
         self._clock = clock
         self._who = who
         self._notices = notices
+        self._held: Callable[[], bool] = lambda: False
+        self._moved: Entry | None = None
 
     def promote(self, version: str, verdict: Verdict, *, judged_against: str | None) -> Outcome:
         """Make a version champion. Repeatable: the same version with the same run key is judged once.
@@ -99,7 +106,7 @@ class Promotions:
         if not verdict.passed:
             msg = f"{self._store.name} version {version} has not passed the gate ({', '.join(verdict.failed)}): not promoted"
             raise PromotionError(msg)
-        with self._announced(), self._ledger.exclusive():
+        with self._announced(), self._turn():
             noticed = self._reconcile()
             found = self._store.version(version)
             if (known := self._judgement(found)) is not None:
@@ -107,8 +114,8 @@ class Promotions:
             champion = self._champion()
             if champion != judged_against:
                 msg = (
-                    f"{self._store.name} version {version} was judged against {_named(judged_against)}, but the champion is now "
-                    f"{_named(champion)}: judge again"
+                    f"{self._store.name} version {version} was judged against {named(judged_against)}, but the champion is now "
+                    f"{named(champion)}: judge again"
                 )
                 raise ChampionMoved(msg)
             self._store.tag(version, account.tags(verdict, Status.PASSED))
@@ -131,7 +138,7 @@ class Promotions:
             what = f"needs a new score of the {' and the '.join(verdict.rescore)}" if verdict.rescore else "has passed"
             msg = f"{self._store.name} version {version}: the verdict {what}, so it is no refusal"
             raise PromotionError(msg)
-        with self._announced(), self._ledger.exclusive():
+        with self._announced(), self._turn():
             noticed = self._reconcile()
             found = self._store.version(version)
             if (known := self._judgement(found)) is not None:
@@ -164,7 +171,7 @@ class Promotions:
             LedgerError: see there.
         """
         seen = self._ledger.champion(self._store.name)
-        with self._announced(), self._ledger.exclusive():
+        with self._announced(), self._turn():
             current = self._ledger.champion(self._store.name)
             if current is not None and self._is_unfinished_rollback(current) and to in {None, current.version}:
                 return self._outcome(current, self._reconcile(), repeated=True)
@@ -175,7 +182,11 @@ class Promotions:
             champion = current.version if current else None
             if current is not None and to is not None and champion == to:
                 return self._outcome(current, noticed, repeated=True)
-            target, reason = (self._store.version(to), "Named by the operator.") if to else self._earlier(champion)
+            target, reason = (
+                (self._store.version(to), "Named by the operator.")
+                if to
+                else earlier(self._store, self.history(), champion)
+            )
             operation = self._rollback_operation(current)
             text = f"{why.strip()} ({reason})" if why.strip() else reason
             entry = self._enter(Action.ROLLBACK, target.version, text, operation=operation, subject=target)
@@ -197,7 +208,7 @@ class Promotions:
         Returns:
             The entries made for moves by hand; empty if alias and ledger agree.
         """
-        with self._announced(), self._ledger.exclusive():
+        with self._announced(), self._turn():
             return self._reconcile()
 
     def champion(self) -> str | None:
@@ -230,28 +241,11 @@ class Promotions:
 
     def verify(self) -> tuple[Problem, ...]:
         """Check the chain, and hold it against what MLflow says. Read without the lock: a promotion under way may show."""
-        problems = [*self._ledger.verify()]
-        seals = {entry.seal for entry in self._ledger.entries()}
-        for version in self._store.versions():
-            seal = version.tags.get(Tag.LEDGER)
-            if seal is not None and seal not in seals:
-                number = seal.partition(":")[0]
-                text = (
-                    f"Version {version.version} in MLflow was sealed with entry {number}, which the ledger does not have: "
-                    "its end was cut off, or it was written anew."
-                )
-                problems.append(Problem(sequence=int(number) if number.isdecimal() else 0, kind="missing", text=text))
-        if (differs := self.disagreement()) is not None:
-            problems.append(differs)
-        return tuple(problems)
+        return agreement.problems(self._store, self._ledger)
 
     def disagreement(self) -> Problem | None:
         """That alias and ledger name different champions, if they do; read without the lock, and left as it is."""
-        entry, alias = self._ledger.champion(self._store.name), self.champion()
-        if alias == (entry.version if entry else None):
-            return None
-        text = f"The ledger's champion is {_named(entry.version if entry else None)}, MLflow's is {_named(alias)}."
-        return Problem(sequence=entry.sequence if entry else 0, kind="alias", text=text)
+        return agreement.disagreement(self._store, self._ledger)
 
     @contextmanager
     def _announced(self) -> Iterator[None]:
@@ -267,6 +261,21 @@ class Promotions:
             raise
         self._notices.deliver()
 
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """The right to change champions. Who has lost it half-way puts back what whoever came next has made of the alias."""
+        try:
+            with self._ledger.exclusive() as self._held:
+                yield
+        except LockLost:
+            with self._ledger.exclusive() as self._held:
+                newest, ours = self._ledger.champion(self._store.name), self._moved
+                if newest is not None and newest != ours and self._ledger.is_settled(newest):
+                    alias = self._store.alias(Alias.CHAMPION)
+                    if ours is not None and alias == ours.version != newest.version:
+                        self._point(newest)
+            raise
+
     # Everything below runs while holding the lock.
 
     def _reconcile(self) -> tuple[Entry, ...]:
@@ -279,7 +288,7 @@ class Promotions:
             self._ledger.settle(entry)  # it was overtaken: what follows says by what
         if alias == expected:
             return ()
-        why = f"The alias was found on {_named(alias)}, where the ledger had left it on {_named(expected)}."
+        why = f"The alias was found on {named(alias)}, where the ledger had left it on {named(expected)}."
         manual = self._enter(Action.MANUAL, alias, why, who=f"somebody, in MLflow (noticed by {self._who})")
         self._settle(manual)
         return (manual,)
@@ -315,40 +324,36 @@ class Promotions:
 
     def _settle(self, entry: Entry) -> None:
         """Steps 4 and 5, each repeatable."""
-        if entry.version is None:
-            self._store.unpoint(Alias.CHAMPION)
-        else:
-            if self._store.alias(Alias.CHAMPION) != entry.version:
-                self._store.point(Alias.CHAMPION, entry.version)
+        if self._store.alias(Alias.CHAMPION) != entry.version:
+            self._require_turn(entry)
+            self._point(entry)
+            self._require_turn(entry)  # MLflow may have kept us waiting for longer than PostgreSQL was up
+        if entry.version is not None:
             self._retire_challenger(entry.version)
             self._store.tag(entry.version, {Tag.LEDGER: entry.seal})
         self._ledger.settle(entry)
 
-    def _earlier(self, champion: str | None) -> tuple[Version, str]:
-        passed_over: list[str] = []
-        for version in reversed(lineage(self.history())[:-1]):
-            if version is None or version == champion:
-                continue
-            try:
-                found = self._store.version(version)
-            except ModelNotFound:
-                passed_over.append(version)
-                continue
-            return found, f"Back to the champion before.{_deleted(passed_over)}"
-        original = self._store.alias(Alias.ORIGINAL)
-        if original is None or original == champion:
-            msg = (
-                f"{self._store.name}: no champion before {_named(champion)} is left to go back to, and no other version is the "
-                "original model. Name a version (to=…), or promote one."
-            )
-            raise NothingToRollBack(msg)
-        return self._store.version(original), f"No champion before: the original model as it is.{_deleted(passed_over)}"
+    def _point(self, entry: Entry) -> None:
+        if entry.version is None:
+            self._store.unpoint(Alias.CHAMPION)
+        else:
+            self._store.point(Alias.CHAMPION, entry.version)
+
+    def _require_turn(self, entry: Entry) -> None:
+        self._moved = entry
+        if self._held() and self._ledger.champion(self._store.name) == entry:
+            return
+        msg = (
+            f"{self._store.name}: the lock of the ledger was lost while entry {entry.sequence} (champion: {named(entry.version)}) "
+            "was being carried out. What has been entered stands; try again to see what it came to."
+        )
+        raise LockLost(msg)
 
     def _overtaken(self, seen: Entry | None) -> Outcome:
         """Another call held the lock first. If it did the same, this one is done."""
         if (known := self._ledger.operation(self._rollback_operation(seen))) is not None:
             return self._outcome(known, self._reconcile(), repeated=True)
-        msg = f"{self._store.name}: the champion changed to {_named(self._champion())} while waiting; look, and roll back again"
+        msg = f"{self._store.name}: the champion changed to {named(self._champion())} while waiting; look, and roll back again"
         raise ChampionMoved(msg)
 
     def _is_unfinished_rollback(self, entry: Entry) -> bool:
@@ -382,11 +387,3 @@ class Promotions:
 
     def _outcome(self, entry: Entry, noticed: tuple[Entry, ...], *, repeated: bool = False) -> Outcome:
         return Outcome(entry=entry, champion=self._champion(), repeated=repeated, noticed=noticed)
-
-
-def _named(version: str | None) -> str:
-    return "no version" if version is None else f"version {version}"
-
-
-def _deleted(versions: list[str]) -> str:
-    return f" Passed over, because deleted: {', '.join(versions)}." if versions else ""

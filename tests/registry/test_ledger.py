@@ -289,3 +289,19 @@ def test_a_connection_that_is_dropped_may_be_made_again(postgres: Postgres) -> N
     with pytest.raises(LedgerUnavailable):
         ask_twice()
     assert len(ledger.entries()) == 1
+
+
+def test_who_holds_the_lock_knows_when_it_is_gone(postgres: Postgres, ledger: Ledger) -> None:
+    """It belongs to a connection: one that was dropped is made anew in silence, without it."""
+    there = Ledger(postgres.database("held"), lock_timeout=timedelta(0))
+    with there.exclusive() as held:
+        assert held()
+        with pytest.raises(LedgerBusy), there.exclusive():
+            pass
+        postgres.drop_connections("held")
+        with there.exclusive() as others:
+            assert others()
+            assert not held()
+            assert not held(), "nor once it has another connection"
+    with ledger.exclusive() as held:
+        assert held(), "that of a file goes with its holder only"

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from registry.errors import ChampionMoved, PromotionError
+import pytest
+
+from registry.errors import ChampionMoved, LockLost, PromotionError
 from registry.promotion import Outcome, Promotions
 from registry.versions import Alias
 from tests.registry.houses import PASSED, House, prepared
@@ -84,3 +86,80 @@ class _Seen:
         if name == "exclusive":
             self._seen.release()
         return getattr(self._inner, name)
+
+
+class _WithoutLock:
+    """A ledger whose lock goes with PostgreSQL's connection, without its holder being told; ``after`` names a step that then hangs."""
+
+    def __init__(self, inner: Any, meanwhile: Callable[[], Any], after: str = "") -> None:
+        self._inner, self._meanwhile, self._after = inner, meanwhile, after
+        self.alive = True
+
+    @contextmanager
+    def exclusive(self) -> Iterator[Callable[[], bool]]:
+        yield lambda: self.alive
+
+    def append(self, *arguments: Any, **options: Any) -> Any:
+        entry = self._inner.append(*arguments, **options)
+        if self._after == "append":
+            self.alive = False
+            self._meanwhile()
+        return entry
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+class _Slow:
+    """Versions in an MLflow that hangs before it points an alias, once."""
+
+    def __init__(self, inner: Any, hang: Callable[[], None] | None) -> None:
+        self._inner, self._hang = inner, hang
+        self.pointed: list[str] = []
+
+    def point(self, alias: str, version: str) -> None:
+        hang, self._hang = self._hang, None
+        if hang is not None:
+            hang()
+        self.pointed.append(version)
+        self._inner.point(alias, version)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+@pytest.mark.parametrize("hangs", ["in MLflow", "before it"])
+def test_who_has_lost_the_lock_does_not_put_an_old_champion_back(house: House, hangs: str) -> None:
+    """PostgreSQL is restarted while a promotion hangs; another promotion is made, and then the first goes on."""
+    prepared(house, 1)
+
+    def meanwhile() -> None:
+        ledger.alive = False
+        assert house.promotions(who="ben").promote("3", PASSED, judged_against="2").champion == "3"
+
+    ledger: Any = _WithoutLock(house.ledger, meanwhile, after="" if hangs == "in MLflow" else "append")
+    store: Any = _Slow(house.store, meanwhile if hangs == "in MLflow" else None)
+    late = Promotions(store, ledger, clock=house.clock, who="ana")
+    with pytest.raises(LockLost, match=r"entry 2 \(champion: version 2\).*try again") as error:
+        late.promote("2", PASSED, judged_against="1")
+    assert error.value.retriable
+    assert store.pointed == (["2", "3"] if hangs == "in MLflow" else [])
+    assert house.store.alias(Alias.CHAMPION) == "3"
+    assert [(entry.action, entry.version) for entry in house.ledger.entries()][1:] == [
+        ("promote", "2"),
+        ("promote", "3"),
+    ]
+    assert house.promotions().verify() == ()
+    again = house.promotions().promote("2", PASSED, judged_against="1")
+    assert (again.repeated, again.champion) == (True, "3")
+
+
+def test_a_lock_that_is_lost_while_nobody_came_is_no_harm(house: House) -> None:
+    prepared(house, 1)
+    ledger: Any = _WithoutLock(house.ledger, lambda: None, after="append")
+    with pytest.raises(LockLost):
+        Promotions(house.store, ledger, clock=house.clock, who="ana").promote("2", PASSED, judged_against="1")
+    assert house.store.alias(Alias.CHAMPION) == "1"
+    again = house.promotions().promote("2", PASSED, judged_against="1")
+    assert (again.repeated, again.champion, house.store.alias(Alias.CHAMPION)) == (True, "2", "2")
+    assert house.promotions().verify() == ()

@@ -17,17 +17,15 @@ the ledger gives an account, it does not overrule people.
 
 Afterwards the change is announced (:mod:`registry.notices`), which can fail without failing the promotion.
 
-Steps 2 to 5 run while holding the ledger's lock, which PostgreSQL takes away with the connection. Step 4 looks before and after whether
-it is still ours and the entry still the newest. If not, somebody else may have promoted meanwhile: then the alias is put back to where
-the newest entry says, and the call fails as :class:`~registry.errors.LockLost`, to be repeated.
-
-A promotion says against which champion its verdict was made; if another one
-has become champion while it waited, it is refused as :class:`~registry.errors.ChampionMoved`, to be judged again.
+Steps 2 to 5 run while holding the ledger's lock; :mod:`registry.turn` says what becomes of whoever loses it. A promotion says against
+which champion its verdict was made; if another one has become champion while it waited, it is refused
+as :class:`~registry.errors.ChampionMoved`, to be judged again.
 
 A rollback goes to the champion before, and the next one further back: it never returns to a version that somebody went away
 from (say ``to=`` for that). Deleted versions are passed over. With no earlier champion it goes to the original model as it is;
 with neither, it is an error and the champion stays: serving a doubtful model is the operator's choice, serving none is not
-ours. Two rollbacks at once are one, and one that was killed is finished, not doubled, by calling it again.
+ours. Two rollbacks at once are one. One that was killed before its end is finished by calling it again; of one that had come to its end
+nothing shows that its caller was never told, and calling it again goes further back, unless it says from which champion (``expected=``).
 """
 
 from __future__ import annotations
@@ -40,10 +38,11 @@ from datetime import datetime
 from registry import account, agreement
 from registry.chain import Action, Draft, Entry, Problem
 from registry.earlier import earlier, named
-from registry.errors import ChampionMoved, LockLost, ModelNotFound, PromotionError, RegistryError
+from registry.errors import ChampionMoved, ModelNotFound, PromotionError, RegistryError
 from registry.gate import Verdict
 from registry.ledger import Ledger
 from registry.notices import Notices
+from registry.turn import Turn
 from registry.versions import Alias, Status, Tag, Version, VersionStore
 
 
@@ -86,8 +85,7 @@ class Promotions:
         self._clock = clock
         self._who = who
         self._notices = notices
-        self._held: Callable[[], bool] = lambda: False
-        self._moved: Entry | None = None
+        self._turn = Turn(store, ledger)
 
     def promote(self, version: str, verdict: Verdict, *, judged_against: str | None) -> Outcome:
         """Make a version champion. Repeatable: the same version with the same run key is judged once.
@@ -106,7 +104,7 @@ class Promotions:
         if not verdict.passed:
             msg = f"{self._store.name} version {version} has not passed the gate ({', '.join(verdict.failed)}): not promoted"
             raise PromotionError(msg)
-        with self._announced(), self._turn():
+        with self._announced(), self._turn.taken():
             noticed = self._reconcile()
             found = self._store.version(version)
             if (known := self._judgement(found)) is not None:
@@ -138,7 +136,7 @@ class Promotions:
             what = f"needs a new score of the {' and the '.join(verdict.rescore)}" if verdict.rescore else "has passed"
             msg = f"{self._store.name} version {version}: the verdict {what}, so it is no refusal"
             raise PromotionError(msg)
-        with self._announced(), self._turn():
+        with self._announced(), self._turn.taken():
             noticed = self._reconcile()
             found = self._store.version(version)
             if (known := self._judgement(found)) is not None:
@@ -157,41 +155,34 @@ class Promotions:
             self._retire_challenger(version)
             return self._outcome(entry, noticed)
 
-    def rollback(self, *, to: str | None = None, why: str = "") -> Outcome:
-        """Put an earlier champion back.
+    def rollback(
+        self,
+        *,
+        to: str | None = None,
+        why: str = "",
+        expected: str | None = None,
+        told: Callable[[Outcome], None] = lambda _: None,
+    ) -> Outcome:
+        """Put an earlier champion back. Repeatable if ``expected`` is given.
 
         Args:
             to: the version to go to; None for the champion before (see the module's text).
             why: a reason for the ledger.
+            expected: the champion to go away from. If somebody has gone away from it already by a rollback, nothing is done.
+            told: is told what it came to before it is announced, which may take a while.
 
         Raises:
             NothingToRollBack: no version is left to go to.
-            ChampionMoved: somebody else has changed the champion while this call waited.
+            ChampionMoved: somebody else has changed the champion while this call waited, or it is not the expected one.
             ModelNotFound: there is no version ``to``.
             LedgerError: see there.
         """
         seen = self._ledger.champion(self._store.name)
-        with self._announced(), self._turn():
-            current = self._ledger.champion(self._store.name)
-            if current is not None and self._is_unfinished_rollback(current) and to in {None, current.version}:
-                return self._outcome(current, self._reconcile(), repeated=True)
-            if current != seen:
-                return self._overtaken(seen)
-            noticed = self._reconcile()
-            current = self._ledger.champion(self._store.name)
-            champion = current.version if current else None
-            if current is not None and to is not None and champion == to:
-                return self._outcome(current, noticed, repeated=True)
-            target, reason = (
-                (self._store.version(to), "Named by the operator.")
-                if to
-                else earlier(self._store, self.history(), champion)
-            )
-            operation = self._rollback_operation(current)
-            text = f"{why.strip()} ({reason})" if why.strip() else reason
-            entry = self._enter(Action.ROLLBACK, target.version, text, operation=operation, subject=target)
-            self._settle(entry)
-            return self._outcome(entry, noticed)
+        with self._announced():
+            with self._turn.taken():
+                outcome = self._rolled_back(to, why, expected, seen)
+            told(outcome)
+        return outcome
 
     def judgement(self, version: str) -> Entry | None:
         """The entry of what the gate once found of a version: promoted or refused; None if it was never asked.
@@ -208,7 +199,7 @@ class Promotions:
         Returns:
             The entries made for moves by hand; empty if alias and ledger agree.
         """
-        with self._announced(), self._turn():
+        with self._announced(), self._turn.taken():
             return self._reconcile()
 
     def champion(self) -> str | None:
@@ -261,21 +252,6 @@ class Promotions:
             raise
         self._notices.deliver()
 
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """The right to change champions. Who has lost it half-way puts back what whoever came next has made of the alias."""
-        try:
-            with self._ledger.exclusive() as self._held:
-                yield
-        except LockLost:
-            with self._ledger.exclusive() as self._held:
-                newest, ours = self._ledger.champion(self._store.name), self._moved
-                if newest is not None and newest != ours and self._ledger.is_settled(newest):
-                    alias = self._store.alias(Alias.CHAMPION)
-                    if ours is not None and alias == ours.version != newest.version:
-                        self._point(newest)
-            raise
-
     # Everything below runs while holding the lock.
 
     def _reconcile(self) -> tuple[Entry, ...]:
@@ -325,29 +301,39 @@ class Promotions:
     def _settle(self, entry: Entry) -> None:
         """Steps 4 and 5, each repeatable."""
         if self._store.alias(Alias.CHAMPION) != entry.version:
-            self._require_turn(entry)
-            self._point(entry)
-            self._require_turn(entry)  # MLflow may have kept us waiting for longer than PostgreSQL was up
+            self._turn.carry_out(entry)
         if entry.version is not None:
             self._retire_challenger(entry.version)
             self._store.tag(entry.version, {Tag.LEDGER: entry.seal})
         self._ledger.settle(entry)
 
-    def _point(self, entry: Entry) -> None:
-        if entry.version is None:
-            self._store.unpoint(Alias.CHAMPION)
-        else:
-            self._store.point(Alias.CHAMPION, entry.version)
-
-    def _require_turn(self, entry: Entry) -> None:
-        self._moved = entry
-        if self._held() and self._ledger.champion(self._store.name) == entry:
-            return
-        msg = (
-            f"{self._store.name}: the lock of the ledger was lost while entry {entry.sequence} (champion: {named(entry.version)}) "
-            "was being carried out. What has been entered stands; try again to see what it came to."
+    def _rolled_back(self, to: str | None, why: str, expected: str | None, seen: Entry | None) -> Outcome:
+        current = self._ledger.champion(self._store.name)
+        if expected is None:
+            if current is not None and self._is_unfinished_rollback(current) and to in {None, current.version}:
+                return self._outcome(current, self._reconcile(), repeated=True)
+            if current != seen:
+                return self._overtaken(seen)
+        noticed = self._reconcile()
+        current = self._ledger.champion(self._store.name)
+        champion = current.version if current else None
+        if current is not None and to in {None, champion} and _is_rollback_from(current, expected):
+            return self._outcome(current, noticed, repeated=True)
+        if expected not in {None, champion}:
+            msg = f"{self._store.name}: the champion is {named(champion)}, not {named(expected)}: look, and roll back from that, if at all"
+            raise ChampionMoved(msg)
+        if current is not None and to is not None and champion == to:
+            return self._outcome(current, noticed, repeated=True)
+        target, reason = (
+            (self._store.version(to), "Named by the operator.")
+            if to
+            else earlier(self._store, self.history(), champion)
         )
-        raise LockLost(msg)
+        operation = self._rollback_operation(current)
+        text = f"{why.strip()} ({reason})" if why.strip() else reason
+        entry = self._enter(Action.ROLLBACK, target.version, text, operation=operation, subject=target)
+        self._settle(entry)
+        return self._outcome(entry, noticed)
 
     def _overtaken(self, seen: Entry | None) -> Outcome:
         """Another call held the lock first. If it did the same, this one is done."""
@@ -387,3 +373,7 @@ class Promotions:
 
     def _outcome(self, entry: Entry, noticed: tuple[Entry, ...], *, repeated: bool = False) -> Outcome:
         return Outcome(entry=entry, champion=self._champion(), repeated=repeated, noticed=noticed)
+
+
+def _is_rollback_from(entry: Entry, champion: str | None) -> bool:
+    return champion is not None and entry.action == Action.ROLLBACK and entry.previous_version == champion

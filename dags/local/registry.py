@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from dags.holdout import holdouts as holdouts_of
 from dags.holdout import retire
 from dags.settings import load as load_settings
 from dags.terminal import EXIT_FINAL, EXIT_NOTHING, entry_line, proven_line, result, say, say_disagreement, version_line
+
+if TYPE_CHECKING:
+    from registry.promotion import Outcome
 
 Cohort = Annotated[
     str,
@@ -80,13 +83,24 @@ def explain(version: Annotated[str, typer.Argument(help="A version's number.")],
 @app.command()
 def rollback(
     to: Annotated[str | None, typer.Option(help="Version to go back to; the champion before if not said.")] = None,
+    expected: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="The champion to go away from: another one is left alone, and called again, this does nothing. For scripts, and "
+            "for whoever calls it again because the first call was cut off.",
+        ),
+    ] = None,
     why: Annotated[str, typer.Option(help="Goes into the ledger.")] = "",
     cohort: Cohort = "",
 ) -> None:
     """Make the champion before champion again; the ledger says so."""
-    outcome = steps.promotions(load_settings(), cohort).rollback(to=to, why=why)
-    say(f"Version {outcome.champion} is champion.")
-    result(champion=outcome.champion, entry=outcome.entry.sequence)
+
+    def told(outcome: Outcome) -> None:
+        say(f"Version {outcome.champion} is champion.")
+        result(champion=outcome.champion, entry=outcome.entry.sequence)
+
+    steps.promotions(load_settings(), cohort).rollback(to=to, why=why, expected=expected, told=told)
 
 
 @app.command()

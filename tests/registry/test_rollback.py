@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from registry.errors import ModelNotFound, NothingToRollBack
+from registry.errors import ChampionMoved, ModelNotFound, NothingToRollBack
+from registry.promotion import Promotions
 from registry.versions import Alias
-from tests.fakes.versions import MemoryVersions
-from tests.registry.houses import House
+from tests.fakes.versions import Killed, MemoryVersions
+from tests.registry.houses import House, prepared
 
 
 def test_rollbacks_go_further_and_further_back(house: House) -> None:
@@ -70,3 +73,53 @@ def test_deleted_versions_are_passed_over(house: House) -> None:
     outcome = house.promotions().rollback()
     assert outcome.champion == "1"
     assert outcome.entry.why.endswith("Passed over, because deleted: 2.")
+
+
+class _CutOff:
+    """Announcements during which the command is killed."""
+
+    def begin(self) -> None:
+        pass
+
+    def deliver(self) -> None:
+        raise Killed
+
+
+def cut_off(house: House, **options: Any) -> list[str | None]:
+    """A rollback that is killed after its end; what its caller was told before."""
+    notices: Any = _CutOff()
+    told: list[str | None] = []
+    promotions = Promotions(house.store, house.ledger, clock=house.clock, who="ana", notices=notices)
+    with pytest.raises(Killed):
+        promotions.rollback(told=lambda outcome: told.append(outcome.champion), **options)
+    return told
+
+
+def test_a_rollback_that_says_from_where_is_not_doubled(house: House) -> None:
+    prepared(house, 3)
+    assert cut_off(house, expected="3") == ["2"], "its caller is told before others are"
+    again = house.promotions().rollback(expected="3", why="Was it done?")
+    assert (again.champion, again.repeated) == ("2", True)
+    assert house.promotions().rollback(expected="3", to="2").repeated
+    before = house.state()
+    with pytest.raises(ChampionMoved, match="the champion is version 2, not version 3"):
+        house.promotions().rollback(expected="3", to="1")
+    with pytest.raises(ChampionMoved, match="the champion is version 2, not version 1"):
+        house.promotions().rollback(expected="1")
+    assert house.state() == before
+    assert house.promotions().rollback(expected="2").champion == "1"
+    house.store.point(Alias.CHAMPION, "2")  # by hand: this is another time that 2 serves
+    outcome = house.promotions().rollback(expected="2")
+    assert (outcome.champion, outcome.repeated) == ("1", False)
+    assert house.promotions().verify() == ()
+
+
+@pytest.mark.parametrize("writes", range(4))
+def test_killed_before_its_end_it_is_finished(house: House, writes: int) -> None:
+    prepared(house, 3)
+    with pytest.raises(Killed):
+        house.promotions(writes).rollback(expected="3")
+    assert house.promotions().rollback(expected="3").champion == "2"
+    assert house.store.alias(Alias.CHAMPION) == "2"
+    assert [entry.action for entry in house.ledger.entries()].count("rollback") == 1
+    assert house.promotions().verify() == ()

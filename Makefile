@@ -10,7 +10,7 @@ REQUIREMENTS := docker/python/requirements.txt
 WORKERS ?= 2
 export SENSORLOOP_HOME ?= $(CURDIR)/var
 
-.PHONY: help setup demo rehearse secrets services test coverage bench-ingest bench-faults bench-poison bench-promotion bench-transfer bench-quality bench-rescore bench-train lint format lock clean browser
+.PHONY: help setup demo rehearse secrets image services test coverage bench-ingest bench-faults bench-poison bench-promotion bench-transfer bench-quality bench-rescore bench-train lint format lock clean browser
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 	@echo
@@ -36,6 +36,9 @@ demo: $(READY)  ## the whole loop on this machine: a real Kafka, MLflow and Airf
 
 secrets:  ## passwords and certificates for docker/compose.yaml → docker/secrets, docker/.env (KAFKA_HOST=name: of the brokers, from outside)
 	@KAFKA_HOST=$(or $(KAFKA_HOST),localhost) docker/secrets.sh
+
+image:  ## the image of docker/compose.yaml, which knows the commit that it is of
+	@cd docker && SENSORLOOP_COMMIT="$$(git describe --always --abbrev=40 --dirty --exclude='*')" docker compose build
 
 services:  # PostgreSQL and Redis for the rehearsal; only where we may install them, and without starting any
 	@{ ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 && command -v redis-server >/dev/null; } || \

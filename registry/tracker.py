@@ -42,6 +42,7 @@ RUN_KEY = "run_key"
 
 _PARENT = "mlflow.parentRunId"
 _COMMIT = "mlflow.source.git.commit"
+_BUILT_FROM, _CHANGED = "SENSORLOOP_COMMIT", "-dirty"
 _NOTE = "mlflow.note.content"
 _BATCH = 100  # parameters and tags in a request; MLflow refuses more
 _METRICS = 1000
@@ -304,7 +305,8 @@ def environment(repository: Path | None = None) -> dict[str, str]:
 
     Args:
         repository: top folder of the code's git repository. None, or a folder that is not the top of one, leaves the commit
-            out: an installed package may well lie inside of somebody else's repository.
+            out: an installed package may well lie inside of somebody else's repository. An image has neither git nor repository: there
+            SENSORLOOP_COMMIT says what ``git describe --dirty`` said when it was built.
     """
     tags = {"python": platform.python_version(), "machine": f"{socket.gethostname()} ({platform.machine()})"}
     for package in _PACKAGES:
@@ -315,7 +317,11 @@ def environment(repository: Path | None = None) -> dict[str, str]:
     # What MLflow's pages call "Created by" and "Source"; the latter is also where they show the commit.
     tags |= {"mlflow.source.name": Path(sys.argv[0]).name or "python", "mlflow.source.type": "LOCAL"}
     tags["mlflow.user"] = user()
-    if repository is not None and _is_top(repository) and (commit := _git(repository, "rev-parse", "HEAD")):
+    if given := os.environ.get(_BUILT_FROM, ""):
+        tags[_COMMIT] = given.removesuffix(_CHANGED)
+        if given.endswith(_CHANGED):
+            tags["git.uncommitted_changes"] = "true"
+    elif repository is not None and _is_top(repository) and (commit := _git(repository, "rev-parse", "HEAD")):
         tags[_COMMIT] = commit
         if _git(repository, "status", "--porcelain", "--untracked-files=no"):
             tags["git.uncommitted_changes"] = "true"

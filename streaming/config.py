@@ -22,7 +22,13 @@ from streaming.errors import SettingsError
 PREFIX = "SENSORLOOP_"
 _SECRET = re.compile("secret|token|password")
 _NOT_SECTIONS = frozenset(
-    {"SENSORLOOP_HOME", "SENSORLOOP_CONFIG", "SENSORLOOP_REQUIRE_BROWSER", "SENSORLOOP_TEST_LEDGER_URL"}
+    {
+        "SENSORLOOP_HOME",
+        "SENSORLOOP_CONFIG",
+        "SENSORLOOP_COMMIT",
+        "SENSORLOOP_REQUIRE_BROWSER",
+        "SENSORLOOP_TEST_LEDGER_URL",
+    }
 )
 
 

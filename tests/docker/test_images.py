@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
 from pathlib import Path
 
 from dags.local import here
 from dags.local.here import REPOSITORY
+from dags.settings import load
 from tests.docker.cluster import DOCKER, IMAGE, services
 
 TEXT = (DOCKER / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
@@ -82,3 +85,20 @@ def test_the_services_find_the_code_where_the_image_has_it() -> None:
 
 def _version() -> str:
     return re.search(r'^version = "(.*)"$', Path(REPOSITORY / "pyproject.toml").read_text("utf-8"), re.MULTILINE)[1]  # type: ignore[index]
+
+
+def test_the_commit_of_a_build_reaches_the_code() -> None:
+    """From ``make image`` through compose.yaml's argument to the variable that MLflow's runs are tagged by."""
+    assert re.search(r"^ARG (\w+)=\"\"\nENV \1=\$\1$", STAGES[-1], re.MULTILINE)
+    assert "\nENV SENSORLOOP_COMMIT=" in STAGES[-1]
+    assert 'args: {SENSORLOOP_COMMIT: "${SENSORLOOP_COMMIT:-}"}' in (DOCKER / "compose.yaml").read_text(
+        encoding="utf-8"
+    )
+    recipe = (REPOSITORY / "Makefile").read_text(encoding="utf-8").split("\nimage:", 1)[1].split("\n\n", 1)[0]
+    command = re.search(r'SENSORLOOP_COMMIT="\$\$\((.*?)\)" docker compose build', recipe)
+    assert command
+    said = subprocess.run(
+        shlex.split(command[1]), cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", said)
+    load({"SENSORLOOP_COMMIT": said, "SENSORLOOP_CONFIG": "/dev/null"})  # it is taken for no setting

@@ -274,3 +274,15 @@ def _nobody() -> str:
 def test_nobody_at_the_address() -> None:
     with pytest.raises(MlflowUnavailable, match=r"127\.0\.0\.1:9.*tracking_uri"):
         connect("http://127.0.0.1:9")
+
+
+def test_an_image_says_which_commit_it_was_built_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SENSORLOOP_COMMIT", "a" * 40)
+    tags = environment(tmp_path)
+    assert tags["mlflow.source.git.commit"] == "a" * 40
+    assert "git.uncommitted_changes" not in tags
+    monkeypatch.setenv("SENSORLOOP_COMMIT", f"{'a' * 40}-dirty")
+    tags = environment(tmp_path)
+    assert (tags["mlflow.source.git.commit"], tags["git.uncommitted_changes"]) == ("a" * 40, "true")
+    monkeypatch.setenv("SENSORLOOP_COMMIT", "")  # an image that nobody told
+    assert "mlflow.source.git.commit" not in environment(tmp_path)

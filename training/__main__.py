@@ -16,6 +16,7 @@ import argparse
 import ast
 import dataclasses
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -157,4 +158,6 @@ def _told(done: int, total: int, text: str) -> None:
 
 
 if __name__ == "__main__":
+    # Leave by an exception, so that a training saves how far it is.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     main()

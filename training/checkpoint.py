@@ -6,10 +6,12 @@ one's is not taken up, and neither is a damaged one; then the training begins at
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ class Checkpoint:
         """
         self._path, self._training, self._every, self._clock = path, training, every.total_seconds(), clock
         self._last = clock()
+        self._held = b""
 
     def load(self) -> dict[str, Any]:
         """What was saved last; empty if nothing was, or nothing of this training."""
@@ -46,15 +49,41 @@ class Checkpoint:
             return {}
         return state if isinstance(state, dict) and state.get(_OF) == self._training else {}
 
-    def save(self, state: Callable[[], dict[str, Any]]) -> None:
-        """Save what ``state`` returns, if it is time to."""
+    def save(self, state: Callable[[], dict[str, Any]]) -> bool:
+        """Save what ``state`` returns, if it is time to; says whether it was."""
         if self._path is None or self._clock() - self._last < self._every:
+            return False
+        self._write(self._content(state))
+        self._held, self._last = b"", self._clock()
+        return True
+
+    def hold(self, state: Callable[[], dict[str, Any]]) -> None:
+        """Have what ``state`` returns at hand, in memory, for :meth:`saved_when_stopped`."""
+        if self._path is not None:
+            self._held = self._content(state)
+
+    @contextmanager
+    def saved_when_stopped(self) -> Iterator[None]:
+        """Save what is held when the process is told to stop (SIGTERM that became SystemExit, Ctrl-C) in the middle of what follows."""
+        try:
+            yield
+        except (SystemExit, KeyboardInterrupt):
+            if self._held:
+                self._write(self._held)
+            raise
+
+    def _content(self, state: Callable[[], dict[str, Any]]) -> bytes:
+        buffer = io.BytesIO()
+        torch.save({**state(), _OF: self._training}, buffer)
+        return buffer.getvalue()
+
+    def _write(self, content: bytes) -> None:
+        if self._path is None:  # pragma: no cover - nothing is ever held then
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         partial = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         with partial.open("wb") as file:
-            torch.save({**state(), _OF: self._training}, file)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(self._path)
-        self._last = self._clock()

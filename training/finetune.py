@@ -18,6 +18,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -134,7 +135,12 @@ def finetune(
     fold = grouped_folds(groups, labels, settings.validation_folds, rng=np.random.default_rng(settings.seed))
     judges = fold == 0 if fold.max() else np.zeros(len(labels), bool)
     everything = np.arange(len(labels))
-    with threads(settings.threads), seeded(settings.seed), reproducible(wanted=compute.deterministic):
+    with (
+        threads(settings.threads),
+        seeded(settings.seed),
+        reproducible(wanted=compute.deterministic),
+        ExitStack() as end,
+    ):
         trainer = _Trainer(
             original, cached, labels, weights, adjust=adjust, sampler=sampler, loss=loss, settings=settings, compute=compute
         )  # fmt: skip
@@ -145,6 +151,7 @@ def finetune(
         total = max(1, 2 * passes)
         training = trainer.digest(groups, believed, head, near=near) if checkpoint else ""
         kept = Checkpoint(checkpoint, training, every=compute.checkpoint_every)
+        end.enter_context(kept.saved_when_stopped())
         state = ranks().agreed(kept.load())
         trainer.restart(np.flatnonzero(~judges), head.pull)
         reached = trainer.validate(head.share, judges, believed)
@@ -329,8 +336,9 @@ class _Trainer:
                 "optimizer": self._stepper.optimizer.state_dict(), "generator": self._generator.get_state(),
             }  # fmt: skip
 
-        if self._ranks.first:
-            kept.save(state)
+        # What has moved since the last epoch's end is of no use half-way: when told to stop, that end is what is saved.
+        if self._ranks.first and not kept.save(state):
+            kept.hold(state)
 
     def resume(self, state: dict[str, Any], stretch: str) -> int:
         """Go on where a checkpoint says, if it is of this stretch; returns how many of its epochs are done."""

@@ -188,7 +188,8 @@ class ComputeSettings:
     resident: float = 0.5
     """Share of a GPU's free memory, 0 to 1, that the data may take; of more, each step's go over from the computer's memory."""
     checkpoint_every: timedelta = timedelta(seconds=60)
-    """Time between checkpoints: what is lost when a training is killed. One is a write of three times the trained part's size."""
+    """Time between checkpoints, at ends of epochs: what is lost, with the epoch under way, when a training is killed; told to stop
+    (SIGTERM), it saves first. One is a write of three times the trained part's size."""
 
     def __post_init__(self) -> None:
         rules.check(

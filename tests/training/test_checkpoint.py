@@ -3,6 +3,7 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 import torch
 
 from training.checkpoint import Checkpoint
@@ -49,3 +50,27 @@ def test_without_a_file_nothing_is_kept() -> None:
     kept = Checkpoint(None, "a", every=NOW)
     kept.save(lambda: {"epoch": 1})
     assert kept.load() == {}
+
+
+@pytest.mark.parametrize("stop", [SystemExit, KeyboardInterrupt])
+def test_what_is_held_is_saved_when_the_process_is_told_to_stop(tmp_path: Path, stop: type[BaseException]) -> None:
+    file, moving = tmp_path / "checkpoint.pt", torch.zeros(3)
+    kept = Checkpoint(file, "a", every=timedelta(hours=1))
+    assert not kept.save(lambda: {"epoch": 1, "parameters": moving})
+    kept.hold(lambda: {"epoch": 1, "parameters": moving})
+    moving += 1  # half of the next epoch
+    with pytest.raises(stop), kept.saved_when_stopped():
+        raise stop
+    assert kept.load()["epoch"] == 1
+    assert torch.equal(kept.load()["parameters"], torch.zeros(3)), "as it was when it was held"
+
+
+def test_other_ends_leave_the_checkpoint_as_it_was(tmp_path: Path) -> None:
+    file = tmp_path / "checkpoint.pt"
+    kept = Checkpoint(file, "a", every=timedelta(hours=1))
+    kept.hold(lambda: {"epoch": 1})
+    with pytest.raises(ZeroDivisionError), kept.saved_when_stopped():
+        _ = 1 / 0
+    with kept.saved_when_stopped():
+        pass
+    assert not file.exists()

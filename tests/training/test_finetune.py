@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from sensorloop import _told_to_stop
 from tests.training.made import network, windows
 from training.__main__ import main
 from training.dataset import WindowSet
@@ -23,6 +26,7 @@ from training.finetune import FineTuned, finetune
 from training.network import SceneNet, infer
 from training.original import OriginalModel
 from training.settings import ComputeSettings, FineTuneSettings
+from training.step import Stepper
 from training.tracking import NullRun
 
 ROOT = Path(__file__).parents[2]
@@ -90,6 +94,35 @@ def test_a_killed_training_goes_on_to_the_same_model(whole: FineTuned, tmp_path:
     assert told == list(range(dies_after + 1, 7)), "epochs were trained twice, or left out"
     assert done.net.digest() == whole.net.digest()
     assert (done.epochs, done.validation) == (whole.epochs, whole.validation)
+
+
+@pytest.mark.parametrize("dies_after", [2, 4])
+def test_told_to_stop_it_saves_the_last_epoch_whatever_the_time(
+    whole: FineTuned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_after: int
+) -> None:
+    """A real SIGTERM in the middle of an epoch, as the command line takes it, an hour before the next checkpoint is due."""
+    file, told, seldom = tmp_path / "checkpoint.pt", list[int](), ComputeSettings(checkpoint_every=timedelta(hours=1))
+    step, stopped = Stepper.step, list[int]()
+
+    def stopping(stepper: Stepper, *arguments: Any) -> Any:
+        done = step(stepper, *arguments)
+        if len(told) == dies_after and not stopped:
+            stopped.append(len(told))
+            os.kill(os.getpid(), signal.SIGTERM)
+        return done
+
+    monkeypatch.setattr(Stepper, "step", stopping)
+    before = signal.signal(signal.SIGTERM, _told_to_stop)
+    try:
+        with pytest.raises(SystemExit, match="143"):
+            tune(file, told=told, compute=seldom)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert stopped == [dies_after]
+    assert told == list(range(1, dies_after + 1))
+    done = tune(file, told=told, compute=seldom)
+    assert told == list(range(1, 7)), "epochs were trained twice, or left out"
+    assert done.net.digest() == whole.net.digest()
 
 
 def test_what_another_training_left_is_not_gone_on_with(tmp_path: Path) -> None:

@@ -102,3 +102,17 @@ def test_the_commit_of_a_build_reaches_the_code() -> None:
     ).stdout.strip()
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", said)
     load({"SENSORLOOP_COMMIT": said, "SENSORLOOP_CONFIG": "/dev/null"})  # it is taken for no setting
+
+
+def test_an_upgrade_brings_mlflows_tables_up_to_date_before_its_server_looks_at_them() -> None:
+    """It ends at once over tables of another version, and 'up --wait' with it."""
+    upgrade = (
+        (REPOSITORY / "docs" / "operations.md")
+        .read_text(encoding="utf-8")
+        .split("## Upgrade", 1)[1]
+        .split("\n## ", 1)[0]
+    )
+    steps = ["make image", "docker compose stop mlflow", "mlflow db upgrade", "docker compose up --detach --wait"]
+    places = [upgrade.index(step) for step in steps]
+    assert places == sorted(places)
+    assert upgrade.count("docker compose up --detach --wait") == 1

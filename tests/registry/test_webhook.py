@@ -20,7 +20,7 @@ from registry.versions import Alias
 from registry.webhook import TRIES, Webhook
 from tests.fakes.versions import Fuse, Fused, Killed
 from tests.registry.houses import PASSED, House, prepared
-from tests.registry.receivers import Receiver, receiver
+from tests.registry.receivers import Receiver, dripping, receiver
 from tests.registry.servers import free_port
 
 SECRET = "whsec_" + base64.b64encode(b"between the two of us").decode()
@@ -169,3 +169,21 @@ def test_a_secret_may_be_any_text(announcing: Announcing, listener: Receiver) ->
     signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
     expected = hmac.new(b"any text", signed, hashlib.sha256).digest()
     assert headers["webhook-signature"] == f"v1,{base64.b64encode(expected).decode()}"
+
+
+@pytest.mark.parametrize(
+    ("head", "delivered", "text"),
+    [
+        (b"HTTP/1.1 200 OK\r\nserver: ", False, "no answer within 0.3 s"),
+        (b"HTTP/1.1 200 OK\r\n\r\n", True, "200 OK"),
+    ],
+    ids=["head", "body"],
+)
+def test_a_receiver_that_never_ends_holds_nobody_up(house: House, head: bytes, *, delivered: bool, text: str) -> None:
+    """A byte now and then, for ever: no single wait is long."""
+    entry = house.promote(house.register()).entry
+    with dripping(head) as (url, ended):
+        attempt = Webhook(url, SECRET, timeout=timedelta(seconds=0.3), clock=lambda: NOW).send(entry)
+        assert not ended.is_set()
+        assert attempt.delivered is delivered
+        assert attempt.text.startswith(text)

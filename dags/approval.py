@@ -41,10 +41,7 @@ class Approval(HITLOperator):
 
     def execute(self, context: Any) -> Any:
         """Ask, unless there is nothing to ask."""
-        if not context["params"]["approval"] or not self.given["passed"]:
-            why = (
-                "the gate has refused it" if context["params"]["approval"] else "the run's parameter 'approval' is off"
-            )
+        if (why := needless(self.given, asks=context["params"]["approval"])) is not None:
             self.log.info("Nobody is asked: %s.", why)
             return None
         self._ask_for_the_reason_only()
@@ -60,6 +57,20 @@ class Approval(HITLOperator):
     def _ask_for_the_reason_only(self) -> None:
         """Not for the run's own parameters, which Airflow adds while it runs: nobody is to change them here."""
         self.params = ParamsDict({WHY: self.params.get_param(WHY)})
+
+
+def needless(given: Mapping[str, Any], *, asks: bool) -> str | None:
+    """Why nobody is asked; None if somebody is.
+
+    Args:
+        given: the answer of ``gate``.
+        asks: whether the run wants a person's word.
+    """
+    if not asks:
+        return "the run's parameter 'approval' is off"
+    if given["judged"]:
+        return "it was judged before, which stands whatever anybody says now; a run with another seed is judged anew"
+    return None if given["passed"] else "the gate has refused it"
 
 
 def request(given: Mapping[str, Any]) -> str:

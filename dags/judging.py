@@ -65,10 +65,12 @@ def gate(settings: Settings, *, run_key: str, arm: str) -> dict[str, Any]:
     case = _Case.open(settings, run_key, arm)
     ledger = steps.promotions(settings, case.cohort)
     version = case.register()
+    # Whether it stands already, so that nobody is asked for a word that would change nothing.
+    judged = ledger.judgement(version) is not None
     found = case.verdict(ledger, version)
     name = steps.model_name(settings, case.cohort)
     return {
-        **_told(found, version, ledger), "run_key": run_key, "cohort": case.cohort, "arm": arm,
+        **_told(found, version, ledger), "judged": judged, "run_key": run_key, "cohort": case.cohort, "arm": arm,
         "version_url": f"{settings.registry.tracking_uri}/{pages.version_page(name, version)}",
     }  # fmt: skip
 

@@ -215,7 +215,7 @@ def retrain() -> None:
 
     @task(multiple_outputs=False, map_index_template=NAMED)
     def gate(given: dict[str, Any]) -> dict[str, Any]:
-        """The candidate as a registered version, and what the gate finds: `{"passed", "version", "version_url", "reasons"}`."""
+        """The candidate as a registered version, and what the gate finds: `{"passed", "judged", "version", "version_url", "reasons"}`."""
         return command("gate", "--run-key", given["run_key"], "--arm", given["arm"])
 
     @task(multiple_outputs=False, map_index_template=NAMED)

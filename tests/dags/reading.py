@@ -82,6 +82,13 @@ answers = {"nobody was asked": None,
            "no": {"chosen_options": ["Reject"], "responded_by_user": user, "params_input": {"why": ""}},
            "too late": {"chosen_options": ["Reject"], "responded_by_user": None, "params_input": {}}}
 found["said"] = {name: said(answer) for name, answer in answers.items()}
+from dags.approval import Approval, needless
+gates = {"passed": {"passed": True, "judged": False}, "refused": {"passed": False, "judged": False},
+         "promoted before": {"passed": True, "judged": True}, "refused before": {"passed": False, "judged": True}}
+found["needless"] = {name: needless(gate, asks=True) for name, gate in gates.items()}
+found["needless"]["off"] = needless(gates["passed"], asks=False)
+before = Approval(task_id="approve", given=gates["promoted before"], response_timeout=timedelta(days=2))
+found["asked again"] = before.execute({"params": {"approval": True}})
 found["request"] = request({"champion": None, "reasons": ["One.", "Two."], "version_url": "http://mlflow/2"})
 from dags.tasks import retraining
 seen = {"cohort": "a/phone_model=b c", "version": "2", "lake_version": 5, "labels_version": -1, "text": "Behind."}

@@ -65,8 +65,8 @@ match arguments:
         answer = {{"run_key": option("--run-key"), "arm": option("--arm"), "candidate": {{"accuracy": 0.9}}}}
     case ["gate", *_]:
         key = option("--run-key")
-        answer = {{"passed": "refused" not in key, "version": "2", "champion": "1", "reasons": [{REASON!r}], "run_key": key,
-                  "cohort": key.partition("-")[0], "arm": option("--arm"), "version_url": "http://127.0.0.1:25000/#/models/2"}}
+        answer = {{"passed": "refused" not in key, "judged": False, "version": "2", "champion": "1", "reasons": [{REASON!r}],
+                  "run_key": key, "cohort": key.partition("-")[0], "arm": option("--arm"), "version_url": "http://127.0.0.1:25000/#/models/2"}}
     case ["promote", *_]:
         answer = {{"passed": "--rejected-by" not in arguments, "version": "2", "champion": "2", "reasons": []}}
     case ["watch", *_]:

@@ -131,6 +131,16 @@ def test_what_a_person_has_said_becomes_options_of_promote(airflow: dict[str, An
     assert "Champion is none, so far. [The version in MLflow](http://mlflow/2)" in text
 
 
+def test_nobody_is_asked_for_a_word_that_would_change_nothing(airflow: dict[str, Any]) -> None:
+    """A cleared run of what was promoted: 'Reject' would be dropped, and the task green."""
+    stands = "it was judged before, which stands whatever anybody says now; a run with another seed is judged anew"
+    assert airflow["needless"] == {
+        "passed": None, "refused": "the gate has refused it", "promoted before": stands, "refused before": stands,
+        "off": "the run's parameter 'approval' is off",
+    }  # fmt: skip
+    assert airflow["asked again"] is None
+
+
 def test_the_same_champion_and_lake_start_the_same_run(airflow: dict[str, Any]) -> None:
     first, again, later = airflow["retraining"]
     assert first == again

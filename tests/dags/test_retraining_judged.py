@@ -59,6 +59,7 @@ def test_the_gate_says_what_it_finds_and_moves_nothing(place: Place, key: str, m
     monkeypatch.setattr(steps, "predict", None)  # what evaluate has kept need not be computed again
     found = judging.gate(settings, run_key=key, arm="filterloss")
     assert found["passed"]
+    assert not found["judged"]
     assert found["champion"] == champion
     assert found["version_url"].startswith(settings.registry.tracking_uri)
     assert store.alias(Alias.CHALLENGER) == found["version"]
@@ -76,6 +77,7 @@ def test_a_persons_word_is_a_rule_like_the_others(place: Place, key: str) -> Non
     action, rules = last_rules(place)
     assert (action, rules["approval"]["text"]) == ("promote", "ana has approved it: looks right")
     assert key in runs.judged(settings, "target")
+    assert judging.gate(settings, run_key=key, arm="filterloss")["judged"], "so that nobody is asked once more"
 
 
 @pytest.mark.parametrize(

@@ -51,8 +51,9 @@ class RetrainSettings:
     """What a command gets to end in when its task is stopped, before it is killed: MLflow is told, which takes seconds.
     Arms that are trained are kept and not trained again; the one under way goes on from
     its last checkpoint ([compute] checkpoint_every)."""
-    deadline: timedelta = timedelta(hours=18)
-    """How long after it was asked for a retraining may end before somebody is told (see ``alert_url``); it goes on."""
+    deadline: timedelta = timedelta(0)
+    """How long after it was asked for a retraining may end before somebody is told (see ``alert_url``); it goes on. 0: 6 hours more than
+    ``finetune_timeout``, which is 18 h; with ``approval`` also twice ``approval_timeout``, for it and for the run that it may wait for."""
     alert_url: str = ""
     """Where to send (HTTP POST, JSON) that a retraining is late. Empty: Airflow's log has it. A chat's incoming web hook will do."""
     pod_template: str = ""
@@ -63,6 +64,12 @@ class RetrainSettings:
     """Whom Airflow names as the DAG's owner."""
     executable: str = ""
     """The ``sensorloop`` that tasks run. Empty: the one beside the worker's own Python. GPU workers may have another."""
+
+    @property
+    def late_after(self) -> timedelta:
+        """``deadline``, with what 0 stands for."""
+        asking = 2 * self.approval_timeout if self.approval else timedelta(0)
+        return self.deadline or self.finetune_timeout + timedelta(hours=6) + asking
 
     def __post_init__(self) -> None:
         if not self.cohorts:

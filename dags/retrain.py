@@ -139,8 +139,8 @@ def schedule() -> Any:
     doc_md=DOC,
     deadline=DeadlineAlert(
         reference=DeadlineReference.DAGRUN_QUEUED_AT,
-        interval=SETTINGS.deadline,
-        callback=SyncCallback(late, kwargs={"within": str(SETTINGS.deadline)}),
+        interval=SETTINGS.late_after,
+        callback=SyncCallback(late, kwargs={"within": str(SETTINGS.late_after)}),
         name="Retraining is late",
     ),
     **tasks.DAG,

@@ -119,7 +119,7 @@ def read(folder: Path) -> dict[str, Any]:
             "SENSORLOOP_RETRAIN__DEADLINE": "120",
             "SENSORLOOP_CARE__LAKE_SCHEDULE": "",
         },
-        "events only": {"SENSORLOOP_RETRAIN__SCHEDULE": ""},
+        "events only": {"SENSORLOOP_RETRAIN__SCHEDULE": "", "SENSORLOOP_RETRAIN__APPROVAL": "true"},
         "wrong": {"SENSORLOOP_CONFIG": str(folder / "wrong.toml")},
     }
     env = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "SENSORLOOP_"))}

@@ -67,6 +67,10 @@ def test_no_answer_in_time_counts_as_no(dag: dict[str, Any]) -> None:
 def test_who_is_late_is_told(dag: dict[str, Any], airflow: dict[str, Any]) -> None:
     assert dag["deadlines"] == [18 * 3600]
     assert airflow["changed"]["dags"]["retrain"]["deadlines"] == [120]
+    asking = airflow["events only"]["dags"]["retrain"]
+    assert asking["deadlines"] == [18 * 3600 + 2 * asking["tasks"]["cohort.approve"]["answer_within"]], (
+        "whoever waits for a person, or for a run that does, is not late"
+    )
 
 
 def test_the_trigger_form_explains_itself(dag: dict[str, Any]) -> None:

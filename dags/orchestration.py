@@ -25,8 +25,9 @@ class RetrainSettings:
     people (of one person: sessions) enough to hold some out with every scene."""
     policy: str = "filterloss"
     """Arm whose model is asked to become champion."""
-    arms: tuple[str, ...] = ("all",)
-    """Arms to train. The baselines cost as much as FilterLoss itself; without them the comparison is missing."""
+    arms: tuple[str, ...] = ("filterloss",)
+    """Arms to train beside ``policy``; the gate needs no more. Each baseline costs as much as FilterLoss itself, so ask for them (``all``, in
+    one run or here) where you want the comparison."""
     min_windows: int = 100
     """New labelled windows that make a run worth it; with fewer, what changes is mostly chance. Below it a run is skipped."""
     approval: bool = False

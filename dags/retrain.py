@@ -60,7 +60,7 @@ PARAMS = {
         title="Arms",
         description=(
             "What to train beside the policy. `filterloss` is the method, the others what people would use instead, on the same split "
-            "and budget. `all` costs the most and gives the whole comparison."
+            "and budget: each costs as much. `all` gives the whole comparison; the gate needs none of it."
         ),
     ),
     "min_windows": Param(

@@ -71,7 +71,7 @@ def run(*, home: Path, source: Path | None, target: Path | None, once: bool, siz
             original = demo.command("train", "original", "--cohort", COHORTS[0])
         airflow = _airflow(demo, services)
         with demo.step("retrain", "Airflow runs the DAG 'retrain'"):
-            conf = {"cohort": COHORTS[1], "force": True}
+            conf = {"cohort": COHORTS[1], "force": True, "arms": ["all"]}  # what it shows is their comparison
             answers, _ = retrain(demo, airflow.api, airflow.url, conf=conf, note="Triggered by the demo.")
         settings = _settings(demo)
         found = summary.collect(settings, account=account, original=original, answers=answers, seconds=demo.seconds)

@@ -76,7 +76,7 @@ def test_who_is_late_is_told(dag: dict[str, Any], airflow: dict[str, Any]) -> No
 def test_the_trigger_form_explains_itself(dag: dict[str, Any]) -> None:
     params = dag["params"]
     assert {name: param["value"] for name, param in params.items()} == {
-        "cohort": ["target"], "policy": "filterloss", "arms": ["all"], "min_windows": 100, "force": False, "approval": False,
+        "cohort": ["target"], "policy": "filterloss", "arms": ["filterloss"], "min_windows": 100, "force": False, "approval": False,
         "seed": 0,
     }  # fmt: skip
     for name, param in params.items():

@@ -148,6 +148,7 @@ class _Case:
                 f"Run key {run_key} has no result of arm '{arm}': 'sensorloop finetune --run-key {run_key}' trains it."
             )
             raise RunError(msg)
+        steps.check_model_is_of(settings, steps.mlflow_client(settings), str(run["cohort"]))
         bench = runs.bench(settings, folder, run)
         return cls(
             settings=settings, folder=folder, run=run, arm=arm, result=results[arm], bench=bench,

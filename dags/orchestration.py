@@ -19,15 +19,16 @@ class RetrainSettings:
     schedule. A look takes seconds. Empty: it never looks."""
     cohorts: tuple[str, ...] = ("target",)
     """Whom to retrain for, a model each: fleets (``target``), parts of one (``target/phone_model=Pixel 8``, ``target/subject_id=ana``), and
-    every part of a kind (``target/phone_model=*``). The first is everybody's: its model serves whoever has none of its own."""
+    every part of a kind (``target/phone_model=*``). The first is everybody's: its model serves whoever has none of its own. It stays
+    first: with another order a champion would be another cohort's, which is refused."""
     own_windows: int = 500
     """Labelled windows that a part of a fleet needs for a model of its own; with fewer it would be worse than everybody's. It also needs
     people (of one person: sessions) enough to hold some out with every scene."""
     policy: str = "filterloss"
     """Arm whose model is asked to become champion."""
     arms: tuple[str, ...] = ("filterloss",)
-    """Arms to train beside ``policy``; the gate needs no more. Each baseline costs as much as FilterLoss itself, so ask for them (``all``, in
-    one run or here) where you want the comparison."""
+    """Arms to train beside ``policy``; the gate needs no more. Each baseline costs as much as FilterLoss itself, so ask for them (``all``,
+    in one run or here) where you want the comparison."""
     min_windows: int = 100
     """New labelled windows that make a run worth it; with fewer, what changes is mostly chance. Below it a run is skipped."""
     approval: bool = False

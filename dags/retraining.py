@@ -122,6 +122,7 @@ def finetune(
     Raises:
         TrainingError: there is no such run key, or an arm failed.
         RegistryError: MLflow does not answer, or refuses.
+        SettingsError: the cohort's registered model is another cohort's.
     """
     from training.arm import ARMS, check_arms
 
@@ -138,6 +139,7 @@ def finetune(
 
     bench = runs.bench(settings, folder, run)
     client = steps.mlflow_client(settings)
+    steps.check_model_is_of(settings, client, run["cohort"])
     note = "A run `retrain` for each run key, and below it a run for each arm. Open `retrain` for the comparison of its arms."
     tracker = steps.mlflow_tracker(settings, client, settings.registry.retrain_experiment, note=note)
     tags = {"run_key": run_key, "cohort": run["cohort"], **runs.versions(run)}

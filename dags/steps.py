@@ -200,6 +200,32 @@ def model_versions(settings: Settings, client: Client, cohort: str = "") -> Mlfl
     return MlflowVersions(client, model_name(settings, cohort))
 
 
+def check_model_is_of(settings: Settings, client: Client, cohort: str) -> None:
+    """See that the champion of a cohort's registered model was trained for that cohort.
+
+    The first of [retrain] cohorts has everybody's model, so that another order gives a cohort another's champion to be compared with.
+
+    Raises:
+        SettingsError: it was trained for another.
+        RegistryError: MLflow does not answer.
+    """
+    from registry.versions import Alias, Tag
+    from streaming.errors import SettingsError
+
+    store = model_versions(settings, client, cohort)
+    champion = store.alias(Alias.CHAMPION)
+    tags = {} if champion is None else store.version(champion).tags
+    own, theirs = cohort or settings.retrain.cohorts[0], tags.get(Tag.COHORT)
+    if theirs in {None, own} or tags.get(Tag.POLICY) == "original":
+        return
+    msg = (
+        f"Version {champion} of {store.name}, its champion, was trained for cohort '{theirs}', not for '{own}': the first of [retrain] "
+        f"cohorts has the model without a cohort in its name, and it was '{theirs}' once. Put '{theirs}' first again, or begin anew with another "
+        "[registry] model_name."
+    )
+    raise SettingsError(msg)
+
+
 def predict(settings: Settings, cohort: str, version: str, windows: WindowSet) -> list[int]:
     """What a version of a cohort's model says of windows: indices into its scenes."""
     from registry.models import load_model
@@ -226,8 +252,13 @@ def promotions(settings: Settings, cohort: str = "") -> Promotions:
 
 
 def serving(settings: Settings, cohort: str) -> tuple[str, str | None]:
-    """Name of the registered model that serves a cohort, and its champion: its own if it has one, else everybody's."""
+    """Name of the registered model that serves a cohort, and its champion: its own if it has one, else everybody's.
+
+    Raises:
+        SettingsError: it was trained for another cohort, see :func:`check_model_is_of`.
+    """
     own = promotions(settings, cohort).champion()
+    check_model_is_of(settings, mlflow_client(settings), cohort if own else "")
     return (model_name(settings, cohort), own) if own else (model_name(settings), promotions(settings).champion())
 
 

@@ -68,7 +68,9 @@ def _seen(settings: Settings, cohort: Cohort, lake_version: int, labels_version:
     if champion is None:
         whose = "everybody's serves it" if cohort.column else "nothing serves it"
         return seen(f"Cohort '{name}' has no champion of its own: {whose}.")
-    version = steps.model_versions(settings, steps.mlflow_client(settings), name).version(champion)
+    client = steps.mlflow_client(settings)
+    steps.check_model_is_of(settings, client, name)
+    version = steps.model_versions(settings, client, name).version(champion)
     run_keys = [version.tags["run_key"]] if "run_key" in version.tags else []
     windows = work.described(settings, name, lake_version, labels_version)
     since = work.unseen(settings, windows, run_keys)

@@ -12,6 +12,7 @@ import pytest
 from dags import judging, retraining, runs, steps, watching, work
 from dags.judging import Approval
 from registry.versions import Alias
+from streaming.errors import SettingsError
 from tests.dags.places import Place
 from tests.dags.test_work import learn
 from tests.training.lakes import of_people
@@ -101,6 +102,33 @@ def test_what_a_person_rejects_is_refused_for_that_reason(
     action, rules = last_rules(place)
     assert (action, rules["approval"]["passed"]) == ("refused", False)
     assert judging.promote(settings, run_key=key, arm=arm) == done, "asked again, that stands"
+
+
+def test_another_order_of_cohorts_is_no_other_champion(place: Place) -> None:
+    """The first has the model without a cohort in its name: another one put first would be compared with, and served by, its champion."""
+    usual, turned = place.settings(), place.settings('[retrain]\ncohorts = ["source", "target"]')
+    champion = steps.promotions(usual).champion()
+    assert steps.serving(usual, "target") == steps.serving(usual, "source") == (usual.registry.model_name, champion)
+    text = f"Version {champion} of .*, its champion, was trained for cohort 'target', not for 'source'.* Put 'target' first again"
+    client = place.client()
+    steps.check_model_is_of(usual, client, "target")
+    for look in (
+        lambda: steps.serving(turned, "source"),
+        lambda: steps.serving(turned, "target"),  # which has no model of its own name, so everybody's would serve
+        lambda: steps.check_model_is_of(turned, client, "source"),
+        lambda: watching.watch(turned, ["source"]),
+    ):
+        with pytest.raises(SettingsError, match=text):
+            look()
+    theirs = retraining.rescore(
+        turned, cohort="source", lake_version=2, labels_version=-1, seed=11, progress=no_progress
+    )
+    with pytest.raises(SettingsError, match=text):
+        retraining.finetune(turned, run_key=theirs["run_key"], arms=("plain",), progress=no_progress)
+    retraining.finetune(usual, run_key=theirs["run_key"], arms=("plain",), progress=no_progress)
+    for step in (judging.evaluate, judging.gate, judging.promote):
+        with pytest.raises(SettingsError, match=text):
+            step(turned, run_key=theirs["run_key"], arm="plain")
 
 
 def mislabelled(made: WindowSet) -> WindowSet:

@@ -220,8 +220,8 @@ def check_model_is_of(settings: Settings, client: Client, cohort: str) -> None:
         return
     msg = (
         f"Version {champion} of {store.name}, its champion, was trained for cohort '{theirs}', not for '{own}': the first of [retrain] "
-        f"cohorts has the model without a cohort in its name, and it was '{theirs}' once. Put '{theirs}' first again, or begin anew with another "
-        "[registry] model_name."
+        f"cohorts has the model without a cohort in its name, and it was '{theirs}' once. Put '{theirs}' first again, or begin anew with "
+        "another [registry] model_name."
     )
     raise SettingsError(msg)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -74,9 +74,8 @@ class Database:
             LedgerError: it refuses for another reason.
         """
         try:
+            self._make(tables)
             with self.engine.begin() as connection:
-                for table in tables:
-                    connection.execute(sql.schema.CreateTable(table, if_not_exists=True))
                 yield connection
         except sql.exc.IntegrityError:
             raise
@@ -90,6 +89,20 @@ class Database:
             yield
         except sql.exc.SQLAlchemyError as error:
             raise self._as_ours(error, doing) from error
+
+    def _make(self, tables: Sequence[sql.Table]) -> None:
+        # In a transaction of its own: of two that make a table at once, PostgreSQL tells one that the table's type is there already,
+        # which is no word on the row that it wants to add. By then the other has made the table, and the next try finds it.
+        for last in (False, False, True):
+            try:
+                with self.engine.begin() as connection:
+                    for table in tables:
+                        connection.execute(sql.schema.CreateTable(table, if_not_exists=True))
+            except (sql.exc.IntegrityError, sql.exc.ProgrammingError) as error:
+                if last:
+                    raise self._as_ours(error, f"make {', '.join(table.name for table in tables)}") from error
+            else:
+                return
 
     def _as_ours(self, error: sql.exc.SQLAlchemyError, doing: str) -> LedgerError:
         what = f"{self}: cannot {doing}: {str(error).splitlines()[0]}."

@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sql
 
-from registry.chain import Action, Draft
+from registry.chain import Action, Draft, Entry
 from registry.errors import LedgerBroken, LedgerBusy, LedgerError, LedgerMoved, LedgerUnavailable
 from registry.holdouts import Holdouts
 from registry.ledger import Ledger
+from registry.notices import _FROM, Notices
+from registry.webhook import Attempt
 from tests.fixtures.postgres import Postgres
 from tests.registry.servers import free_port
 
@@ -305,3 +307,31 @@ def test_who_holds_the_lock_knows_when_it_is_gone(postgres: Postgres, ledger: Le
             assert not held(), "nor once it has another connection"
     with ledger.exclusive() as held:
         assert held(), "that of a file goes with its holder only"
+
+
+def test_a_table_that_two_make_at_once_is_made_and_both_go_on(postgres: Postgres) -> None:
+    """The first announcements of two cohorts: who came second was told 'exists already', and took it for its own row."""
+    url = postgres.database("twice")
+    notices = [
+        Notices(url, Ledger(url), name, sender=_Nobody(), clock=lambda: NOON)
+        for name in ("scene-recogniser", "scene-recogniser.town")
+    ]
+    engine = sql.create_engine(url, poolclass=sql.pool.NullPool)
+    second = threading.Thread(target=notices[1].begin)
+    with engine.begin() as first:
+        first.execute(sql.schema.CreateTable(_FROM))
+        second.start()
+        while not postgres.execute(
+            "SELECT 1 FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock'", "twice"
+        ):
+            assert second.is_alive()
+    second.join()
+    notices[0].begin()
+    assert [each._after() for each in notices] == [0, 0]
+
+
+class _Nobody:
+    """Hears of no entry."""
+
+    def send(self, entry: Entry) -> Attempt:
+        raise AssertionError(entry)

@@ -137,9 +137,9 @@ def finetune(
     from training.arms import run_arms
     from training.tracking import log_data
 
-    bench = runs.bench(settings, folder, run)
     client = steps.mlflow_client(settings)
     steps.check_model_is_of(settings, client, run["cohort"])
+    bench = runs.bench(settings, folder, run)
     note = "A run `retrain` for each run key, and below it a run for each arm. Open `retrain` for the comparison of its arms."
     tracker = steps.mlflow_tracker(settings, client, settings.registry.retrain_experiment, note=note)
     tags = {"run_key": run_key, "cohort": run["cohort"], **runs.versions(run)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from typing import Any
 
@@ -81,6 +82,13 @@ def test_a_persons_word_is_a_rule_like_the_others(place: Place, key: str) -> Non
     assert judging.gate(settings, run_key=key, arm="filterloss")["judged"], "so that nobody is asked once more"
 
 
+@pytest.fixture(scope="module")
+def champion(place: Place, key: str) -> str:
+    """That of ``target``: who was promoted above, where that test has run."""
+    version: str = judging.promote(place.settings(), run_key=key, arm="filterloss")["champion"]
+    return version
+
+
 @pytest.mark.parametrize(
     ("arm", "approval", "text"),
     [
@@ -89,13 +97,12 @@ def test_a_persons_word_is_a_rule_like_the_others(place: Place, key: str) -> Non
     ],
 )
 def test_what_a_person_rejects_is_refused_for_that_reason(
-    place: Place, key: str, arm: str, approval: Approval, text: str
+    place: Place, key: str, champion: str, arm: str, approval: Approval, text: str
 ) -> None:
     settings = place.settings()
-    champion = steps.promotions(settings).champion()
     assert judging.gate(settings, run_key=key, arm=arm)["passed"]
     kept = json.loads((settings.runs / key / arm / runs.EVALUATION).read_text(encoding="utf-8"))["models"]
-    serves = steps.model_versions(settings, place.client()).version(champion or "").identity
+    serves = steps.model_versions(settings, place.client()).version(champion).identity
     assert serves in kept, "a number alone may be another registered model's, or one's that was made anew"
     done = judging.promote(settings, run_key=key, arm=arm, approval=approval)
     assert (done["passed"], done["reasons"], done["champion"]) == (False, [text], champion)
@@ -104,10 +111,9 @@ def test_what_a_person_rejects_is_refused_for_that_reason(
     assert judging.promote(settings, run_key=key, arm=arm) == done, "asked again, that stands"
 
 
-def test_another_order_of_cohorts_is_no_other_champion(place: Place) -> None:
+def test_another_order_of_cohorts_is_no_other_champion(place: Place, champion: str) -> None:
     """The first has the model without a cohort in its name: another one put first would be compared with, and served by, its champion."""
     usual, turned = place.settings(), place.settings('[retrain]\ncohorts = ["source", "target"]')
-    champion = steps.promotions(usual).champion()
     assert steps.serving(usual, "target") == steps.serving(usual, "source") == (usual.registry.model_name, champion)
     text = f"Version {champion} of .*, its champion, was trained for cohort 'target', not for 'source'.* Put 'target' first again"
     client = place.client()
@@ -120,15 +126,17 @@ def test_another_order_of_cohorts_is_no_other_champion(place: Place) -> None:
     ):
         with pytest.raises(SettingsError, match=text):
             look()
-    theirs = retraining.rescore(
-        turned, cohort="source", lake_version=2, labels_version=-1, seed=11, progress=no_progress
-    )
+    folder = turned.runs / "theirs"  # a run of the other, scored and trained
+    folder.mkdir(parents=True)
+    run = {"cohort": "source", "lake_version": 2, "labels_version": -1, "seed": 0, "holdout": "h"}
+    (folder / runs.RUN).write_text(json.dumps(run), encoding="utf-8")
+    (folder / runs.RESULTS).write_text(json.dumps({"arms": {"plain": {}}}), encoding="utf-8")
     with pytest.raises(SettingsError, match=text):
-        retraining.finetune(turned, run_key=theirs["run_key"], arms=("plain",), progress=no_progress)
-    retraining.finetune(usual, run_key=theirs["run_key"], arms=("plain",), progress=no_progress)
+        retraining.finetune(turned, run_key="theirs", arms=("plain",), progress=no_progress)
     for step in (judging.evaluate, judging.gate, judging.promote):
         with pytest.raises(SettingsError, match=text):
-            step(turned, run_key=theirs["run_key"], arm="plain")
+            step(turned, run_key="theirs", arm="plain")
+    shutil.rmtree(folder)
 
 
 def mislabelled(made: WindowSet) -> WindowSet:

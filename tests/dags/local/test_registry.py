@@ -1,4 +1,4 @@
-"""The commands ``sensorloop registry holdouts`` and ``renew-holdout``, over a ledger's database."""
+"""The commands ``sensorloop registry holdouts``, ``renew-holdout`` and ``rollback``, over a ledger's database."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from dags import steps
 from dags.holdout import holdouts as holdouts_of
 from dags.local import registry
 from dags.settings import load
 from registry.errors import HoldoutMissing
 from registry.holdouts import Frozen, Holdouts
+from tests.fakes.versions import MemoryVersions
+from tests.registry.houses import House, prepared
 
 
 @pytest.fixture
@@ -54,3 +57,17 @@ def test_who_is_held_out_and_how_often_that_decided(kept: Holdouts, capsys: pyte
 def test_nothing_to_renew(kept: Holdouts) -> None:
     with pytest.raises(HoldoutMissing, match="cohort city has no holdout yet"):
         registry.renew_holdout(cohort="city", why="", redraw=True)
+
+
+def test_a_rollback_from_a_champion_can_be_typed_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    memory = MemoryVersions()
+    house = prepared(House(memory, f"sqlite:///{tmp_path / 'ledger.db'}", memory.register), 3)
+    monkeypatch.setattr(steps, "promotions", lambda *_: house.promotions())
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        registry.rollback(expected="3")
+        assert json.loads(capsys.readouterr().out) == {"champion": "2", "entry": 4}
+    registry.rollback()
+    assert json.loads(capsys.readouterr().out) == {"champion": "1", "entry": 5}

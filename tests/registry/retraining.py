@@ -12,13 +12,14 @@ from mlflow import MlflowClient
 
 from registry import pages
 from registry.bounds import Person
+from registry.environment import environment
 from registry.gate import Score, verdict
 from registry.ledger import Ledger
 from registry.models import LoggedModel, log_model
 from registry.promotion import Promotions
 from registry.registered import MlflowVersions
 from registry.settings import GateSettings, RegistrySettings
-from registry.tracker import MlflowRunLog, MlflowTracker, environment
+from registry.tracker import MlflowRunLog, MlflowTracker
 from registry.versions import Alias, Tag
 from tests.registry.networks import TinyNetwork
 from training.evaluation import Evaluation, evaluate, recovery_ratio

@@ -1,7 +1,7 @@
 """The first and the last task of a DAG run that has a run of its own in MLflow (:mod:`dags.dag_run`): a setup and its teardown.
 
-A setup and a teardown, because Airflow runs the latter whatever becomes of the work between them, and clears both with any of it: a DAG run of
-which a task is cleared is under way again, in MLflow too.
+Airflow runs the latter whatever becomes of the work between them, and clears both with any of it: a DAG run of which a task is cleared is
+under way again, in MLflow too.
 """
 
 # mypy: disable-error-code="misc,untyped-decorator,attr-defined"

@@ -217,9 +217,10 @@ def retrain() -> None:
         return command("evaluate", "--run-key", given["run_key"], "--arm", arm) | {"cohort": given["cohort"]}
 
     @task(multiple_outputs=False, map_index_template=NAMED)
-    def gate(given: dict[str, Any]) -> dict[str, Any]:
+    def gate(given: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         """The candidate as a registered version, and what the gate finds: `{"passed", "version", "version_url", "reasons"}`."""
-        return command("gate", "--run-key", given["run_key"], "--arm", given["arm"])
+        place = ("--below", above["mlflow_run_id"])
+        return command("gate", "--run-key", given["run_key"], "--arm", given["arm"], *place)
 
     @task(multiple_outputs=False, map_index_template=NAMED)
     def promote(given: dict[str, Any], answer: dict[str, Any] | None) -> dict[str, Any]:
@@ -230,7 +231,7 @@ def retrain() -> None:
     def cohort(given: dict[str, Any], room: str, above: dict[str, Any]) -> None:
         trained = finetune(given=rescore(given=given, room=room), room=room, above=above)
         trained.operator.operator_extra_links = (MlflowRun(),)
-        judged = gate(given=evaluate(given=trained))
+        judged = gate(given=evaluate(given=trained), above=above)
         judged.operator.operator_extra_links = (MlflowVersion(),)
         approval = Approval(
             task_id="approve",

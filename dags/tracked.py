@@ -1,7 +1,7 @@
 """The first and the last task of a DAG run that has a run of its own in MLflow (:mod:`dags.dag_run`): a setup and its teardown.
 
-Airflow runs the latter whatever becomes of the work between them, and clears both with any of it: a DAG run of which a task is cleared is
-under way again, in MLflow too.
+Airflow runs the latter whatever becomes of the work between them. Of a DAG run that failed it fails as well: who clears what has failed
+clears it, too, and MLflow hears of the end that the DAG run comes to then.
 """
 
 # mypy: disable-error-code="misc,untyped-decorator,attr-defined"
@@ -13,9 +13,11 @@ from typing import Any
 
 from airflow.sdk import task
 
+from dags.outcome import TaskFailed
 from dags.tasks import MlflowRun, command, each, versions
 
-_FAILED = {"failed", "upstream_failed"}
+_SUCCESS, _FAILED = "success", "failed"
+_NOT_DONE = {_FAILED, "upstream_failed"}
 
 
 @task(multiple_outputs=False)
@@ -29,8 +31,14 @@ def open_run(pinned: list[dict[str, Any]], **context: Any) -> dict[str, Any]:
 
 @task(multiple_outputs=False)
 def close_run(pinned: list[dict[str, Any]], **context: Any) -> dict[str, Any]:
-    """Ends it as this run ends, with what came of each cohort: `{"mlflow_run_id", "mlflow_url"}`."""
-    return command("track", "close", *_named(pinned, context), "--ended", ended(context))
+    """Ends it as this run ends, with what came of each cohort: `{"mlflow_run_id", "mlflow_url"}`. Fails if this run does."""
+    end = ended(context)
+    answer = command("track", "close", *_named(pinned, context), "--ended", end)
+    if end == _FAILED:
+        where = answer["mlflow_url"]
+        msg = f"This DAG run has failed, and {where} says so. So does this task, so that clearing what has failed clears it, too."
+        raise TaskFailed(msg, retriable=False)
+    return answer
 
 
 def run_of(pinned: Any) -> tuple[Any, Any]:
@@ -49,7 +57,7 @@ def ended(context: Mapping[str, Any]) -> str:
     dag, ti = context["dag"], context["ti"]
     last = [one.task_id for one in dag.tasks if not one.is_teardown and _only_teardowns_follow(dag, one)]
     states = ti.get_task_states(dag.dag_id, task_ids=last, run_ids=[context["run_id"]])[context["run_id"]]
-    return "failed" if _FAILED & set(states.values()) else "success"
+    return _FAILED if _NOT_DONE & set(states.values()) else _SUCCESS
 
 
 def _only_teardowns_follow(dag: Any, task: Any) -> bool:

@@ -6,6 +6,7 @@ How there is one of a DAG run, RUNNING from its first task to its last, whatever
 2. MLflow takes two runs of one tag. Who looks and makes therefore holds the lock that promotions hold, which its holder's death
    releases (:meth:`registry.ledger.Ledger.exclusive`).
 3. No process is tied to it. It is made, and ended by another task when all others have ended; what dies in between leaves it RUNNING.
+   What is done below it once it has ended, since a task was cleared, makes it RUNNING again.
 4. A run key that was trained before has its run elsewhere. That one stays where it is, and is named here by a tag.
 """
 
@@ -27,7 +28,7 @@ from registry.connection import NOT_FOUND, mlflow_errors
 from registry.errors import TrackingError
 from registry.tracker import DAG_RUN, RUN_KEY, Above, MlflowRunLog, find
 
-_ACTIVE = "active"
+_ACTIVE, _RUNNING = "active", "RUNNING"
 _NO_NAME = re.compile(r"[^/\w.\- :]")
 _LONGEST = 200  # characters; MLflow takes 250, and something stands before or behind
 
@@ -96,7 +97,7 @@ class DagRuns:
                 run_id = self._client.create_run(self._experiment_id, tags=tags, run_name=dag_run.dag_id).info.run_id
             else:
                 run_id = found.info.run_id
-                self._client.update_run(run_id, status="RUNNING")
+                self._client.update_run(run_id, status=_RUNNING)
         log = MlflowRunLog(self._client, run_id, resumed=found is not None)
         if found is not None:
             log.tags(tags)
@@ -160,7 +161,7 @@ class DagRuns:
 
 
 def above(client: MlflowClient, run_id: str) -> Above:
-    """The run of a DAG run, for others to be put below.
+    """The run of a DAG run, for others to be put below; under way again, if it had ended.
 
     Raises:
         TrackingError: there is no such run (any more), or it is no DAG run's.
@@ -176,7 +177,20 @@ def above(client: MlflowClient, run_id: str) -> Above:
     if DAG_RUN not in found.data.tags or RUN_KEY in found.data.tags:
         msg = f"Nothing can be put below run {run_id}: it is no DAG run's. 'sensorloop track open' opens one, and answers its id."
         raise TrackingError(msg)
+    go_on(client, run_id)
     return Above(run_id=run_id, dag_run=found.data.tags[DAG_RUN])
+
+
+def go_on(client: MlflowClient, run_id: str) -> None:
+    """A DAG run's run is under way again, if it had ended. One that somebody has deleted stays deleted.
+
+    Raises:
+        TrackingError: MLflow does not answer.
+    """
+    with mlflow_errors(f"go on with run {run_id}"):
+        found = _get(client, run_id)
+        if found is not None and found.info.lifecycle_stage == _ACTIVE and found.info.status != _RUNNING:
+            client.update_run(run_id, status=_RUNNING)
 
 
 def held(cohort: str) -> str:

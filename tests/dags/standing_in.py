@@ -57,7 +57,7 @@ match arguments:
             end("error: the lake does not answer", 4)
         answer = {{"windows": 100, "embedded": 100}}
     case ["rescore", *_]:
-        if option("--seed") == "3" and option("--cohort") == "town":
+        if option("--seed") == "3" and option("--cohort") == "town" and not (place / "mended").exists():
             end("error: " + {MISSING!r}, 3)
         answer = {{"run_key": option("--cohort") + "-s" + option("--seed"), "run_dir": os.environ["TMPDIR"]}}
     case ["finetune", *_]:

@@ -223,10 +223,15 @@ def test_a_dag_run_that_failed_and_is_cleared_goes_on_in_its_own_run(place: Plac
     assert "has failed" in text
     assert {each["outcome"] for each in cohorts.values()} == {"not trained"}
     assert not client.get_run(parent).data.metrics
+    finetune(place, keys["target"], below=parent)
+    assert client.get_run(parent).info.status == "RUNNING", "whichever of its tasks was cleared"
+    closed(place, "thursday", failed=True)
+    judging.gate(place.settings(), run_key=keys["target"], arm="plain", below=parent)
+    assert client.get_run(parent).info.status == "RUNNING"
+    closed(place, "thursday", failed=True)
     assert opened(place, "thursday") == parent
     assert client.get_run(parent).info.status == "RUNNING"
     assert "is under way" in client.get_run(parent).data.tags["mlflow.note.content"]
-    finetune(place, keys["target"], below=parent)
     closed(place, "thursday")
     assert client.get_run(parent).info.status == "FINISHED"
     text, cohorts = table(place, parent)
@@ -249,11 +254,12 @@ def test_one_that_was_killed_while_it_was_opened_is_made_whole(place: Place, mon
     ]
 
 
-def test_what_somebody_has_deleted_in_mlflow(place: Place, keys: dict[str, str]) -> None:
+def test_what_somebody_has_deleted_in_mlflow(place: Place, keys: dict[str, str], monday: dict[str, str]) -> None:
     parent = opened(place, "saturday")
     place.client().delete_run(parent)
     with pytest.raises(TrackingError, match=rf"below run {parent}: somebody has deleted it.*Clear .*'open_run'"):
         finetune(place, keys["target"], below=parent)
+    judging.gate(place.settings(), run_key=keys["target"], arm="plain", below=parent)
     assert closed(place, "saturday") is None
     assert parent not in all_runs(place)
     assert opened(place, "saturday") != parent

@@ -137,7 +137,7 @@ def test_a_run_passes_its_parameters_and_answers_on(place: Place) -> None:
             ["rescore", "--cohort", cohort, *versions, "--seed", "7"],
             ["finetune", "--run-key", key, "--arms", "filterloss,plain", "--below", "above"],
             ["evaluate", "--run-key", key, "--arm", "filterloss"],
-            ["gate", "--run-key", key, "--arm", "filterloss"],
+            ["gate", "--run-key", key, "--arm", "filterloss", "--below", "above"],
             ["promote", "--run-key", key, "--arm", "filterloss"],
         ]
 
@@ -191,11 +191,16 @@ def eventually(done: Callable[[], bool], timeout_s: float = 60.0) -> bool:
     return True
 
 
-def test_what_cannot_be_done_fails_at_once_and_alone(place: Place) -> None:
-    """For one cohort of two; a single one may be given without brackets."""
-    api = place.airflow.api
+@pytest.fixture(scope="module")
+def failed(place: Place) -> tuple[str, list[list[str]]]:
+    """A run that failed for one cohort of two: its id, and what it called."""
     run_id, state = place.run(cohort=["city", "town"], seed=3, force=True)
     assert state == "failed"
+    return run_id, place.calls()
+
+
+def test_what_cannot_be_done_fails_at_once_and_alone(place: Place, failed: tuple[str, list[list[str]]]) -> None:
+    api, (run_id, _) = place.airflow.api, failed
     states = api.task_states("retrain", run_id)
     assert (states["cohort.rescore[0]"], states["cohort.promote[0]"]) == ("success", "success")
     assert (states["cohort.rescore[1]"], states["cohort.promote[1]"]) == ("failed", "upstream_failed")
@@ -209,21 +214,25 @@ def test_what_cannot_be_done_fails_at_once_and_alone(place: Place) -> None:
     assert MISSING in written
     assert "Traceback" not in written
     assert "error_detail" not in written
-    assert [call[-1] for call in place.calls() if call[:2] == ["track", "close"]] == ["failed"]
 
 
-def test_a_task_that_is_cleared_opens_its_runs_run_again_and_closes_it(place: Place) -> None:
-    """That of a run that had ended as failed; it fails once more."""
-    api = place.airflow.api
-    run_id, _ = place.run(cohort=["town"], seed=3, force=True)
-    before = place.calls()
-    again = {"dag_run_id": run_id, "task_ids": [["cohort.rescore", 0]], "dry_run": False, "include_downstream": True}
-    api._ask("POST", "/dags/retrain/clearTaskInstances", json={**again, "reset_dag_runs": True})
-    assert api.wait_for_run("retrain", run_id, timeout=PATIENCE) == "failed"
+def test_a_run_of_which_what_failed_is_cleared_has_another_end_in_mlflow_too(
+    place: Place, failed: tuple[str, list[list[str]]]
+) -> None:
+    api, (run_id, before) = place.airflow.api, failed
+    assert api.task_states("retrain", run_id)["close_run"] == "failed"
+    assert "so that clearing what has failed clears it, too." in "".join(api.task_log("retrain", run_id, "close_run"))
+    (place.home / "mended").touch()
+    what_failed = {"dag_run_id": run_id, "only_failed": True, "dry_run": False}
+    api._ask("POST", "/dags/retrain/clearTaskInstances", json=what_failed)
+    assert api.wait_for_run("retrain", run_id, timeout=PATIENCE) == "success"
+    (place.home / "mended").unlink()
     calls = place.calls()
-    opened, closed = ([call for call in before if call[:2] == ["track", step]] for step in ("open", "close"))
-    assert [call for call in calls if call[0] == "track"] == [*opened, *closed]
-    assert [call[0] for call in calls] == ["track", "scratch", "rescore", "scratch", "track"]
+    assert [call[0] for call in calls] == ["rescore", "finetune", "evaluate", "gate", "promote", "track"]
+    assert {call[-1] for call in calls if call[0] in {"finetune", "gate"}} == {"above"}, "whose run goes on"
+    assert before[-1][:2] == ["track", "close"]
+    assert before[-1][-2:] == ["--ended", "failed"]
+    assert calls[-1] == [*before[-1][:-1], "success"], "the run of the same DAG run"
 
 
 def test_the_real_commands_stop_it_at_once_where_labels_are_missing(place: Place) -> None:

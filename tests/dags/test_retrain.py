@@ -38,7 +38,7 @@ def test_the_steps_come_one_after_the_other(dag: dict[str, Any]) -> None:
         "cohort.rescore": ["embed", "make_room", "pin"],
         "cohort.finetune": ["cohort.rescore", "make_room", "open_run"],
         "cohort.evaluate": ["cohort.finetune"],
-        "cohort.gate": ["cohort.evaluate"],
+        "cohort.gate": ["cohort.evaluate", "open_run"],
         "cohort.approve": ["cohort.gate"],
         "cohort.promote": ["cohort.approve", "cohort.gate"],
         "clear_room": ["cohort.promote", "make_room"],

@@ -8,6 +8,7 @@ clears it, too, and MLflow hears of the end that the DAG run comes to then.
 # (Airflow's own types are not followed: reading them takes longer than reading all of ours.)
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from airflow.sdk import task
 from dags.outcome import TaskFailed
 from dags.tasks import MlflowRun, command, each, versions
 
+_log = logging.getLogger(__name__)
 _SUCCESS, _FAILED = "success", "failed"
 _NOT_DONE = {_FAILED, "upstream_failed"}
 
@@ -37,6 +39,7 @@ def close_run(pinned: list[dict[str, Any]], **context: Any) -> dict[str, Any]:
     if end == _FAILED:
         where = answer["mlflow_url"]
         msg = f"This DAG run has failed, and {where} says so. So does this task, so that clearing what has failed clears it, too."
+        _log.error("%s", msg)
         raise TaskFailed(msg, retriable=False)
     return answer
 

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from dags import dag_run, judging, retraining, runs
+from dags.local import tracking
 from registry.dag_runs import DagRun
 from registry.errors import TrackingError
 from registry.tracker import MlflowRunLog
@@ -254,13 +256,20 @@ def test_one_that_was_killed_while_it_was_opened_is_made_whole(place: Place, mon
     ]
 
 
-def test_what_somebody_has_deleted_in_mlflow(place: Place, keys: dict[str, str], monday: dict[str, str]) -> None:
+def test_what_somebody_has_deleted_in_mlflow(
+    place: Place, keys: dict[str, str], monday: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     parent = opened(place, "saturday")
     place.client().delete_run(parent)
     with pytest.raises(TrackingError, match=rf"below run {parent}: somebody has deleted it.*Clear .*'open_run'"):
         finetune(place, keys["target"], below=parent)
     judging.gate(place.settings(), run_key=keys["target"], arm="plain", below=parent)
     assert closed(place, "saturday") is None
+    monkeypatch.setenv("SENSORLOOP_HOME", str(place.home))
+    monkeypatch.setenv("SENSORLOOP_CONFIG", str(place.home / "sensorloop.toml"))
+    with pytest.raises(typer.Exit) as ended:
+        tracking.close("retrain", "saturday", list(COHORTS), tracking.Ended.SUCCESS)
+    assert ended.value.exit_code == 99
     assert parent not in all_runs(place)
     assert opened(place, "saturday") != parent
 

@@ -105,7 +105,7 @@ def test_the_run_of_a_dag_run_leads_to_its_cohorts_and_to_airflow(shown: Shown, 
     sees(page, "not trained", OUTCOME, *(f"{value:.3f}" for value in shown.what.recovery.values()))
     assert page.get_by_role("link", name=DAG_RUN.run_id).get_attribute("href") == AIRFLOW
     keep(page, "dag-run")
-    page.get_by_role("cell", name=COHORT).get_by_role("link").click()
+    page.get_by_role("link", name=COHORT, exact=True).first.click()
     sees(page, "Compare the arms")
 
 

@@ -155,6 +155,8 @@ def test_a_cohort_may_have_the_name_of_the_dag_and_any_marks(
         place = Above(run_id=found[0].run_id, dag_run=str(NIGHT))
         dag_runs.holds(place, cohort, f"key{number}")
         assert client.get_run(place.run_id).data.tags[held(cohort)] == f"key{number}"
+    client.delete_run(place.run_id)
+    assert dag_runs.find(NIGHT) is None, "the cohort's is no stand-in for it"
 
 
 def test_what_is_no_dag_runs_run_is_refused(client: MlflowClient, tracker: MlflowTracker, dag_runs: DagRuns) -> None:

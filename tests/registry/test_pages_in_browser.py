@@ -105,8 +105,9 @@ def test_the_run_of_a_dag_run_leads_to_its_cohorts_and_to_airflow(shown: Shown, 
     sees(page, "not trained", OUTCOME, *(f"{value:.3f}" for value in shown.what.recovery.values()))
     assert page.get_by_role("link", name=DAG_RUN.run_id).get_attribute("href") == AIRFLOW
     keep(page, "dag-run")
-    page.get_by_role("link", name=COHORT, exact=True).first.click()
-    sees(page, "Compare the arms")
+    with page.expect_popup() as opened:
+        page.get_by_role("link", name=COHORT, exact=True).first.click()
+    sees(opened.value, "Compare the arms")
 
 
 def test_from_the_run_above_to_the_comparison_of_its_arms(shown: Shown, page: Page) -> None:

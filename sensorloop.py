@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 
 from dags import retraining, steps
-from dags.local import deadletter, judging, label, lake, quality, registry
+from dags.local import deadletter, judging, label, lake, quality, registry, tracking
 from dags.settings import load as load_settings
 from dags.terminal import (
     EXIT_FINAL,
@@ -49,6 +49,7 @@ app.add_typer(deadletter.app, name="deadletter")
 app.add_typer(train_app, name="train")
 app.add_typer(registry.app, name="registry")
 app.add_typer(judging.scratch_app, name="scratch")
+app.add_typer(tracking.app, name="track")
 app.command("quality")(quality.show)
 app.command("embed")(quality.embed)
 
@@ -263,12 +264,15 @@ def rescore(
 def finetune(
     run_key: RunKey,
     arms: Annotated[str, typer.Option(help="Comma-separated; 'all' for every arm.")] = "all",
+    below: Annotated[
+        str, typer.Option(help="What 'sensorloop track open' answered: MLflow's run of the DAG run that asks for this.")
+    ] = "",
 ) -> None:
     """Fine-tune with FilterLoss, beside what people would use instead, on one split and one budget."""
     chosen = None if arms == "all" else tuple(arms.split(","))
     with progress("Fine-tuning") as show:
         done = retraining.finetune(
-            load_settings(), run_key=run_key, arms=chosen, progress=show,
+            load_settings(), run_key=run_key, arms=chosen, below=below, progress=show,
             waits=lambda who: say(f"Another fine-tuning of this run key is at work ({who}); waiting for it."),
         )  # fmt: skip
     say_arms(done["results"])

@@ -28,8 +28,8 @@ _DRAWS = 20
 
 def holdouts(settings: Settings) -> Holdouts:
     """The frozen holdouts, beside the ledger."""
+    from registry.environment import user
     from registry.holdouts import Holdouts
-    from registry.tracker import user
 
     return Holdouts(settings.ledger_url, clock=lambda: datetime.now(UTC), who=user())
 

@@ -53,15 +53,24 @@ def evaluate(settings: Settings, *, run_key: str, arm: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def gate(settings: Settings, *, run_key: str, arm: str) -> dict[str, Any]:
+def gate(settings: Settings, *, run_key: str, arm: str, below: str = "") -> dict[str, Any]:
     """Register an arm's model as challenger and say what the gate finds; the champion stays who it is.
+
+    Args:
+        settings: of this installation.
+        run_key: of a rescoring.
+        arm: whose model.
+        below: MLflow's id of the DAG run's run, which is under way; empty: it is done by hand.
 
     Raises:
         TrainingError: the run key has no such arm.
         RegistryError: MLflow or the ledger does not answer, or refuses.
     """
     from registry import pages
+    from registry.dag_runs import go_on
 
+    if below:
+        go_on(steps.mlflow_client(settings), below)
     case = _Case.open(settings, run_key, arm)
     ledger = steps.promotions(settings, case.cohort)
     version = case.register()

@@ -28,6 +28,7 @@ from dags.alerts import late
 from dags.approval import Approval, said
 from dags.tasks import ENOUGH, MlflowRun, MlflowVersion, command, each, versions
 from dags.tasks import RETRAIN as SETTINGS
+from dags.tracked import run_of
 
 ARMS = ("filterloss", "plain", "oversampling", "undersampling")
 
@@ -104,6 +105,7 @@ DOC = f"""
 | task | what it does | when it stops |
 |---|---|---|
 | `pin` | names the lake's versions, counts what is new for each cohort | too little is new: skipped; the log says how much is missing |
+| `open_run`, `close_run` | this run's own run in MLflow, above those of its cohorts; it ends as this one does, with what came of each | |
 | `make_room`, `clear_room` | a folder for what tasks write on their way, removed whatever becomes of them | |
 | `shards`, `embed` | what the network makes of windows, by fleet and day | one shard's failure repeats that shard |
 | `cohort.rescore` | scores every label's quality, out of fold | too few labels, a scene without any, one subject only: fails at once |
@@ -200,11 +202,12 @@ def retrain() -> None:
         map_index_template=NAMED,
         executor_config={"pod_template_file": SETTINGS.pod_template} if SETTINGS.pod_template else None,
     )
-    def finetune(given: dict[str, Any], room: str, **context: Any) -> dict[str, Any]:
+    def finetune(given: dict[str, Any], room: str, above: dict[str, Any], **context: Any) -> dict[str, Any]:
         """Every arm, on one split and one budget: `{"run_key", "mlflow_run_id", "mlflow_url", "results"}`."""
         params = context["params"]
         arms = ["all"] if "all" in params["arms"] else list(dict.fromkeys([params["policy"], *params["arms"]]))
-        answer = command("finetune", "--run-key", given["run_key"], "--arms", ",".join(arms), scratch=room)
+        place = ("--below", above["mlflow_run_id"])
+        answer = command("finetune", "--run-key", given["run_key"], "--arms", ",".join(arms), *place, scratch=room)
         return answer | {"cohort": given["cohort"]}
 
     @task(multiple_outputs=False, map_index_template=NAMED)
@@ -214,9 +217,10 @@ def retrain() -> None:
         return command("evaluate", "--run-key", given["run_key"], "--arm", arm) | {"cohort": given["cohort"]}
 
     @task(multiple_outputs=False, map_index_template=NAMED)
-    def gate(given: dict[str, Any]) -> dict[str, Any]:
+    def gate(given: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         """The candidate as a registered version, and what the gate finds: `{"passed", "judged", "version", "version_url", "reasons"}`."""
-        return command("gate", "--run-key", given["run_key"], "--arm", given["arm"])
+        place = ("--below", above["mlflow_run_id"])
+        return command("gate", "--run-key", given["run_key"], "--arm", given["arm"], *place)
 
     @task(multiple_outputs=False, map_index_template=NAMED)
     def promote(given: dict[str, Any], answer: dict[str, Any] | None) -> dict[str, Any]:
@@ -224,10 +228,10 @@ def retrain() -> None:
         return command("promote", "--run-key", given["run_key"], "--arm", given["arm"], *said(answer))
 
     @task_group(tooltip="From a cohort's windows to its champion")
-    def cohort(given: dict[str, Any], room: str) -> None:
-        trained = finetune(given=rescore(given=given, room=room), room=room)
+    def cohort(given: dict[str, Any], room: str, above: dict[str, Any]) -> None:
+        trained = finetune(given=rescore(given=given, room=room), room=room, above=above)
         trained.operator.operator_extra_links = (MlflowRun(),)
-        judged = gate(given=evaluate(given=trained))
+        judged = gate(given=evaluate(given=trained), above=above)
         judged.operator.operator_extra_links = (MlflowVersion(),)
         approval = Approval(
             task_id="approve",
@@ -239,11 +243,11 @@ def retrain() -> None:
         promote(given=judged, answer=approval.output)
 
     pinned = pin()
+    above, closed = run_of(pinned)
     room = make_room()
-    with clear_room().as_teardown(setups=room):
+    with closed.as_teardown(setups=above), clear_room().as_teardown(setups=room):
         embedded = embed.partial(room=room).expand(shard=shards(pinned))
-        done = cohort.partial(room=room).expand(given=pinned)
-    chain(pinned, room)
+        done = cohort.partial(room=room, above=above).expand(given=pinned)
     chain(embedded, done)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dags import runs, scoring, steps
@@ -107,15 +107,19 @@ def finetune(
     *,
     run_key: str,
     arms: tuple[str, ...] | None,
+    below: str = "",
     progress: Progress,
     waits: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Train the arms of a run key, each as an MLflow run below one parent. Of two calls at once the second waits.
+    """Train the arms of a run key, each as an MLflow run below one parent, named after the cohort. Of two calls at once the second waits.
+
+    A run key has one such run. It is below that of the DAG run that began it, and stays there; others name it (:mod:`registry.dag_runs`).
 
     Args:
         settings: of this installation.
         run_key: of a rescoring.
         arms: which; None for every one.
+        below: MLflow's id of the DAG run's run; empty: it is done by hand.
         progress: told how far it is.
         waits: told who is at work, if it has to wait.
 
@@ -133,20 +137,26 @@ def finetune(
     steps.check_lake(settings, run["lake_version"], run["labels_version"])
 
     from registry import pages
+    from registry.dag_runs import above
     from streaming import process
     from training.arms import run_arms
     from training.tracking import log_data
 
     client = steps.mlflow_client(settings)
     steps.check_model_is_of(settings, client, run["cohort"])
+    place = above(client, below) if below else None
     bench = runs.bench(settings, folder, run)
-    note = "A run `retrain` for each run key, and below it a run for each arm. Open `retrain` for the comparison of its arms."
-    tracker = steps.mlflow_tracker(settings, client, settings.registry.retrain_experiment, note=note)
-    tags = {"run_key": run_key, "cohort": run["cohort"], **runs.versions(run)}
+    tracker = steps.retrain_tracker(settings, client, above=place)
+    if place is not None:
+        steps.dag_runs(settings, client, tracker).holds(place, run["cohort"], run_key)
+    recipe = runs.recipe(settings, seed=run["seed"])
+    tags = {
+        "run_key": run_key, "cohort": run["cohort"], **runs.versions(run), "settings_digest": runs.recipe_digest(recipe),
+    }  # fmt: skip
     # Two of one run key would train every arm twice, and leave the results of one: the second waits, and finds them.
     with (
         process.exclusive(folder / _LOCK, waits=waits),
-        tracker.run("retrain", tags=tags) as parent,
+        tracker.run(run["cohort"], tags=tags) as parent,
     ):
         parent.params(
             {
@@ -157,7 +167,7 @@ def finetune(
                 "holdout": run["holdout"],
                 "train_windows": int(bench.train.sum()),
                 "holdout_windows": int(bench.holdout.sum()),
-                **_recipe(settings, run),
+                **recipe,
             }
         )
         log_data(parent, training=bench.windows.select(bench.train), holdout=bench.windows.select(bench.holdout))
@@ -191,15 +201,4 @@ def finetune(
         "mlflow_run_id": parent.run_id,
         "mlflow_url": url,
         "results": str(folder / runs.RESULTS),
-    }
-
-
-def _recipe(settings: Settings, run: Mapping[str, Any]) -> dict[str, Any]:
-    """Every setting that decides what a run comes to, by section."""
-    finetune = replace(settings.finetune, seed=run["seed"])
-    return {
-        "data": asdict(settings.data),
-        "quality": asdict(settings.quality),
-        "finetune": asdict(finetune),
-        "gate": asdict(settings.gate),
     }

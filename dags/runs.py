@@ -11,9 +11,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +88,30 @@ def key(settings: Settings, run: Mapping[str, Any]) -> str:
         labels_version=None if run["labels_version"] == NO_LABELS else run["labels_version"], quality=settings.quality,
         finetune=replace(settings.finetune, seed=run["seed"]), holdout=run["holdout"],
     )  # fmt: skip
+
+
+def recipe(settings: Settings, *, seed: int) -> dict[str, Any]:
+    """Every setting that decides what a run comes to, by section."""
+    finetune = replace(settings.finetune, seed=seed)
+    return {
+        "data": asdict(settings.data),
+        "quality": asdict(settings.quality),
+        "finetune": asdict(finetune),
+        "gate": asdict(settings.gate),
+    }
+
+
+def recipe_digest(recipe: Mapping[str, Any]) -> str:
+    """16 hex digits of it: what runs of the same settings have in common."""
+    text = json.dumps(recipe, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def verdict(folder: Path) -> dict[str, Any] | None:
+    """What became of a run; None if it has not come to its end."""
+    file = folder / JUDGED
+    found: dict[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    return found
 
 
 def results(folder: Path) -> dict[str, Any]:

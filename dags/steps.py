@@ -15,9 +15,10 @@ from dags.settings import Settings
 
 if TYPE_CHECKING:
     from registry.connection import Client
+    from registry.dag_runs import DagRuns
     from registry.promotion import Promotions
     from registry.registered import MlflowVersions
-    from registry.tracker import MlflowTracker
+    from registry.tracker import Above, MlflowTracker
     from registry.webhook import Webhook
     from training.dataset import WindowSet
     from training.tracking import Progress
@@ -165,17 +166,40 @@ def mlflow_client(settings: Settings) -> Client:
     return connect(settings.registry.tracking_uri)
 
 
-def mlflow_tracker(settings: Settings, client: Client, experiment: str, *, note: str) -> MlflowTracker:
+def mlflow_tracker(
+    settings: Settings, client: Client, experiment: str, *, note: str, above: Above | None = None
+) -> MlflowTracker:
     """A tracker whose runs say which code, packages and machine they are of; ``note`` is shown on the experiment's page."""
-    from registry.tracker import MlflowTracker, environment
+    from registry.environment import environment
+    from registry.tracker import MlflowTracker
 
     return MlflowTracker(
         client,
         experiment,
         tags=environment(_CODE),
+        above=above,
         note=note,
         system_metrics_every=settings.registry.system_metrics_every,
     )
+
+
+def retrain_tracker(settings: Settings, client: Client, *, above: Above | None = None) -> MlflowTracker:
+    """A tracker of retrainings; those of a DAG run are put below its run."""
+    note = (
+        "A run `retrain` for each DAG run, below it one for each cohort (a run key), and below that one for each arm. Open a cohort's for "
+        "the comparison of its arms. What was trained by hand is below no DAG run."
+    )
+    return mlflow_tracker(settings, client, settings.registry.retrain_experiment, note=note, above=above)
+
+
+def dag_runs(settings: Settings, client: Client, tracker: MlflowTracker) -> DagRuns:
+    """The runs of DAG runs in a tracker's experiment; they say which code, packages and machine they were opened with."""
+    from registry.dag_runs import DagRuns
+    from registry.environment import environment
+    from registry.ledger import Ledger
+
+    ledger = Ledger(settings.ledger_url, lock_timeout=settings.registry.lock_timeout)
+    return DagRuns(client, tracker.experiment_id, exclusive=ledger.exclusive, tags=environment(_CODE))
 
 
 def model_name(settings: Settings, cohort: str = "") -> str:
@@ -237,10 +261,10 @@ def predict(settings: Settings, cohort: str, version: str, windows: WindowSet) -
 
 def promotions(settings: Settings, cohort: str = "") -> Promotions:
     """Who is champion of a cohort's model, and how that changes."""
+    from registry.environment import user
     from registry.ledger import Ledger
     from registry.notices import Notices
     from registry.promotion import Promotions
-    from registry.tracker import user
 
     registry = settings.registry
     ledger = Ledger(settings.ledger_url, lock_timeout=registry.lock_timeout)

@@ -96,8 +96,8 @@ class Ledger:
             while not lock.take():
                 if waited >= limit:
                     msg = (
-                        f"{self._database}: another promotion or rollback has not finished for {limit:g} s. Try again, or "
-                        "raise [registry] lock_timeout."
+                        f"{self._database}: another promotion or rollback, or who opens a DAG run's run in MLflow, has not finished "
+                        f"for {limit:g} s. Try again, or raise [registry] lock_timeout."
                     )
                     raise LedgerBusy(msg)
                 self._pause(step)

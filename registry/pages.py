@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 _SIDE = "workflowType=machine_learning"
+_LONGEST = 7900  # characters of a description
 
 
 def runs_page(experiment_id: str) -> str:
@@ -67,3 +68,45 @@ def comparison_text(experiment_id: str, run_id: str, arms: Mapping[str, Mapping[
     head = "| arm | &emsp;recovery ratio | &emsp;accuracy | &emsp;macro-F1 |"
     picture = f"![comparison]({artifact(run_id, 'comparison.png')})"
     return "\n".join([f"{about} [Compare the arms]({compare})", "", head, "|---|---|---|---|", *rows, "", picture])
+
+
+def dag_run_text(experiment_id: str, cohorts: Sequence[Mapping[str, Any]], *, about: str) -> str:
+    """Text for the run of a DAG run, Markdown: a row a cohort, with each arm's recovery ratio and what became of it, and the reasons below.
+
+    What does not fit is left out, with a line that says how much: MLflow takes 8000 characters.
+
+    Args:
+        experiment_id: of all the runs.
+        cohorts: each with ``cohort``, ``run_id`` (None: not trained), ``trained`` (by which DAG run, in words), ``arms`` (name →
+            ``recovery_ratio`` and more), ``outcome`` (in words) and ``reasons``.
+        about: to begin with.
+    """
+    arms = list(dict.fromkeys(arm for each in cohorts for arm in each["arms"]))
+    head = "".join(
+        f"| {name} " for name in ("cohort", *(f"&emsp;{arm}" for arm in arms), "&emsp;verdict", "&emsp;trained")
+    )
+    lines = [about, "", f"{head}|", f"|{'---|' * (len(arms) + 3)}"]
+    for each in cohorts:
+        name = _cell(each["cohort"])
+        linked = f"[{name}]({run_page(experiment_id, each['run_id'])})" if each["run_id"] else name
+        ratios = [f"{each['arms'][arm]['recovery_ratio']:.3f}" if arm in each["arms"] else "–" for arm in arms]
+        cells = (linked, *(f"&emsp;{text}" for text in (*ratios, _cell(each["outcome"]), _cell(each["trained"]))))
+        lines.append("".join(f"| {cell} " for cell in cells) + "|")
+    rows, said = len(lines), [f"- {each['cohort']}: {reason}" for each in cohorts for reason in each["reasons"]]
+    lines += ["", *(["Numbers are recovery ratios."] if arms else []), *([""] if said else []), *said]
+    text = "\n".join(lines)
+    if len(text) <= _LONGEST:
+        return text
+    kept = lines[:4]
+    for line in lines[4:rows]:
+        if len("\n".join((*kept, line))) > _LONGEST - 100:
+            break
+        kept.append(line)
+    left = rows - len(kept)
+    more = f"{left} more cohorts, and the reasons, are in `runs.json`." if left else "The reasons are in `runs.json`."
+    return "\n".join([*kept, "", more])
+
+
+def _cell(text: str) -> str:
+    """In a table a bar would begin the next cell."""
+    return text.replace("|", "\\|")

@@ -35,7 +35,8 @@ class RegistrySettings:
     original_experiment: str = "scene-recogniser-original"
     """Experiment of the runs that train the original model."""
     retrain_experiment: str = "scene-recogniser-retrain"
-    """Experiment of the runs that fine-tune: one parent run, a child an arm."""
+    """Experiment of the runs that fine-tune: a run a DAG run, below it one a cohort, below that one an arm. Airflows that share an MLflow
+    need one each."""
     logits_tolerance: float = 1e-4
     """Largest difference between a logit of the trained and of the exported model. Beyond float32's own rounding it means
     that the export has changed the model."""

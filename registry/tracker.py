@@ -8,26 +8,20 @@ Nothing here uses MLflow's "active run": which run is meant is always said.
 
 from __future__ import annotations
 
-import getpass
 import json
 import logging
 import math
-import os
-import platform
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Run as FoundRun
 from mlflow.exceptions import MlflowException
 
 from registry.connection import ALREADY_EXISTS, as_ours, mlflow_errors
@@ -39,15 +33,15 @@ if TYPE_CHECKING:
 
 RUN_KEY = "run_key"
 """Tag that makes a run one: the same key, name and parent is the same run."""
+DAG_RUN = "dag_run"
+"""Tag that names the DAG run that made a run, ``<DAG>/<run>``. A run that has it is below that DAG run's own, or is it; that is
+where it stands, and no part of what makes it one."""
 
 _PARENT = "mlflow.parentRunId"
-_COMMIT = "mlflow.source.git.commit"
-_BUILT_FROM, _CHANGED = "SENSORLOOP_COMMIT", "-dirty"
 _NOTE = "mlflow.note.content"
 _BATCH = 100  # parameters and tags in a request; MLflow refuses more
 _METRICS = 1000
 _DIGEST = 36  # characters that MLflow's database has room for
-_PACKAGES = ("torch", "torchvision", "numpy", "mlflow", "deltalake")
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
@@ -61,6 +55,15 @@ class Run(Protocol):
         """MLflow's id of it."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Above:
+    """The run of a DAG run, see :mod:`registry.dag_runs`."""
+
+    run_id: str
+    dag_run: str
+    """What its tag ``dag_run`` says."""
+
+
 class MlflowTracker:
     """Starts runs in an experiment.
 
@@ -68,6 +71,8 @@ class MlflowTracker:
         client: of the server to log to.
         experiment: name of the experiment; it is made if there is none.
         tags: set on every run, such as :func:`environment`.
+        above: run of the DAG run that this is done for. A run without another parent is made below it; one that is found again stays where
+            it is.
         note: text on the experiment's page, Markdown; set when the experiment is made, so that what people write stays.
         system_metrics_every: between two looks at CPU, memory, disk, network and GPU while a run is under way; None for none.
 
@@ -81,12 +86,14 @@ class MlflowTracker:
         experiment: str,
         *,
         tags: Mapping[str, str] | None = None,
+        above: Above | None = None,
         note: str = "",
         system_metrics_every: timedelta | None = None,
     ) -> None:
         self._client = client
         self._every = system_metrics_every
         self._tags = dict(tags or {})
+        self._above = above
         self._experiment_id = _experiment(client, experiment, note)
 
     @property
@@ -113,11 +120,17 @@ class MlflowTracker:
         """
         tags = {**self._tags, **(tags or {}), **({_PARENT: parent.run_id} if parent else {})}
         with mlflow_errors(f"start run '{name}'"):
-            run_id = self._find(name, tags)
-            resumed = run_id is not None
-            if run_id is None:
-                run_id = self._client.create_run(self._experiment_id, tags=tags, run_name=name).info.run_id
+            found = find(self._client, self._experiment_id, name, tags)
+            resumed = found is not None
+            if found is None:
+                # In the request that makes it: a run that was made and then not put there would stay where it is.
+                place = (
+                    {_PARENT: self._above.run_id, DAG_RUN: self._above.dag_run} if self._above and not parent else {}
+                )
+                made = self._client.create_run(self._experiment_id, tags={**tags, **place}, run_name=name)
+                run_id = made.info.run_id
             else:
+                run_id = found.info.run_id
                 self._client.update_run(run_id, status="RUNNING")
             if parent and (inputs := self._client.get_run(parent.run_id).inputs) and inputs.dataset_inputs:
                 # Those that the run has already are left out by MLflow.
@@ -136,15 +149,6 @@ class MlflowTracker:
             raise
         with mlflow_errors(f"finish run '{name}'"):
             self._client.set_terminated(run_id, "FINISHED")
-
-    def _find(self, name: str, tags: Mapping[str, str]) -> str | None:
-        key = tags.get(RUN_KEY)
-        if key is None:
-            return None
-        wanted = f"tags.`{RUN_KEY}` = {_quoted(key)} AND attributes.run_name = {_quoted(name)}"
-        found = self._client.search_runs([self._experiment_id], wanted, order_by=["attributes.start_time ASC"])
-        same = [run for run in found if run.data.tags.get(_PARENT) == tags.get(_PARENT)]
-        return same[0].info.run_id if same else None
 
     def _end(self, run_id: str, status: str, error: BaseException) -> None:
         """What went wrong must reach the caller even if MLflow is what went wrong."""
@@ -292,55 +296,27 @@ class MlflowRunLog:
         return self._steps_before.get(name, -1)
 
 
-def user() -> str:
-    """Who runs this, by name; in a container whose user has none, by number (``uid 1234``)."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return f"uid {os.getuid()}"
+def find(client: MlflowClient, experiment_id: str, name: str, tags: Mapping[str, str]) -> FoundRun | None:
+    """The oldest run that these tags make the same one; None if there is none, or if they do not name it (``run_key``, ``dag_run``).
 
-
-def environment(repository: Path | None = None) -> dict[str, str]:
-    """Tags that say where a run took place: commit, person, machine, Python and the packages that decide its numbers.
-
-    Args:
-        repository: top folder of the code's git repository. None, or a folder that is not the top of one, leaves the commit
-            out: an installed package may well lie inside of somebody else's repository. An image has neither git nor repository: there
-            SENSORLOOP_COMMIT says what ``git describe --dirty`` said when it was built.
+    Raises:
+        mlflow.exceptions.MlflowException: MLflow does not answer.
     """
-    tags = {"python": platform.python_version(), "machine": f"{socket.gethostname()} ({platform.machine()})"}
-    for package in _PACKAGES:
-        try:
-            tags[f"package.{package}"] = installed(package)
-        except PackageNotFoundError:
-            continue
-    # What MLflow's pages call "Created by" and "Source"; the latter is also where they show the commit.
-    tags |= {"mlflow.source.name": Path(sys.argv[0]).name or "python", "mlflow.source.type": "LOCAL"}
-    tags["mlflow.user"] = user()
-    if given := os.environ.get(_BUILT_FROM, ""):
-        tags[_COMMIT] = given.removesuffix(_CHANGED)
-        if given.endswith(_CHANGED):
-            tags["git.uncommitted_changes"] = "true"
-    elif repository is not None and _is_top(repository) and (commit := _git(repository, "rev-parse", "HEAD")):
-        tags[_COMMIT] = commit
-        if _git(repository, "status", "--porcelain", "--untracked-files=no"):
-            tags["git.uncommitted_changes"] = "true"
-    return tags
+    by = RUN_KEY if RUN_KEY in tags else DAG_RUN
+    if by not in tags:
+        return None
+    wanted, oldest = f"tags.`{by}` = {_quoted(tags[by])}", ["attributes.start_time ASC"]
+    for run in client.search_runs([experiment_id], wanted, order_by=oldest):
+        theirs = run.data.tags
+        # The name is compared here: it may be a cohort's, with both kinds of quotation mark in it.
+        if (run.info.run_name, theirs.get(RUN_KEY), _part_of(theirs)) == (name, tags.get(RUN_KEY), _part_of(tags)):
+            return run
+    return None
 
 
-def _is_top(folder: Path) -> bool:
-    top = _git(folder, "rev-parse", "--show-toplevel")
-    return bool(top) and Path(top).resolve() == folder.resolve()
-
-
-def _git(repository: Path, *arguments: str) -> str:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(repository), *arguments], capture_output=True, text=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+def _part_of(tags: Mapping[str, str]) -> str | None:
+    """The run that a run of these tags is a part of; a DAG run's is above it, but does not have it for a part."""
+    return None if DAG_RUN in tags else tags.get(_PARENT)
 
 
 def _experiment(client: MlflowClient, name: str, note: str) -> str:

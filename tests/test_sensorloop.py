@@ -51,6 +51,7 @@ def test_help_names_every_command_and_imports_nothing_heavy(tmp_path: Path) -> N
         "promote",
         "watch",
         "scratch",
+        "track",
         "demo",
         "kafka",
         "lake",

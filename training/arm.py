@@ -85,7 +85,7 @@ RETRAINING = {
     arm.name: arm
     for arm in (
         EVERY[ORIGINAL], Arm(name="plain"), Arm(name="oversampling", sampler="oversampling"),
-        Arm(name="undersampling", sampler="undersampling"), Arm(name=FILTERLOSS, weights="tiers", adjust=True),
+        Arm(name="undersampling", sampler="undersampling"), Arm(name=FILTERLOSS, weights="auto", adjust=True),
     )
 }  # fmt: skip
 """Every arm of a retraining, in the order they are run."""

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.checkpoint import Checkpoint
+from training.choosing import People
 from training.devices import Held, device, laid_out, reproducible, seeded, threads
 from training.filterloss import logit_adjustment
 from training.folds import grouped_folds
@@ -135,16 +136,11 @@ def finetune(
     fold = grouped_folds(groups, labels, settings.validation_folds, rng=np.random.default_rng(settings.seed))
     judges = fold == 0 if fold.max() else np.zeros(len(labels), bool)
     everything = np.arange(len(labels))
-    with (
-        threads(settings.threads),
-        seeded(settings.seed),
-        reproducible(wanted=compute.deterministic),
-        ExitStack() as end,
-    ):
+    with threads(settings.threads), seeded(settings.seed), reproducible(wanted=compute.deterministic), ExitStack() as end:  # fmt: skip
         trainer = _Trainer(
             original, cached, labels, weights, adjust=adjust, sampler=sampler, loss=loss, settings=settings, compute=compute
         )  # fmt: skip
-        head = trainer.choose_head(fold, believed, shares) if near else trainer.whole_way(believed)
+        head = trainer.choose_head(fold, groups, believed, shares) if near else trainer.whole_way(believed)
         head = ranks().agreed(head)
         # Where the original stays as it is, nothing below the head is worth a try; and a head is at its optimum already.
         passes = epochs_of(trainer.rows_per_epoch(), settings) if head.share and not trainer.head_only else 0
@@ -234,26 +230,37 @@ class _Trainer:
         return found
 
     def choose_head(
-        self, fold: NDArray[np.int64], believed: NDArray[np.floating], shares: Sequence[float]
+        self,
+        fold: NDArray[np.int64],
+        groups: NDArray[np.int64],
+        believed: NDArray[np.floating],
+        shares: Sequence[float],
     ) -> _ChosenHead:
-        """The pull and the share of the way that do best on people left out, each fold in turn; the least change of equals."""
+        """The pull and the share of the way by people left out, each fold in turn.
+
+        Of those that are as good as the best, the farthest from the original: the heads that are judged have seen fewer people
+        than the one that will be used, and so look best nearer to the original than it will. No better than the original: it stays.
+        """
         labels, origin = self._label_array, self._head.logits(self._features)
-        original = weighted_balanced_accuracy(labels, origin.argmax(1), believed)
+        people = People(labels, groups, np.asarray(believed, np.float64), seed=self._settings.seed)
+        stays = people.judge(origin.argmax(1))
         pulls = sorted(self._settings.head_pulls, reverse=True)
-        best = _ChosenHead(pull=pulls[0], share=0.0, value=original, original=original)
+        chosen = _ChosenHead(pull=pulls[0], share=0.0, value=float(stays[0]), original=float(stays[0]))
         if not fold.max():  # one person only: nobody is left to judge, so the middle of what is sensible
-            return replace(best, share=sorted(shares)[len(shares) // 2])
+            return replace(chosen, share=sorted(shares)[len(shares) // 2])
+        tried, judged = [chosen], [stays]
         for pull in pulls:
             fitted = np.empty_like(origin)
             for number in range(int(fold.max()) + 1):
                 head = self._fitted(np.flatnonzero(fold != number), pull)
                 fitted[fold == number] = head.logits(self._features[fold == number])
-            for share in sorted(shares):
-                predicted = ((1 - share) * origin + share * fitted).argmax(1)
-                value = weighted_balanced_accuracy(labels, predicted, believed)
-                if value > best.value + 1e-9:
-                    best = replace(best, pull=pull, share=share, value=value)
-        return best
+            for share in shares:
+                judged.append(people.judge(((1 - share) * origin + share * fitted).argmax(1)))
+                tried.append(replace(chosen, pull=pull, share=share, value=float(judged[-1][0])))
+        good = [
+            each for each, fine in zip(tried, people.as_good_as_the_best(judged), strict=True) if fine and each.value > each.original + 1e-9
+        ]  # fmt: skip
+        return max(good, key=lambda each: (each.share, -each.pull), default=chosen)
 
     @property
     def head_only(self) -> bool:

@@ -2,8 +2,8 @@
 
 ``tiers``: k tiers, a weight each, chosen by cross-validation over people (as published). ``per_sample``: the probability that a label is
 right, to a power that people left out choose. ``learned``: the map from that probability to the weight, its two parameters found by
-gradient on people left out (:mod:`training.learned`). ``auto``: the one of them that does best on people left out, and equal weights
-if none does clearly better.
+gradient on people left out (:mod:`training.learned`). ``auto``: the probability itself, unless one of the others, or equal weights, does
+better on people left out than chance would have it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from training.arm import Weights
+from training.choosing import People
 from training.errors import SettingsError
 from training.folds import grouped_folds
 from training.heads import Head
@@ -142,23 +143,23 @@ def _learned(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
 
 def _auto(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
     fold = grouped_folds(data.groups, data.labels, settings.folds, rng=np.random.default_rng(seed))
-    equal = Weighed(weights=np.ones(len(data.labels)), believed=data.belief, details={})
-    # The simplest first: of equals, the first is taken.
+    people = People(data.labels, data.groups, data.belief, seed=seed)
+    # The simplest first: of those that are as good as the best, it is taken. Nothing about it is chosen, so nothing by chance.
     options = {
         "per_sample": Weighed(weights=_floored(data.belief, settings), believed=data.belief, details={"power": 1.0}),
         "learned": _learned(data, settings, seed),
         "tiers": _tiers(data, settings, seed),
+        "equal": Weighed(weights=np.ones(len(data.labels)), believed=data.belief, details={}),
     }
-    values = {name: _value(data, each.weights, fold, settings) for name, each in options.items()}
-    nothing = _value(data, equal.weights, fold, settings)
-    best = max(options, key=lambda name: round(values[name], 9))
-    told = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
-    why = f"balanced accuracy among people left out, by belief: {told}, equal weights {nothing:.3f}"
-    chosen = options[best] if values[best] > nothing else equal
-    policy = best if values[best] > nothing else "equal"
+    judged = [people.judge(_left_out(data, each.weights, fold, settings)) for each in options.values()]
+    policy = next(name for name, good in zip(options, people.as_good_as_the_best(judged), strict=True) if good)
+    names = ["equal weights" if name == "equal" else name for name in options]
+    told = ", ".join(f"{name} {values[0]:.3f}" for name, values in zip(names, judged, strict=True))
+    why = f"the simplest that is as good as the best; balanced accuracy among people left out, by belief: {told}"
     return Weighed(
-        weights=chosen.weights, believed=data.belief, details={**chosen.details, "policy": policy, "why": why}
-    )
+        weights=options[policy].weights, believed=data.belief,
+        details={**options[policy].details, "policy": policy, "why": why},
+    )  # fmt: skip
 
 
 def _floored(weights: Array, settings: QualitySettings) -> Array:
@@ -167,9 +168,14 @@ def _floored(weights: Array, settings: QualitySettings) -> Array:
 
 def _value(data: Labelled, weights: Array, fold: NDArray[np.int64], settings: QualitySettings) -> float:
     """Balanced accuracy, windows counting by the belief in them, of heads that have not seen the person."""
+    return weighted_balanced_accuracy(data.labels, _left_out(data, weights, fold, settings), data.belief)
+
+
+def _left_out(data: Labelled, weights: Array, fold: NDArray[np.int64], settings: QualitySettings) -> NDArray[np.int64]:
+    """(n,) scenes, in the eyes of heads that have not seen the person."""
     pull = min(settings.pulls)
     logits = held_out_logits(data.features, data.labels, weights, fold, head=data.head, pull=pull, adjust=True)
-    return weighted_balanced_accuracy(data.labels, logits.argmax(1), data.belief)
+    return logits.argmax(1)
 
 
 _POLICIES: dict[Weights, Callable[[Labelled, QualitySettings, int], Weighed]] = {

@@ -7,12 +7,10 @@ Several judges say which scene a window shows, none of them from its own label:
 - the class-balanced vote of the nearest windows of other people in the original model's features;
 - the original model as it is.
 
-How much each is trusted is found from the labels themselves: the mixture of judges that makes them likeliest (expectation-
-maximisation: Dempster, Laird & Rubin, 1977). A person labels a stretch of time, not a window: windows of one session with the
-same label are right or wrong together, so their evidence is added, as far as a further window tells anything new. With the
-share of wrong labels of each scene, found likewise (Dawid & Skene, 1979), that is the probability that a label is right: the
-*belief*. The score is the belief, with a part of the rank within (scene, person), shrunk to the scene where a person has few
-windows; times the *physical* quality: is there a signal at all (coverage, flat lines, gravity's size).
+From what they see comes the probability that a label is right: the *belief* (:mod:`training.belief`). Judges that were fitted to
+wrong labels repeat them, the more so for rare scenes; so they are fitted again, each window counting by the belief in it, and judge
+anew. The score is the belief, with a part of the rank within (scene, person), shrunk to the scene where a person has few windows;
+times the *physical* quality: is there a signal at all (coverage, flat lines, gravity's size).
 """
 
 from __future__ import annotations
@@ -24,8 +22,9 @@ from functools import partial
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import expit, softmax
+from scipy.special import softmax
 
+from training.belief import label_belief, label_runs, trust_shares
 from training.dataset import UNLABELLED, WindowSet
 from training.filterloss import logit_adjustment
 from training.folds import grouped_folds
@@ -37,9 +36,6 @@ Array = NDArray[np.float64]
 _GRAVITY = 9.81
 _FLAT = 1e-8
 """Variance below which a channel is a flat line: float32 has noise of its own, and every sensor far more."""
-_SURE = 0.99
-"""No look at a window is ever surer than this."""
-_EM_STEPS = 50
 _DOUBT = 0.5
 """Below it, a look at a window speaks against its label."""
 _SIMILARITIES = 1 << 26
@@ -118,11 +114,15 @@ def score_quality(
         progress: told after each fold.
     """
     settings = settings or QualitySettings()
-    labels, groups = windows.scenes, windows.groups()
-    judges = _judges(windows, features, head, train=train, settings=settings, seed=seed, progress=progress)
-    shares = trust_shares(np.stack(list(judges.values())), labels, train=train)
-    seen = np.einsum("j,jns->ns", shares, np.stack(list(judges.values())))
-    belief, wrong = label_belief(seen, labels, label_runs(windows), train=train, novelty=settings.novelty)
+    labels, groups, runs = windows.scenes, windows.groups(), label_runs(windows)
+    weights = np.ones(len(labels))
+    for number in range(settings.rounds):
+        told = partial(_within, progress, number, settings.rounds)
+        judges = _judges(windows, features, weights, head, train=train, settings=settings, seed=seed, progress=told)
+        shares = trust_shares(np.stack(list(judges.values())), labels, train=train)
+        seen = np.einsum("j,jns->ns", shares, np.stack(list(judges.values())))
+        belief, wrong = label_belief(seen, labels, runs, train=train, novelty=settings.novelty)
+        weights = np.maximum(belief, settings.floor)
     heads = np.mean([judges[name] for name in judges if name not in {_NEIGHBOURS, _ORIGINAL}], axis=0)
     margin, original, neighbours = (_margin(p, labels) for p in (heads, judges[_ORIGINAL], judges[_NEIGHBOURS]))
     physical = physical_quality(windows)
@@ -138,6 +138,7 @@ def score_quality(
 def _judges(
     windows: WindowSet,
     features: NDArray[np.floating],
+    weights: Array,
     head: Head,
     *,
     train: NDArray[np.bool_],
@@ -145,77 +146,16 @@ def _judges(
     seed: int,
     progress: Progress,
 ) -> dict[str, Array]:
-    """Judge → (n, scenes) probabilities."""
+    """Judge → (n, scenes) probabilities, learned from windows with these weights."""
     labels, people, scenes = windows.scenes, windows.groups(), len(windows.scene_names)
     judges: dict[str, Array] = {}
     for number, (name, groups) in enumerate((("person", people), ("session", windows.session_groups()))):
         told = partial(_within, progress, number, 2)
-        found = _out_of_fold(labels, groups, features, head, train, scenes, settings, seed, told)
+        found = _out_of_fold(labels, groups, features, weights, head, train, scenes, settings, seed, told)
         judges |= {f"heads without the {name}, pull {pull:g}": each for pull, each in found.items()}
-    judges[_NEIGHBOURS] = _votes(labels, people, features, train, scenes, settings.neighbours)
+    judges[_NEIGHBOURS] = _votes(labels, people, features, weights, train, scenes, settings.neighbours)
     judges[_ORIGINAL] = softmax(head.logits(features), axis=1)
     return judges
-
-
-def trust_shares(judges: Array, labels: NDArray[np.int64], *, train: NDArray[np.bool_]) -> Array:
-    """How much to trust each judge: the mixture that makes the given labels likeliest.
-
-    Args:
-        judges: (judges, n, scenes) probabilities, each by a judge who does not know the label.
-        labels: (n,) the labels given, some of them wrong.
-        train: (n,) mask of the labels to go by.
-
-    Returns:
-        (judges,) shares that sum to 1.
-    """
-    given = judges[:, np.arange(len(labels)), labels][:, train]
-    # A judge of pure chance takes up the labels that nobody can explain, so that the others are not blamed for them.
-    given = np.vstack([given, np.full((1, given.shape[1]), 1 / judges.shape[2])])
-    shares = np.full(len(given), 1 / len(given))
-    for _ in range(_EM_STEPS):
-        blame = shares[:, None] * given
-        shares = (blame / blame.sum(0)).mean(1)
-    trusted: Array = shares[:-1] / shares[:-1].sum()
-    return trusted
-
-
-def label_runs(windows: WindowSet) -> NDArray[np.int64]:
-    """(n,) a number for what was labelled together: the windows of one session that carry the same label."""
-    keys = list(zip(windows.devices.tolist(), windows.sessions.tolist(), windows.scenes.tolist(), strict=True))
-    number = {key: at for at, key in enumerate(dict.fromkeys(keys))}
-    return np.array([number[key] for key in keys], np.int64)
-
-
-def label_belief(
-    seen: Array, labels: NDArray[np.int64], runs: NDArray[np.int64], *, train: NDArray[np.bool_], novelty: float
-) -> tuple[Array, Array]:
-    """How probable it is that each label is right, and how many of each scene's labels are wrong.
-
-    Args:
-        seen: (n, scenes) probabilities of the scenes, by somebody who does not know the label.
-        labels: (n,) the labels given.
-        runs: (n,) what was labelled together and is right or wrong together.
-        train: (n,) mask of the labels whose share of errors is estimated; the others are judged by it.
-        novelty: how much of its evidence a further window of a run adds, 0 to 1: they overlap, and resemble each other.
-
-    Returns:
-        (n,) belief in [0, 1], and (scenes,) shares of wrong labels.
-    """
-    scenes = seen.shape[1]
-    given = np.clip(seen[np.arange(len(labels)), labels], 1 - _SURE, _SURE)
-    # How much likelier the signal is under the given label than under another one, all others being alike.
-    evidence = np.log(given) - np.log((1 - given) / max(scenes - 1, 1))
-    size = np.bincount(runs)
-    together = (np.bincount(runs, weights=evidence) / np.maximum(size, 1))[runs] * (1 + novelty * (size[runs] - 1))
-    # A run speaks for its windows; what a window says itself still counts in full.
-    total = together + (1 - novelty) * (evidence - together / (1 + novelty * (size[runs] - 1)))
-    wrong = np.full(scenes, 0.1)
-    for _ in range(_EM_STEPS):
-        belief = expit(total + np.log1p(-wrong)[labels] - np.log(wrong)[labels])
-        # One imaginary window of each kind keeps a scene of few windows from being all right or all wrong.
-        errors = np.bincount(labels, weights=train * (1 - belief), minlength=scenes) + 1
-        wrong = np.clip(errors / (np.bincount(labels, weights=train, minlength=scenes) + 10), 1e-3, 0.5)
-    return belief, wrong
 
 
 def _within(progress: Progress, number: int, rounds: int, done: int, total: int, text: str) -> None:
@@ -259,6 +199,7 @@ def _out_of_fold(
     labels: NDArray[np.int64],
     groups: NDArray[np.int64],
     features: NDArray[np.floating],
+    weights: Array,
     head: Head,
     train: NDArray[np.bool_],
     scenes: int,
@@ -277,10 +218,9 @@ def _out_of_fold(
         learn, judge = train & (fold != number), (fold == number) | ~train
         if not learn.any():  # one group only: nobody is left to judge it
             continue
-        ones = np.ones(int(learn.sum()))
-        shift = adjustment(labels[learn], ones, scenes)
+        shift = adjustment(labels[learn], weights[learn], scenes)
         for pull in settings.pulls:
-            fitted = fit_head(features[learn], labels[learn], ones, start=head, pull=pull, adjustment=shift)
+            fitted = fit_head(features[learn], labels[learn], weights[learn], start=head, pull=pull, adjustment=shift)
             total[pull][judge] += softmax(fitted.logits(features[judge]), axis=1)
         times[judge] += 1
         progress(number + 1, folds, "out of fold")
@@ -300,6 +240,7 @@ def _votes(
     labels: NDArray[np.int64],
     groups: NDArray[np.int64],
     features: NDArray[np.floating],
+    weights: Array,
     train: NDArray[np.bool_],
     scenes: int,
     neighbours: int,
@@ -307,7 +248,7 @@ def _votes(
     """(n, scenes) shares of the votes of the nearest training windows of other people, each scene's votes counting by its rarity."""
     rows = np.flatnonzero(train)
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    rarity = 1 / np.maximum(np.bincount(labels[rows], minlength=scenes), 1)
+    rarity = 1 / np.maximum(np.bincount(labels[rows], weights=weights[rows], minlength=scenes), 1)
     votes = np.full((len(labels), scenes), 1 / scenes)
     for group in np.unique(groups):
         mine, others = np.flatnonzero(groups == group), rows[groups[rows] != group]
@@ -315,7 +256,7 @@ def _votes(
             continue
         for part in np.array_split(mine, math.ceil(len(mine) * len(others) / _SIMILARITIES)):
             near = others[_nearest(unit[part] @ unit[others].T, neighbours)]
-            weight = rarity[labels[near]]
+            weight = rarity[labels[near]] * weights[near]
             cast = np.zeros((len(part), scenes))
             np.add.at(cast, (np.arange(len(part))[:, None], labels[near]), weight)
             # One vote spread evenly: that a few agree is no certainty.

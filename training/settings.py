@@ -120,6 +120,9 @@ class QualitySettings:
     away rare scenes and unusual phones, a rank alone would distrust as many where all is right."""
     shrink: int = 20
     """Windows of a (scene, person) at which its own ranking counts as much as the scene's."""
+    rounds: int = 2
+    """How often the judges are fitted: from the second time on each window counts by what was believed before, so that wrong labels
+    teach them less."""
     thresholds: tuple[float, ...] = (0.3, 0.8)
     """Scores between tiers, ascending: below the first is the least trusted tier."""
     floor: float = 0.02
@@ -129,7 +132,7 @@ class QualitySettings:
         rules.check(
             "quality", self, folds=rules.at_least(2, "so that somebody is left to judge"), pulls=rules.PULLS,
             neighbours=rules.at_least(1), novelty=rules.SHARE, rank_share=rules.SHARE, shrink=rules.at_least(0),
-            thresholds=rules.ASCENDING_PARTS, floor=rules.FLOOR,
+            rounds=rules.at_least(1), thresholds=rules.ASCENDING_PARTS, floor=rules.FLOOR,
         )  # fmt: skip
 
 

@@ -31,12 +31,18 @@ def evaluate(run_key: RunKey, arm: Arm = "filterloss") -> None:
     result(**done)
 
 
-def gate(run_key: RunKey, arm: Arm = "filterloss") -> None:
+def gate(
+    run_key: RunKey,
+    arm: Arm = "filterloss",
+    below: Annotated[
+        str, typer.Option(help="What 'sensorloop track open' answered: MLflow's run of the DAG run that asks for this.")
+    ] = "",
+) -> None:
     """Register the fine-tuned model as challenger and say what the gate finds. Nobody's champion moves: that is for 'sensorloop promote'.
 
     A refusal is an answer: the exit code is 0 then, too.
     """
-    done = judging.gate(load_settings(), run_key=run_key, arm=arm)
+    done = judging.gate(load_settings(), run_key=run_key, arm=arm, below=below)
     for reason in done["reasons"]:
         say(reason)
     say(f"Version {done['version']} {'passes' if done['passed'] else 'is refused'}.")

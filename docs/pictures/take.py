@@ -63,7 +63,8 @@ def mlflow(camera: _Camera, settings: Settings) -> None:
         sys.exit(f"MLflow at {url} knows of no retraining yet.")
     number, name = experiment.experiment_id, settings.registry.model_name
     by_time, by_recovery = ["attributes.start_time DESC"], ["metrics.recovery_ratio DESC"]
-    parent = client.search_runs([number], "attributes.run_name = 'retrain'", max_results=1, order_by=by_time)[0].info
+    cohort = f"attributes.run_name = '{settings.retrain.cohorts[0]}'"
+    parent = client.search_runs([number], cohort, max_results=1, order_by=by_time)[0].info
     arms = client.search_runs([number], f"tags.mlflow.parentRunId = '{parent.run_id}'", order_by=by_recovery)
 
     def see(address: str, *, height: int = _HEIGHT) -> None:
@@ -77,7 +78,8 @@ def mlflow(camera: _Camera, settings: Settings) -> None:
     camera.shoot("mlflow-retraining")
 
     see(pages.runs_page(number), height=600)
-    page.get_by_role("gridcell").get_by_role("button").first.click()  # the plus before the newest run's name
+    page.get_by_role("gridcell").get_by_role("button").first.click()  # the plus before the newest DAG run's name
+    page.get_by_role("gridcell").get_by_role("button").nth(1).click()  # and that before its first cohort's
     page.get_by_role("button", name="Columns", exact=True).click()
     menu = page.get_by_role("dialog")
     for column in (*_LESS, *_MORE):

@@ -31,7 +31,16 @@ def look_at_it_and_approve(page: Page, airflow: LocalAirflow, run_id: str) -> No
     page.get_by_role("button", name="Expand all task groups").click()
     steps = ("rescore", "finetune", "evaluate", "gate", "approve", "promote")
     nodes = page.locator(".react-flow__node")
-    for task in ("pin", "make_room", "shards", "embed [2]", *(f"{step} [0]" for step in steps), "clear_room"):
+    for task in (
+        "pin",
+        "open_run",
+        "make_room",
+        "shards",
+        "embed [2]",
+        *(f"{step} [0]" for step in steps),
+        "clear_room",
+        "close_run",
+    ):
         expect(nodes.filter(has_text=task).last).to_be_visible(timeout=_PATIENCE_MS)
     expect(nodes.filter(has_text="approve").last).to_contain_text("awaiting_input", timeout=_PATIENCE_MS)
     page.get_by_role("button", name="Collapse Details Panel").click()

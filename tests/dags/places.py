@@ -87,3 +87,11 @@ def make(home: Path, empty_database: Path) -> Place:
     place.publish(windows(people=5, each=6), cohort="source")
     place.publish(windows(people=6, each=6, seed=1))
     return place
+
+
+def copy(place: Place, home: Path) -> Place:
+    """Another installation like this one, which may be changed without harm to whoever shares it."""
+    shutil.copytree(place.home, home)
+    file = home / "sensorloop.toml"
+    file.write_text(file.read_text(encoding="utf-8").replace(str(place.home), str(home)), encoding="utf-8")
+    return Place(home=home)

@@ -87,3 +87,25 @@ def test_a_verified_ledger_says_what_was_proven(place: Place) -> None:
     assert process.returncode == 0, said
     assert said.splitlines()[-1].startswith("The ledger is empty, and no version in MLflow says that it was entered")
     assert json.loads(answer) == {"problems": []}
+
+
+def test_a_dag_run_that_is_opened_twice_at_once_has_one_run_which_ends_as_it_does(place: Place) -> None:
+    named = ("--dag-id", "retrain", "--run-id", "manual__2026-11-25T00:00:00+00:00", "--cohort", "target")
+    versions = ("--lake-version", "2", "--labels-version", "-1")
+    with (
+        start(place, "track", "open", *named, *versions) as one,
+        start(place, "track", "open", *named, *versions) as two,
+    ):
+        answers = [process.communicate(timeout=120) for process in (one, two)]
+    assert (one.returncode, two.returncode) == (0, 0), answers
+    found = [json.loads(answer) for answer, _ in answers]
+    assert found[0] == found[1]
+    client = place.client()
+    experiment = client.get_experiment_by_name(place.settings().registry.retrain_experiment).experiment_id
+    (run,) = client.search_runs([experiment])
+    assert (run.info.run_id, run.info.status) == (found[0]["mlflow_run_id"], "RUNNING"), "no process is tied to it"
+    with start(place, "track", "close", *named, "--ended", "failed") as process:
+        answer, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert json.loads(answer) == found[0]
+    assert client.get_run(run.info.run_id).info.status == "FAILED"

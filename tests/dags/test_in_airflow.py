@@ -20,6 +20,7 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import psutil
 import pytest
@@ -134,21 +135,24 @@ def test_a_run_passes_its_parameters_and_answers_on(place: Place) -> None:
         key = f"{cohort}-s7"
         return [
             ["rescore", "--cohort", cohort, *versions, "--seed", "7"],
-            ["finetune", "--run-key", key, "--arms", "filterloss,plain"],
+            ["finetune", "--run-key", key, "--arms", "filterloss,plain", "--below", "above"],
             ["evaluate", "--run-key", key, "--arm", "filterloss"],
-            ["gate", "--run-key", key, "--arm", "filterloss"],
+            ["gate", "--run-key", key, "--arm", "filterloss", "--below", "above"],
             ["promote", "--run-key", key, "--arm", "filterloss"],
         ]
 
     calls = place.calls()
-    assert calls[:3] == [
+    named = ["--dag-id", "retrain", "--run-id", run_id, "--cohort", "city", "--cohort", "town"]
+    page = f"{place.airflow.url}/dags/retrain/runs/{quote(run_id)}"
+    assert calls[:4] == [
         ["lake", "pin", "--cohort", "city", "--cohort", "town", "--min-windows", "5"],
+        ["track", "open", *named, *versions, "--policy", "filterloss", "--seed", "7", "--url", page],
         ["scratch", "make", "--name", run_id],
         ["lake", "shards", "--cohort", "city", "--cohort", "town", *versions],
     ]
-    assert sorted(calls[3:6]) == [embed[0], embed[1], embed[1]], "one shard's failure repeats that shard"
-    assert calls[-1] == ["scratch", "clear", "--name", run_id]
-    mapped = calls[6:-1]
+    assert sorted(calls[4:7]) == [embed[0], embed[1], embed[1]], "one shard's failure repeats that shard"
+    assert calls[-2:] == [["scratch", "clear", "--name", run_id], ["track", "close", *named, "--ended", "success"]]
+    mapped = calls[7:-2]
     for cohort in ("city", "town"):
         assert [call for call in mapped if call in of(cohort)] == of(cohort), (
             "a cohort's steps come one after the other"
@@ -167,12 +171,14 @@ def test_a_run_passes_its_parameters_and_answers_on(place: Place) -> None:
     assert town("cohort.rescore") == {"run_key": "town-s7", "run_dir": str(place.home), "cohort": "town"}
     assert town("cohort.finetune")["mlflow_run_id"] == "abc"
     assert town("cohort.promote") == {"passed": True, "version": "2", "champion": "2", "reasons": []}
+    for task in ("open_run", "close_run"):
+        assert api.links("retrain", run_id, task) == {"MLflow run": "http://127.0.0.1:25000/#/above"}
     links = partial(api.links, "retrain", run_id, map_index=1)
     assert links("cohort.finetune") == {"MLflow run": "http://127.0.0.1:25000/#/abc"}
     assert links("cohort.gate") == {"Version in MLflow": "http://127.0.0.1:25000/#/models/2"}
     log = api.task_log("retrain", run_id, "cohort.finetune", map_index=0)
-    assert "$ sensorloop finetune --run-key city-s7 --arms filterloss,plain" in log
-    assert "reading finetune --run-key city-s7 --arms filterloss,plain" in log
+    assert "$ sensorloop finetune --run-key city-s7 --arms filterloss,plain --below above" in log
+    assert "reading finetune --run-key city-s7 --arms filterloss,plain --below above" in log
     assert eventually(lambda: run_id in {told["run_id"] for told in place.told}), "it took longer than its deadline"
 
 
@@ -185,11 +191,16 @@ def eventually(done: Callable[[], bool], timeout_s: float = 60.0) -> bool:
     return True
 
 
-def test_what_cannot_be_done_fails_at_once_and_alone(place: Place) -> None:
-    """For one cohort of two; a single one may be given without brackets."""
-    api = place.airflow.api
+@pytest.fixture(scope="module")
+def failed(place: Place) -> tuple[str, list[list[str]]]:
+    """A run that failed for one cohort of two: its id, and what it called."""
     run_id, state = place.run(cohort=["city", "town"], seed=3, force=True)
     assert state == "failed"
+    return run_id, place.calls()
+
+
+def test_what_cannot_be_done_fails_at_once_and_alone(place: Place, failed: tuple[str, list[list[str]]]) -> None:
+    api, (run_id, _) = place.airflow.api, failed
     states = api.task_states("retrain", run_id)
     assert (states["cohort.rescore[0]"], states["cohort.promote[0]"]) == ("success", "success")
     assert (states["cohort.rescore[1]"], states["cohort.promote[1]"]) == ("failed", "upstream_failed")
@@ -203,7 +214,25 @@ def test_what_cannot_be_done_fails_at_once_and_alone(place: Place) -> None:
     assert MISSING in written
     assert "Traceback" not in written
     assert "error_detail" not in written
-    place.calls()
+
+
+def test_a_run_of_which_what_failed_is_cleared_has_another_end_in_mlflow_too(
+    place: Place, failed: tuple[str, list[list[str]]]
+) -> None:
+    api, (run_id, before) = place.airflow.api, failed
+    assert api.task_states("retrain", run_id)["close_run"] == "failed"
+    assert "so that clearing what has failed clears it, too." in "".join(api.task_log("retrain", run_id, "close_run"))
+    (place.home / "mended").touch()
+    what_failed = {"dag_run_id": run_id, "only_failed": True, "dry_run": False}
+    api._ask("POST", "/dags/retrain/clearTaskInstances", json=what_failed)
+    assert api.wait_for_run("retrain", run_id, timeout=PATIENCE) == "success"
+    (place.home / "mended").unlink()
+    calls = place.calls()
+    assert [call[0] for call in calls] == ["rescore", "finetune", "evaluate", "gate", "promote", "track"]
+    assert {call[-1] for call in calls if call[0] in {"finetune", "gate"}} == {"above"}, "whose run goes on"
+    assert before[-1][:2] == ["track", "close"]
+    assert before[-1][-2:] == ["--ended", "failed"]
+    assert calls[-1] == [*before[-1][:-1], "success"], "the run of the same DAG run"
 
 
 def test_the_real_commands_stop_it_at_once_where_labels_are_missing(place: Place) -> None:
@@ -211,7 +240,9 @@ def test_the_real_commands_stop_it_at_once_where_labels_are_missing(place: Place
     missing = publish_what_cannot_be_learned_from(place.home)[REAL]
     run_id, state = place.run(cohort=REAL, min_windows=5)
     assert state == "failed"
-    assert [call[0] for call in place.calls()] == ["lake", "scratch", "lake", "embed", "rescore", "scratch"]
+    assert [call[0] for call in place.calls()] == [
+        "lake", "track", "scratch", "lake", "embed", "rescore", "scratch", "track",
+    ]  # fmt: skip
     tasks = {instance(task): (task["state"], task["try_number"]) for task in api.tasks("retrain", run_id)}
     assert tasks["pin"] == ("success", 1)
     assert tasks["cohort.rescore[0]"] == ("failed", 1)

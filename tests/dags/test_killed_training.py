@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +14,9 @@ from typing import Any
 import psutil
 import pytest
 
-from dags import retraining, runs
-from tests.dags.places import Place
+from dags import dag_run, retraining, runs
+from registry.dag_runs import DagRun
+from tests.dags.places import Place, copy
 from tests.training.lakes import of_people
 from tests.training.made import windows
 from training.network import SceneNet
@@ -35,12 +35,11 @@ commands.run([sys.executable, "-m", "sensorloop", *sys.argv[1:]], report=lambda 
 """
 
 
-def copy(place: Place, home: Path) -> Place:
+def long(place: Place, home: Path) -> Place:
     """Another installation like this one, whose trainings are long."""
-    shutil.copytree(place.home, home)
+    made = copy(place, home)
     text = (home / "sensorloop.toml").read_text(encoding="utf-8").replace("[finetune]\nepochs = 2", LONG)
-    (home / "sensorloop.toml").write_text(text.replace(str(place.home), str(home)), encoding="utf-8")
-    made = Place(home=home)
+    (home / "sensorloop.toml").write_text(text, encoding="utf-8")
     assert made.settings().finetune.epochs == 12
     return made
 
@@ -72,7 +71,7 @@ def kill_in_an_epoch(place: Place, process: subprocess.Popen[bytes], checkpoint:
 
 
 def test_whoever_is_killed_the_model_is_the_same(trained: tuple[Place, dict[str, Any]], tmp_path: Path) -> None:
-    place, other = (copy(trained[0], tmp_path / name) for name in ("killed", "undisturbed"))
+    place, other = (long(trained[0], tmp_path / name) for name in ("killed", "undisturbed"))
     # Labels that the original model is wrong about, so that there is something to train.
     made = of_people("hard", windows(people=5, each=5))
     for each in (place, other):
@@ -83,13 +82,18 @@ def test_whoever_is_killed_the_model_is_the_same(trained: tuple[Place, dict[str,
     ]
     key = scored[0]["run_key"]
     assert scored[1]["run_key"] == key
-    finetune = ("finetune", "--run-key", key, "--arms", "plain")
+    night = DagRun(dag_id="retrain", run_id="night")
+    work = {"cohorts": ["hard"], "lake_version": version, "labels_version": -1, "policy": "plain", "seed": 0}
+    above = dag_run.open_run(place.settings(), night, **work)["mlflow_run_id"]
+    finetune = ("finetune", "--run-key", key, "--arms", "plain", "--below", above)
     folder = place.settings().runs / key
     checkpoint = folder / "plain" / "checkpoint.pt"
     kill_in_an_epoch(place, start(place, "-m", "sensorloop", *finetune), checkpoint)
     assert "plain" not in runs.results(folder)
     kill_in_an_epoch(place, start(place, "-c", TASK, *finetune), checkpoint)
     assert "plain" not in runs.results(folder)
+    assert dag_run.open_run(place.settings(), night, **work)["mlflow_run_id"] == above, "a task that is tried again"
+    assert place.client().get_run(above).info.status == "RUNNING"
     with start(place, "-m", "sensorloop", *finetune) as process:
         assert process.wait(400) == 0
 
@@ -104,3 +108,11 @@ def test_whoever_is_killed_the_model_is_the_same(trained: tuple[Place, dict[str,
         "one run each"
     )
     assert {run.info.status for run in found} == {"FINISHED"}
+    (parent,) = [run for run in found if "arm" not in run.data.tags]
+    assert parent.data.tags["mlflow.parentRunId"] == above
+    assert client.get_run(above).info.status == "RUNNING", "until the DAG run has ended"
+    dag_run.close_run(place.settings(), night, cohorts=["hard"], failed=False)
+    ended = client.search_runs(
+        [parent.info.experiment_id], "tags.dag_run = 'retrain/night' AND attributes.run_name = 'retrain'"
+    )
+    assert [(run.info.run_id, run.info.status) for run in ended] == [(above, "FINISHED")]

@@ -31,19 +31,22 @@ def test_the_steps_come_one_after_the_other(dag: dict[str, Any]) -> None:
     after = {name: task["after"] for name, task in dag["tasks"].items()}
     assert after == {
         "pin": [],
-        "make_room": ["pin"],
+        "open_run": ["pin"],
+        "make_room": ["open_run"],
         "shards": ["make_room", "pin"],
         "embed": ["make_room", "shards"],
         "cohort.rescore": ["embed", "make_room", "pin"],
-        "cohort.finetune": ["cohort.rescore", "make_room"],
+        "cohort.finetune": ["cohort.rescore", "make_room", "open_run"],
         "cohort.evaluate": ["cohort.finetune"],
-        "cohort.gate": ["cohort.evaluate"],
+        "cohort.gate": ["cohort.evaluate", "open_run"],
         "cohort.approve": ["cohort.gate"],
         "cohort.promote": ["cohort.approve", "cohort.gate"],
         "clear_room": ["cohort.promote", "make_room"],
+        "close_run": ["clear_room", "open_run", "pin"],
     }
-    assert dag["tasks"]["make_room"]["setup"]
-    assert dag["tasks"]["clear_room"]["teardown"]
+    for setup, teardown in (("make_room", "clear_room"), ("open_run", "close_run")):
+        assert dag["tasks"][setup]["setup"]
+        assert dag["tasks"][teardown]["teardown"]
     assert dag["tasks"]["embed"]["at_a_time"] == 2
 
 
@@ -55,6 +58,7 @@ def test_only_fine_tuning_needs_a_gpu(dag: dict[str, Any]) -> None:
 
 def test_buttons_lead_to_mlflow(dag: dict[str, Any]) -> None:
     assert dag["tasks"]["cohort.finetune"]["links"] == ["MLflow run"]
+    assert dag["tasks"]["open_run"]["links"] == dag["tasks"]["close_run"]["links"] == ["MLflow run"]
     assert dag["tasks"]["cohort.gate"]["links"] == ["Version in MLflow"]
 
 

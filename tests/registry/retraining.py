@@ -12,13 +12,15 @@ from mlflow import MlflowClient
 
 from registry import pages
 from registry.bounds import Person
+from registry.dag_runs import DagRun, DagRuns, above, group
+from registry.environment import environment
 from registry.gate import Score, verdict
 from registry.ledger import Ledger
 from registry.models import LoggedModel, log_model
 from registry.promotion import Promotions
 from registry.registered import MlflowVersions
 from registry.settings import GateSettings, RegistrySettings
-from registry.tracker import MlflowRunLog, MlflowTracker, environment
+from registry.tracker import MlflowRunLog, MlflowTracker
 from registry.versions import Alias, Tag
 from tests.registry.networks import TinyNetwork
 from training.evaluation import Evaluation, evaluate, recovery_ratio
@@ -33,6 +35,11 @@ KEY = "3f0c2a91d47be856"
 DIGEST = "b1946ac92492d234"
 NOTE = "Retrainings that never took place."
 ABOUT = "Cohort target at lake version 17."
+COHORT = "target"
+DAG_RUN = DagRun(dag_id="retrain", run_id="scheduled__2026-11-25T00:00:00+00:00")
+AIRFLOW = "http://127.0.0.1:28080/dags/retrain/runs/scheduled__2026-11-25T00%3A00%3A00%2B00%3A00"
+OUTCOME = "filterloss passed, version 1"
+REASON = "The recovery ratio is far above the threshold."
 ROOT = Path(__file__).parents[2]
 
 
@@ -41,6 +48,8 @@ class Retraining:
     """What was logged."""
 
     experiment: str
+    dag_run: str
+    """Id of the run that the cohort's is below."""
     parent: str
     """Id of the run that the arms are below."""
     arms: Mapping[str, str]
@@ -53,8 +62,12 @@ class Retraining:
 
 
 def log_retraining(client: MlflowClient, settings: RegistrySettings) -> Retraining:
-    """Log a parent, its arms and their pictures; register FilterLoss and promote it."""
-    tracker = MlflowTracker(client, settings.retrain_experiment, tags=environment(ROOT), note=NOTE)
+    """Log a DAG run's run, below it a cohort's, its arms and their pictures; register FilterLoss and promote it."""
+    experiment = MlflowTracker(client, settings.retrain_experiment, note=NOTE).experiment_id
+    dag_runs = DagRuns(client, experiment, exclusive=Ledger(settings.ledger_url).exclusive, tags=environment(ROOT))
+    night = dag_runs.open(DAG_RUN, tags={"lake_version": "17", "airflow_url": AIRFLOW})
+    place = above(client, night.run_id)
+    tracker = MlflowTracker(client, settings.retrain_experiment, tags=environment(ROOT), above=place)
     results = {arm: _result(share) for arm, share in RIGHT.items()}
     recovery = {arm: recovery_ratio(found.accuracy, AT_HOME) for arm, found in results.items()}
     numbers = {
@@ -63,7 +76,8 @@ def log_retraining(client: MlflowClient, settings: RegistrySettings) -> Retraini
     }
     tags = {"run_key": KEY, "cohort": "target", "lake_version": "17"}
     runs: dict[str, str] = {}
-    with tracker.run("retrain", tags=tags) as parent:
+    dag_runs.holds(place, COHORT, KEY)
+    with tracker.run(COHORT, tags=tags) as parent:
         parent.params({"cohort": "target", "lake_version": 17, "seed": 0, "original": DIGEST})
         parent.dataset("windows", version=17, digest="d" * 16, windows=400, context="training")
         parent.dataset("windows", version=17, digest="e" * 16, windows=260, context="holdout")
@@ -75,12 +89,38 @@ def log_retraining(client: MlflowClient, settings: RegistrySettings) -> Retraini
         arms = {arm: {**each, "run_id": runs[arm]} for arm, each in numbers.items()}
         parent.describe(pages.comparison_text(tracker.experiment_id, parent.run_id, arms, about=ABOUT))
         parent.metrics({f"{arm}/{name}": value for arm, each in numbers.items() for name, value in each.items()})
+    _end(dag_runs, experiment, night, arms, recovery["filterloss"])
     description = f"filterloss: recovery {recovery['filterloss']:.3f}; cohort target at lake version 17."
     version = _promote(client, settings, runs["filterloss"], results, recovery["filterloss"], description)
     return Retraining(
-        experiment=tracker.experiment_id, parent=parent.run_id, arms=runs, results=results,
+        experiment=tracker.experiment_id, dag_run=night.run_id, parent=parent.run_id, arms=runs, results=results,
         recovery=recovery, version=version, description=description,
     )  # fmt: skip
+
+
+def _end(
+    dag_runs: DagRuns,
+    experiment: str,
+    night: MlflowRunLog,
+    arms: Mapping[str, Mapping[str, float | str]],
+    recovery: float,
+) -> None:
+    member = dag_runs.member(COHORT, KEY)
+    assert member
+    dag_runs.saw(night, member)
+    night.metrics({f"{group(COHORT)}/recovery_ratio": recovery, f"{group(COHORT)}/passed": 1.0})
+    row = {
+        "cohort": COHORT,
+        "run_id": member.run_id,
+        "trained": "here",
+        "arms": arms,
+        "outcome": OUTCOME,
+        "reasons": [REASON],
+    }
+    lacking = {"cohort": "town", "run_id": None, "trained": "–", "arms": {}, "outcome": "not trained", "reasons": []}
+    about = f"DAG `retrain`, run [{DAG_RUN.run_id}]({AIRFLOW}), has ended well; lake version 17."
+    night.describe(pages.dag_run_text(experiment, [row, lacking], about=about))
+    dag_runs.end(night, failed=False)
 
 
 def _result(right: float) -> Evaluation:

@@ -12,7 +12,18 @@ from registry import pages
 from registry.connection import connect
 from registry.settings import RegistrySettings
 from tests.fixtures.browser import keep
-from tests.registry.retraining import ABOUT, KEY, NOTE, SCENES, Retraining, log_retraining
+from tests.registry.retraining import (
+    ABOUT,
+    AIRFLOW,
+    COHORT,
+    DAG_RUN,
+    KEY,
+    NOTE,
+    OUTCOME,
+    SCENES,
+    Retraining,
+    log_retraining,
+)  # fmt: skip
 from tests.registry.servers import local_server
 
 if TYPE_CHECKING:
@@ -63,16 +74,45 @@ def digits(value: float) -> str:
 
 
 def test_the_runs_of_the_experiment(shown: Shown, page: Page) -> None:
+    from playwright.sync_api import expect  # noqa: PLC0415
+
     shown.open(page, pages.runs_page(shown.what.experiment))
-    sees(page, NOTE, "retrain", "6 matching runs")
+    sees(page, NOTE, "retrain", "7 matching runs")
     assert page.get_by_text("windows@17").count() >= 1
     page.get_by_role("gridcell").get_by_role("button").first.click()  # the plus before the name
-    sees(page, *shown.what.arms)
+    sees(page, COHORT)
+    expect(page.get_by_text("plain", exact=True)).to_have_count(0)
+    page.get_by_role("row").filter(has=page.get_by_role("link", name=COHORT, exact=True)).get_by_role(
+        "button"
+    ).first.click()
+    sees(page, "retrain", COHORT, *shown.what.arms)
+    keep(page, "three-levels")
+
+
+def test_the_run_of_a_dag_run_leads_to_its_cohorts_and_to_airflow(shown: Shown, page: Page) -> None:
+    shown.open(page, pages.run_page(shown.what.experiment, shown.what.dag_run))
+    sees(
+        page,
+        "retrain",
+        "Finished",
+        "windows@17 (dddddddddddddddd)",
+        f"{COHORT}/recovery_ratio",
+    )
+    sees(page, "dag_run_id", "airflow_url", f"run_key.{COHORT}")
+    show_more = page.get_by_text("Show more")
+    if show_more.count():
+        show_more.click()
+    sees(page, "not trained", OUTCOME, *(f"{value:.3f}" for value in shown.what.recovery.values()))
+    assert page.get_by_role("link", name=DAG_RUN.run_id).get_attribute("href") == AIRFLOW
+    keep(page, "dag-run")
+    with page.expect_popup() as opened:
+        page.get_by_role("link", name=COHORT, exact=True).first.click()
+    sees(opened.value, "Compare the arms")
 
 
 def test_from_the_run_above_to_the_comparison_of_its_arms(shown: Shown, page: Page) -> None:
     shown.open(page, pages.run_page(shown.what.experiment, shown.what.parent))
-    sees(page, "retrain", "windows@17 (dddddddddddddddd)")
+    sees(page, "retrain", COHORT, "windows@17 (dddddddddddddddd)")
     text = page.inner_text("body")
     assert ABOUT in text
     assert f"run_key\n: {KEY}" in text
@@ -93,7 +133,7 @@ def test_from_the_run_above_to_the_comparison_of_its_arms(shown: Shown, page: Pa
 def test_the_run_of_an_arm(shown: Shown, page: Page) -> None:
     experiment, run, result = shown.what.experiment, shown.what.arms["filterloss"], shown.what.results["filterloss"]
     shown.open(page, pages.run_page(experiment, run))
-    sees(page, "filterloss", "retrain", "Finished", "windows@17 (dddddddddddddddd)")
+    sees(page, "filterloss", COHORT, "Finished", "windows@17 (dddddddddddddddd)")
     sees(page, "loss", "target/accuracy", str(result.accuracy), "target/macro_f1", str(result.macro_f1))
     sees(page, "recovery_ratio", str(shown.what.recovery["filterloss"]), *(f"target/recall/{s}" for s in SCENES))
 

@@ -46,7 +46,7 @@ REFUSED: dict[str, dict[str, tuple[Any, ...]]] = {
         "device": ("gpu", "cuda:0"), "seed": SEED,
     },
     "quality": {
-        "folds": (1, 0), "pulls": PULLS, "neighbours": (0, -1), "novelty": SHARE, "rank_share": SHARE, "shrink": (-1,),
+        "folds": (1, 0), "pulls": PULLS, "neighbours": (0, -1), "novelty": SHARE, "rank_share": SHARE, "rounds": (0,), "shrink": (-1,),
         "thresholds": ((), (0.8, 0.3), (0.3, 0.3), (0.0, 0.5), (0.5, 1.0), (math.nan,)), "floor": (0.0, 1.1, math.nan),
     },
     "finetune": {
@@ -68,7 +68,7 @@ AT_THE_EDGE: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     "quality": {
         "folds": (2,), "pulls": ((1e-3,),), "neighbours": (1,), "novelty": (0.0, 1.0), "rank_share": (0.0, 1.0),
-        "shrink": (0,), "thresholds": ((0.5,), (0.1, 0.2, 0.9)), "floor": (1.0,),
+        "shrink": (0,), "rounds": (1,), "thresholds": ((0.5,), (0.1, 0.2, 0.9)), "floor": (1.0,),
     },
     "finetune": {
         "trainable": ("auto", "head", "block", "layer4", "all"), "epochs": (1,), "max_steps": (1,), "worth": (-1.0, 1.0),

@@ -1,0 +1,87 @@
+"""Belief in labels: whom to trust, what is labelled together, and how people mislabel."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from sklearn.metrics import roc_auc_score
+
+from training.belief import label_belief, trust_shares
+
+
+def test_a_sessions_windows_are_believed_together() -> None:
+    """One window that looks like another scene is believed if the rest of its session, labelled alike, speaks for it."""
+    labels, scenes = np.repeat([0, 1, 2, 3], 20), 4
+    seen = np.full((80, scenes), 0.1)
+    seen[np.arange(80), labels] = 0.7
+    seen[0] = [0.01, 0.97, 0.01, 0.01]
+    train = np.ones(80, bool)
+    alone, _ = label_belief(seen, labels, np.arange(80), train=train, novelty=0.1)
+    together, _ = label_belief(seen, labels, labels, train=train, novelty=0.1)
+    assert alone[0] < 0.5 < together[0]
+    assert alone[1:].min() > 0.9
+    assert together[0] < together[1]
+
+
+def test_the_share_of_wrong_labels_is_found_scene_by_scene() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, 900)
+    labels = np.where((truth == 0) & (rng.random(900) < 0.3), 1, truth)  # a third of scene 0 is labelled 1
+    seen = np.full((900, 3), 0.02)
+    seen[np.arange(900), truth] = (
+        0.96  # a judge who claims no more than 0.8 would himself be wrong as often as these labels
+    )
+    belief, wrong = label_belief(seen, labels, np.arange(900), train=np.ones(900, bool), novelty=0.1)
+    assert roc_auc_score(labels == truth, belief) == 1
+    expected = (labels != truth)[labels == 1].mean()
+    assert wrong[1] == pytest.approx(expected, abs=0.05)
+    assert wrong[[0, 2]].max() < 0.05
+
+
+@given(
+    seen=arrays(np.float64, (12, 3), elements=st.floats(0.0, 1.0)),
+    labels=arrays(np.int64, 12, elements=st.integers(0, 2)),
+    runs=arrays(np.int64, 12, elements=st.integers(0, 4)),
+    novelty=st.floats(0, 1),
+)
+def test_belief_is_a_probability_whatever_the_judges_say(
+    seen: np.ndarray, labels: np.ndarray, runs: np.ndarray, novelty: float
+) -> None:
+    belief, wrong = label_belief(seen, labels, runs, train=np.arange(12) < 9, novelty=novelty)
+    assert ((belief >= 0) & (belief <= 1)).all()
+    assert ((wrong > 0) & (wrong < 1)).all()
+
+
+def test_the_judge_that_explains_the_labels_is_trusted() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 300)
+    knows, guesses, errs = np.full((300, 3), 0.1), np.full((300, 3), 1 / 3), np.full((300, 3), 0.05)
+    knows[np.arange(300), labels] = 0.8
+    errs[np.arange(300), (labels + 1) % 3] = 0.9
+    shares = trust_shares(np.stack([errs, knows, guesses]), labels, train=np.ones(300, bool))
+    assert shares.sum() == pytest.approx(1)
+    assert shares[1] > 0.8
+    assert shares[0] < 0.05
+
+
+def test_most_of_what_is_called_by_a_rare_scenes_name_is_something_else() -> None:
+    """One label in five is wrong; of a scene with a twentieth of the windows that is most of its labels, and the belief knows."""
+    rng = np.random.default_rng(0)
+    truth = rng.choice(3, 1000, p=[0.8, 0.16, 0.04])
+    labels = np.where(rng.random(1000) < 0.2, (truth + rng.integers(1, 3, 1000)) % 3, truth)
+    looks_like = np.where(rng.random(1000) < 0.1, (truth + rng.integers(1, 3, 1000)) % 3, truth)
+    seen = np.full((1000, 3), 0.05)
+    seen[np.arange(1000), looks_like] = 0.9
+    belief, wrong = label_belief(seen, labels, np.arange(1000), train=np.ones(1000, bool), novelty=0.1)
+    for scene in range(3):
+        rows = labels == scene
+        assert belief[rows].mean() == pytest.approx((truth == labels)[rows].mean(), abs=0.1)
+        assert wrong[scene] == pytest.approx((truth != labels)[rows].mean(), abs=0.1)
+
+
+def test_with_one_scene_there_is_nothing_else_that_a_label_could_mean() -> None:
+    belief, _ = label_belief(np.ones((5, 1)), np.zeros(5, np.int64), np.arange(5), train=np.ones(5, bool), novelty=0.1)
+    assert belief.min() > 0.9

@@ -1,0 +1,117 @@
+"""How probable it is that a label is right, given what several judges see who do not know it.
+
+How far each judge is trusted is found from the labels themselves: the mixture of judges that makes them likeliest (expectation-
+maximisation: Dempster, Laird & Rubin, 1977). How people mislabel is found likewise: how common each scene truly is, and how often
+it is given which label (Dawid & Skene, 1979). That matters most where scenes are rare: if one window in five carries a wrong label,
+most of what is called by a rare scene's name is something else.
+
+A person labels a stretch of time, not a window: windows of one session with the same label are right or wrong together, so their
+evidence is added, as far as a further window tells anything new.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from training.dataset import WindowSet
+
+Array = NDArray[np.float64]
+_SURE = 0.99
+"""No look at a window is ever surer than this."""
+_EM_STEPS = 50
+_WRONG = 0.1
+"""Share of wrong labels, to begin with."""
+_IMAGINED = 10.0
+"""Imaginary windows of each scene, labelled as wrongly as all are: they keep a scene of few windows from being all right or all wrong."""
+_UNSEEN = 3.0
+"""Imaginary windows of each scene, in how common it is: what nobody has called by its name may be there all the same."""
+_TINY = 1e-12
+
+
+def trust_shares(judges: Array, labels: NDArray[np.int64], *, train: NDArray[np.bool_]) -> Array:
+    """How much to trust each judge: the mixture that makes the given labels likeliest.
+
+    Args:
+        judges: (judges, n, scenes) probabilities, each by a judge who does not know the label.
+        labels: (n,) the labels given, some of them wrong.
+        train: (n,) mask of the labels to go by.
+
+    Returns:
+        (judges,) shares that sum to 1.
+    """
+    given = judges[:, np.arange(len(labels)), labels][:, train]
+    # A judge of pure chance takes up the labels that nobody can explain, so that the others are not blamed for them.
+    given = np.vstack([given, np.full((1, given.shape[1]), 1 / judges.shape[2])])
+    shares = np.full(len(given), 1 / len(given))
+    for _ in range(_EM_STEPS):
+        blame = shares[:, None] * given
+        shares = (blame / blame.sum(0)).mean(1)
+    trusted: Array = shares[:-1] / shares[:-1].sum()
+    return trusted
+
+
+def label_runs(windows: WindowSet) -> NDArray[np.int64]:
+    """(n,) a number for what was labelled together: the windows of one session that carry the same label."""
+    keys = list(zip(windows.devices.tolist(), windows.sessions.tolist(), windows.scenes.tolist(), strict=True))
+    number = {key: at for at, key in enumerate(dict.fromkeys(keys))}
+    return np.array([number[key] for key in keys], np.int64)
+
+
+def label_belief(
+    seen: Array, labels: NDArray[np.int64], runs: NDArray[np.int64], *, train: NDArray[np.bool_], novelty: float
+) -> tuple[Array, Array]:
+    """How probable it is that each label is right, and how many of each scene's labels are wrong.
+
+    Args:
+        seen: (n, scenes) probabilities of the scenes, all scenes being as common beforehand, by somebody who does not know the label.
+        labels: (n,) the labels given.
+        runs: (n,) what was labelled together and is right or wrong together.
+        train: (n,) mask of the labels whose errors are estimated; the others are judged by those.
+        novelty: how much of its evidence a further window of a run adds, 0 to 1: they overlap, and resemble each other.
+
+    Returns:
+        (n,) belief in [0, 1], and (scenes,) shares of wrong labels.
+    """
+    n, scenes = seen.shape
+    given = (np.arange(n), labels)
+    size = np.bincount(runs)
+    counts = np.bincount(labels, weights=train, minlength=scenes)
+    seen = np.clip(seen, (1 - _SURE) / max(scenes - 1, 1), _SURE)
+    surest = np.log(_SURE / (1 - _SURE) * max(scenes - 1, 1))
+    common, channel = (counts + _UNSEEN) / (counts.sum() + scenes * _UNSEEN), _evenly(_WRONG, scenes)
+    for _ in range(_EM_STEPS):
+        together = common[:, None] * channel  # (truth, label)
+        others = together * ~np.eye(scenes, dtype=bool)
+        before = np.log(together.diagonal() + _TINY) - np.log(others.sum(0) + _TINY)
+        # What a window may be instead: the scenes as likely as they are to be called by its label.
+        instead = seen * (others / (others.sum(0) + _TINY))[:, labels].T
+        against = instead.sum(1) + _TINY
+        evidence = np.clip(np.log(seen[given]) - np.log(against), -surest, surest)
+        belief = expit(_pooled(evidence, runs, size, novelty) + before[labels])
+        truth = (1 - belief)[:, None] * instead / against[:, None]
+        truth[given] = belief
+        truth[~train] = 0
+        called = np.zeros((scenes, scenes))
+        np.add.at(called.T, labels, truth)
+        common = (truth.sum(0) + _UNSEEN) / (truth.sum() + scenes * _UNSEEN)
+        doubted = (float((1 - belief)[train].sum()) + _WRONG * _IMAGINED) / (counts.sum() + _IMAGINED)
+        imagined = _IMAGINED * _evenly(doubted, scenes)
+        channel = (called + imagined) / (called.sum(1, keepdims=True) + _IMAGINED)
+    wrong = (np.bincount(labels, weights=train * (1 - belief), minlength=scenes) + 1) / (counts + 1 / _WRONG)
+    return belief, wrong
+
+
+def _evenly(wrong: float, scenes: int) -> Array:
+    """(truth, label) probabilities if this share of every scene's labels is wrong, each other scene being as likely."""
+    channel = np.full((scenes, scenes), wrong / max(scenes - 1, 1))
+    np.fill_diagonal(channel, 1 - wrong)
+    return channel
+
+
+def _pooled(evidence: Array, runs: NDArray[np.int64], size: NDArray[np.int64], novelty: float) -> Array:
+    """(n,) evidence of each window and of its run: a run speaks for its windows; what a window says itself still counts in full."""
+    together = (np.bincount(runs, weights=evidence) / np.maximum(size, 1))[runs] * (1 + novelty * (size[runs] - 1))
+    pooled: Array = together + (1 - novelty) * (evidence - together / (1 + novelty * (size[runs] - 1)))
+    return pooled

@@ -22,6 +22,9 @@ _WHAT_TO_DO = (
     "Its offsets no longer mean what the lake has noted, so nothing more of it is read; what is in the lake stays. Fill another lake "
     "([lake] uri), or give the new topic a name of its own ([kafka] batches_topic, labels_topic)."
 )
+_OR_ACCEPT = (
+    "Or pass over what takes the places of what was lost, and go on: sensorloop lake accept {0.topic} {0.partition}."
+)
 
 
 def short(topic_id: UUID) -> int:
@@ -62,9 +65,9 @@ def require_whole_log(partition: TopicPartition, *, read_to: int, end: int) -> N
     if end < read_to:
         msg = (
             f"{partition} ends at offset {end}, and was read up to {read_to}: the topic was deleted and made anew, or has lost its end. "
-            f"{_WHAT_TO_DO}"
+            f"{_WHAT_TO_DO} {_OR_ACCEPT.format(partition)}"
         )
-        raise LogReplaced(msg)
+        raise LogReplaced(msg, ended=end)
 
 
 def require_no_return(partition: TopicPartition, *, read_to: int, came: int) -> None:
@@ -81,6 +84,24 @@ def require_no_return(partition: TopicPartition, *, read_to: int, came: int) -> 
     if came < read_to:
         msg = (
             f"{partition}: asked for offset {read_to}, Kafka has begun again at {came}: the topic was deleted and made anew, or has lost "
-            f"its end. {_WHAT_TO_DO}"
+            f"its end. {_WHAT_TO_DO} {_OR_ACCEPT.format(partition)}"
+        )
+        raise LogReplaced(msg, ended=came)
+
+
+def require_not_refused(partition: TopicPartition, *, refused: int | None) -> None:
+    """See that nobody has found the log replaced: when it has grown again, it cannot be seen any more.
+
+    Args:
+        partition: whose log.
+        refused: from where on records were gone, at the earliest, as the table has it; None: it was not refused.
+
+    Raises:
+        LogReplaced: it was, and nobody has accepted that since.
+    """
+    if refused is not None:
+        msg = (
+            f"{partition} was found without records that had been read of it, from offset {refused} on or later: the topic was deleted "
+            f"and made anew, or has lost its end. {_WHAT_TO_DO} {_OR_ACCEPT.format(partition)}"
         )
         raise LogReplaced(msg)

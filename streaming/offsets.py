@@ -46,6 +46,11 @@ class TopicPartition:
         return f"{self.application}/topic"
 
     @property
+    def refused_application(self) -> str:
+        """The Delta application whose version is 0, or 1 plus the offset from which on records are gone: :mod:`streaming.refusals`."""
+        return f"{self.application}/refused"
+
+    @property
     def complete_application(self) -> str:
         """The Delta application whose version is ``valid_through``, ns since the epoch: it outlives the log's old files."""
         return f"{self.application}/valid_through"

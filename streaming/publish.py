@@ -33,6 +33,7 @@ from streaming.errors import CommitConflict, LakeError, LostOwnership
 from streaming.faults import reached
 from streaming.layout import statistics, write_rows
 from streaming.offsets import Account, TopicPartition
+from streaming.refusals import note, refused_at
 from streaming.storage import Storage
 
 ACCOUNTS = "accounts"
@@ -51,6 +52,8 @@ class Position:
     """How often it was committed."""
     topic_id: int | None = None
     """Which topic of its name it is of, see :mod:`streaming.incarnation`; None if that was never noted."""
+    refused: int | None = None
+    """From where on records that were read are gone, at the earliest, see :mod:`streaming.refusals`; None if it is not refused."""
 
 
 class Publisher:
@@ -143,6 +146,10 @@ class Publisher:
         msg = f"Others commit to {self._storage.uri} (a vacuum?) again and again; nothing was published. Start again once that has ended."
         raise CommitConflict(msg)
 
+    def refuse(self, partition: TopicPartition, ended: int, reason: str) -> None:
+        """See :func:`streaming.refusals.note`."""
+        note(self.table, partition, ended, reason)
+
     def _check(self, accounts: Mapping[TopicPartition, Account]) -> None:
         self.table.refresh()
         for partition, account in accounts.items():
@@ -188,6 +195,7 @@ def _position(table: Table, partition: TopicPartition) -> Position:
         offset=table.transaction(partition.application),
         commits=table.transaction(partition.commits_application) or 0,
         topic_id=table.transaction(partition.topic_application),
+        refused=refused_at(table.transaction(partition.refused_application)),
     )
 
 

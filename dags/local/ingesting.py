@@ -16,7 +16,8 @@ from dags.settings import Settings
 from dags.terminal import EXIT_RETRIABLE, counters, log_to_stderr, say
 from streaming.client import KafkaDeadLetters, KafkaSource
 from streaming.ingest import Ingest
-from streaming.labels import LabelIngest, LabelsTable
+from streaming.labels import LabelIngest
+from streaming.labels_table import LabelsTable
 from streaming.metrics import Metrics, serve
 from streaming.progress import Progress, total
 from streaming.settings import KafkaSettings

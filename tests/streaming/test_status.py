@@ -12,7 +12,8 @@ import pytest
 
 from streaming.client import KafkaDeadLetters, KafkaSource
 from streaming.label_wire import encode_label
-from streaming.labels import LabelIngest, LabelsTable
+from streaming.labels import LabelIngest
+from streaming.labels_table import LabelsTable
 from streaming.replay import make_producer
 from streaming.settings import IngestSettings, KafkaSettings, LakeSettings, WindowSettings
 from streaming.status import Observer, PartitionStatus, Status, rates

@@ -270,6 +270,7 @@ class Assignment:
             owned = parked
             owned.assigned = owned.listened = now
             owned.ours, owned.found_again = False, 0
+            owned.topic_id, owned.noted_id = topic_id, found.topic_id
             self.counters["continuations"] += 1
             self._source.seek(partition, owned.position)
         else:
@@ -281,6 +282,7 @@ class Assignment:
                     self._windows, self._table.sessions(partition, self._windows.hop_ns), together=_CUT_TOGETHER
                 ),
                 committed=found.offset, position=start, offsets=Offsets(start), commits=found.commits, topic_id=topic_id,
+                noted_id=found.topic_id,
                 rows=self._table.rows(partition), assigned=now, silence=now, listened=now,
                 found_again=found_again,
             )  # fmt: skip

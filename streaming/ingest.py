@@ -272,6 +272,8 @@ class Ingest:
             owned.offsets.note(record.offset, Outcome.REPEAT if repeat else Outcome.BATCH)
 
     def _due(self, now: datetime) -> Reason | None:
+        if any(owned.renamed for owned in self._ours.owned.values()):
+            return Reason.OFFSETS  # the setting that accepted it may be gone at the next start
         waiting = [owned.waiting() for owned in self._ours.owned.values()]
         return due(waiting, now=now, heard=self._heard, committed=self._last_commit, settings=self._settings)
 

@@ -69,6 +69,8 @@ class _Owned:
     """How often this partition was committed, by whomever."""
     topic_id: int | None
     """Which topic of its name it is of; None if Kafka does not say."""
+    noted_id: int | None
+    """Which one the table says; None: nothing yet."""
     rows: int
     """Its labels in the table."""
     waiting: list[tuple[int, SceneLabel]] = field(default_factory=list)
@@ -77,6 +79,16 @@ class _Owned:
     """Whether we have committed it since it was assigned."""
     end: int | None = None
     """One past the newest offset that Kafka told of."""
+
+    @property
+    def renamed(self) -> bool:
+        """See :attr:`streaming.partition.Owned.renamed`."""
+        return self.committed is not None and self.topic_id is not None and self.topic_id != self.noted_id
+
+    @property
+    def moved(self) -> bool:
+        """Whether a commit would change anything."""
+        return self.position != (self.committed or 0) or self.renamed
 
     def account(self) -> Account:
         """What a commit of now says of this partition."""
@@ -89,6 +101,7 @@ class _Owned:
         """A commit with this account took effect."""
         self.committed, self.commits = account.to_offset, account.commit
         self.rows = account.rows_before + account.windows
+        self.noted_id = self.noted_id if account.topic_id is None else account.topic_id
         self.offsets.settle(account.to_offset)
         self.waiting.clear()
         self.ours = True
@@ -174,7 +187,7 @@ class LabelIngest:
         """
         self._last_commit = self._clock()
         self._refusals.note()
-        while moved := {p: owned for p, owned in self._owned.items() if owned.position != (owned.committed or 0)}:
+        while moved := {p: owned for p, owned in self._owned.items() if owned.moved}:
             began = time.perf_counter()
             self._dead_letters.flush()
             accounts = {p: owned.account() for p, owned in moved.items()}
@@ -228,6 +241,8 @@ class LabelIngest:
     def _due(self, now: datetime) -> Reason | None:
         if sum(len(owned.waiting) for owned in self._owned.values()) >= self._settings.commit_rows:
             return Reason.SIZE
+        if any(owned.renamed for owned in self._owned.values()):
+            return Reason.OFFSETS  # the setting that accepted it may be gone at the next start
         return Reason.AGE if now - self._last_commit >= self._settings.commit_interval else None
 
     def _show(self, now: datetime) -> None:
@@ -323,7 +338,7 @@ class LabelIngest:
         start = found.offset or 0
         self._owned[partition] = _Owned(
             committed=found.offset, position=start, offsets=Offsets(start), commits=found.commits,
-            topic_id=topic_id, rows=self._table.rows(partition),
+            topic_id=topic_id, noted_id=found.topic_id, rows=self._table.rows(partition),
         )  # fmt: skip
         self._source.seek(partition, found.offset)
         self._given.pop(partition, None)

@@ -30,6 +30,8 @@ class Owned:
     """How often this partition was committed, by whomever."""
     topic_id: int | None
     """Which topic of its name it is of; None if Kafka does not say."""
+    noted_id: int | None
+    """Which one the table says; None: nothing yet."""
     rows: int
     """Its windows in the table."""
     assigned: datetime
@@ -91,7 +93,12 @@ class Owned:
     @property
     def moved(self) -> bool:
         """Whether a commit would change anything."""
-        return bool(self.closed) or self.resume_at != self.committed
+        return bool(self.closed) or self.resume_at != self.committed or self.renamed
+
+    @property
+    def renamed(self) -> bool:
+        """Whether the table has another id of the topic, or none, beside an offset: it was accepted, and must be noted at once."""
+        return self.committed is not None and self.topic_id is not None and self.topic_id != self.noted_id
 
     @property
     def held_bytes(self) -> int:
@@ -124,6 +131,7 @@ class Owned:
         """A commit with this account took effect."""
         self.committed, self.commits, self.ours = account.to_offset, account.commit, True
         self.rows = account.rows_before + account.windows
+        self.noted_id = self.noted_id if account.topic_id is None else account.topic_id
         self.complete_ns = account.valid_through_ns
         self.offsets.settle(account.to_offset)
         self.closed.clear()

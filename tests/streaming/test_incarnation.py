@@ -19,13 +19,14 @@ from streaming.ingest import Ingest
 from streaming.settings import IngestSettings, KafkaSettings, LakeSettings
 from streaming.status import Observer
 from streaming.topics import create_topics
+from streaming.verify import verify
 from streaming.windows import WindowsTable
 from streaming.wire import encode
 
 from . import test_labels
 from .sessions import SETTINGS, batch
-from .test_ingest import P0, Rig, log, session
-from .test_labels import L0, label
+from .test_ingest import P0, P1, Rig, log, session
+from .test_labels import L0, L1, label
 
 
 @pytest.mark.parametrize(("noted", "found"), [(None, None), (None, 5), (5, None), (5, 5)])
@@ -97,6 +98,43 @@ def test_a_mirror_that_keeps_the_offsets_is_accepted_once_and_then_noted(tmp_pat
     rig.source.topic_ids[P0.topic] = 1
     with pytest.raises(LogReplaced):
         rig.until_caught_up()
+
+
+def test_accepted_for_one_start_it_is_noted_of_every_partition_at_once(tmp_path: Path) -> None:
+    """Also of one of which nothing comes during that start, and without waiting for the commit interval."""
+    rig = Rig(tmp_path, {P0: log(session(5)), P1: log(session(3, "p1"))})
+    rig.source.topic_ids[P0.topic] = 1
+    rig.until_caught_up()
+    before, settings = rig.rows(), rig.settings
+    rig.settings = replace(settings, accept_other_topic=True)
+    rig.restart()
+    rig.source.topic_ids[P0.topic] = 2
+    rig.ingest.step()
+    rig.settings = settings
+    rig.restart()
+    rig.source.topic_ids[P0.topic] = 2
+    commits = rig.until_caught_up().get("commits", 0)
+    assert commits == 0, "there is nothing to note any more"
+    assert rig.rows().equals(before)
+    assert verify(str(tmp_path)).problems == ()
+
+
+def test_of_labels_too(tmp_path: Path) -> None:
+    rig = test_labels.Rig(tmp_path, {L0: test_labels.log([label(1)]), L1: test_labels.log([label(2)])})
+    rig.source.topic_ids[L0.topic] = 1
+    rig.until_caught_up()
+    settings = rig.settings
+    rig.settings = replace(settings, accept_other_topic=True)
+    rig.restart()
+    rig.source.topic_ids[L0.topic] = 2
+    for _ in range(2):
+        rig.ingest.step()
+    rig.settings = settings
+    rig.restart()
+    rig.source.topic_ids[L0.topic] = 2
+    assert "label_commits" not in rig.until_caught_up()
+    assert not rig.ingest.refused
+    assert rig.proof().problems == ()
 
 
 def test_a_lake_of_before_there_were_ids_notes_the_first_that_it_sees(tmp_path: Path) -> None:

@@ -22,6 +22,10 @@ class Idle:
         """Not known."""
         return {}
 
+    def position(self, partition: TopicPartition) -> int | None:  # noqa: ARG002 - the seam's
+        """Not known."""
+        return None
+
     def topic_id(self, topic: str) -> int | None:  # noqa: ARG002 - the seam's
         """Not known."""
         return None

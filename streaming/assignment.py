@@ -132,12 +132,13 @@ class Assignment:
             elif partition in polled.records:
                 owned.listen(now, within=self._settings.max_poll_records)
             elif partition in polled.ends:
-                owned.listen(now, within=0)
                 if partition not in polled.assigned | polled.revoked:  # else what we hold may be older than the table
+                    owned.skip(self._source.position(partition))
                     try:
                         require_whole_log(partition, read_to=owned.position, end=polled.ends[partition])
                     except LogReplaced as error:
                         self.refuse(partition, error)
+                owned.listen(now, within=0)
 
     def adopt(self, now: datetime) -> None:
         """Begin to read what was assigned, or refuse it.

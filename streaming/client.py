@@ -98,6 +98,12 @@ class Source(Protocol):
     def known_ends(self) -> Mapping[TopicPartition, int]:
         """The same, as far as it is known without asking."""
 
+    def position(self, partition: TopicPartition) -> int | None:
+        """Next offset that a poll would bring, as far as is known without asking.
+
+        It is beyond the last record that came where Kafka has none in between: deleted by retention, or a transaction's marker.
+        """
+
     def topic_id(self, topic: str) -> int | None:
         """Which topic of this name it is, see :mod:`streaming.incarnation`; None if Kafka does not say."""
 
@@ -219,6 +225,13 @@ class KafkaSource:
             if end:
                 known[ours(one)] = end
         return known
+
+    def position(self, partition: TopicPartition) -> int | None:
+        """See :meth:`Source.position`."""
+        # Its public way asks Kafka, and waits, while a partition of ours has no position yet.
+        state = self._consumer._subscription.assignment.get(theirs(partition))  # noqa: SLF001
+        found = None if state is None else state.position
+        return None if found is None else int(found.offset)
 
     def topic_id(self, topic: str) -> int | None:
         """See :meth:`Source.topic_id`."""

@@ -80,6 +80,12 @@ class _Owned:
     end: int | None = None
     """One past the newest offset that Kafka told of."""
 
+    def skip(self, to: int | None) -> None:
+        """See :meth:`streaming.partition.Owned.skip`."""
+        if to is not None and to > self.position:
+            self.offsets.skip(to)
+            self.position = to
+
     @property
     def renamed(self) -> bool:
         """See :attr:`streaming.partition.Owned.renamed`."""
@@ -274,6 +280,7 @@ class LabelIngest:
                 self._take(partition, records)
         for partition, end in polled.ends.items():
             if partition in self._owned:
+                self._owned[partition].skip(self._source.position(partition))
                 try:
                     require_whole_log(partition, read_to=self._owned[partition].position, end=end)
                 except LogReplaced as error:

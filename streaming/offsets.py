@@ -136,6 +136,11 @@ class Offsets:
             self._extend(offset, Outcome.ABSENT)
         self._extend(offset + 1, outcome)
 
+    def skip(self, to: int) -> None:
+        """Kafka has no record from the end up to ``to``."""
+        if to > self._end:
+            self._extend(to, Outcome.ABSENT)
+
     def counts(self, to: int) -> dict[str, int]:
         """Offsets per outcome from the start up to ``to``."""
         counted: Counter[str] = Counter()

@@ -70,6 +70,12 @@ class Owned:
         """Cut what has closed and waits for company; returns the bytes of their signals."""
         return self.close(self.assembler.flush(), now)
 
+    def skip(self, to: int | None) -> None:
+        """Nothing came, and the next that could is at ``to``; None: that is not known."""
+        if to is not None and to > self.position:
+            self.offsets.skip(to)
+            self.position = to
+
     def listen(self, now: datetime, *, within: int) -> None:
         """Kafka has told of this partition that not more than ``within`` records are left; a phone that sends would have been heard.
 

@@ -123,10 +123,12 @@ class Assignment:
             self._unpark(but=set(self._given))
 
     def listen(self, polled: Polled, now: datetime) -> None:
-        """Let silences grow, but only where we would have heard a phone that sends; refuse what ends before what was read of it."""
+        """Let silences grow, but only where we would have heard a phone that sends; refuse what is another log than was read."""
         ends = self._source.known_ends()
         for partition, owned in list(self.owned.items()):
             owned.end = ends.get(partition, owned.end)
+            if partition not in polled.assigned | polled.revoked and not self._same_topic(partition, owned.topic_id):
+                continue
             if partition in self.paused:
                 owned.listened = now
             elif partition in polled.records:
@@ -294,6 +296,15 @@ class Assignment:
         self.refusals.forget(partition)
         self.fresh.add(partition)
         self.counters["assignments"] += 1
+
+    def _same_topic(self, partition: TopicPartition, read: int | None) -> bool:
+        """Whether its topic is still the one that was read; else it is refused."""
+        try:
+            require_same_topic(partition, noted=read, found=self._source.topic_id(partition.topic))
+        except LogReplaced as error:
+            self.refuse(partition, error)
+            return False
+        return True
 
     def _unpark(self, *, but: set[TopicPartition]) -> None:
         for partition in [partition for partition in self._parked if partition not in but]:

@@ -157,6 +157,10 @@ class KafkaSource:
         self._servers = kafka_settings.bootstrap_servers
         self._quiet = Quiet(self._ask_ends)
         self._hints: dict[TopicPartition, int] = {}
+        self._resuming: set[TopicPartition] = set()
+        """Those that are fetched again as soon as it is known which topic they are of."""
+        self._asked: Any = None
+        """What becomes of that question."""
         with reaching(kafka_settings):
             self._consumer = kafka.KafkaConsumer(
                 **client_options(kafka_settings),
@@ -180,6 +184,7 @@ class KafkaSource:
 
     def poll(self, timeout_seconds: float) -> Polled:
         """See :meth:`Source.poll`."""
+        self._resume()
         try:
             polled = self._consumer.poll(timeout_ms=int(timeout_seconds * 1000))
         except KafkaError as error:
@@ -251,11 +256,22 @@ class KafkaSource:
 
     def pause(self, partitions: Collection[TopicPartition]) -> None:
         """See :meth:`Source.pause`."""
+        self._resuming -= set(partitions)
         self._consumer.pause(*self._assigned(partitions))
 
     def resume(self, partitions: Collection[TopicPartition]) -> None:
         """See :meth:`Source.resume`."""
-        self._consumer.resume(*self._assigned(partitions))
+        # While nothing is fetched no answer tells that the topic was made anew, and the client fetches by the topic's name (3.0.12).
+        self._resuming |= set(partitions) & set(map(ours, self._consumer.paused()))
+        if self._resuming:
+            self._asked = self._consumer._cluster.request_update()  # noqa: SLF001 - it has no public way to it
+
+    def _resume(self) -> None:
+        if self._resuming and self._asked.succeeded():
+            self._consumer.resume(*self._assigned(self._resuming))
+            self._resuming.clear()
+        elif self._resuming and self._asked.is_done:
+            self._asked = self._consumer._cluster.request_update()  # noqa: SLF001 - Kafka was away
 
     def hint(self, offsets: Mapping[TopicPartition, int]) -> None:
         """See :meth:`Source.hint`."""

@@ -274,6 +274,11 @@ class LabelIngest:
             self._refusals.forget(partition)
         self._given |= dict.fromkeys(polled.assigned, False)
         self._source.resume(polled.assigned)  # a client may remember that they were paused
+        for partition, owned in list(self._owned.items()):
+            try:
+                require_same_topic(partition, noted=owned.topic_id, found=self._source.topic_id(partition.topic))
+            except LogReplaced as error:
+                self._refuse(partition, error)
         for partition, records in polled.records.items():
             # What comes of others was fetched before they were looked up, from the wrong place.
             if partition in self._owned:

@@ -16,6 +16,7 @@ from streaming.client import KafkaDeadLetters, KafkaSource
 from streaming.errors import LogReplaced
 from streaming.incarnation import require_no_return, require_same_topic, require_whole_log
 from streaming.ingest import Ingest
+from streaming.offsets import TopicPartition
 from streaming.settings import IngestSettings, KafkaSettings, LakeSettings
 from streaming.status import Observer
 from streaming.topics import create_topics
@@ -55,6 +56,42 @@ def test_while_it_is_read(tmp_path: Path, again: int) -> None:
     with pytest.raises(LogReplaced, match=r"sensor\.batches\[0\]"):
         rig.until_caught_up()
     assert set(rig.rows()["session_id"]) == {"s1"}
+
+
+def test_while_it_is_owned_and_not_read(tmp_path: Path) -> None:
+    """The lake cannot be written, and so nothing is fetched, while the topic is made anew and grows longer than the old one was."""
+    rig = Rig(tmp_path, {P0: log(session(5))})
+    rig.source.topic_ids[P0.topic] = 1
+    rig.until_caught_up()
+    rig.ingest._backoff.failed(rig.clock())
+    rig.ingest.step()
+    assert rig.source.paused == {P0}
+    rig.logs[P0][:] = log([*session(5), *session(4, "s2")])
+    rig.source.topic_ids[P0.topic] = 2
+    rig.quiet(40)
+    with pytest.raises(LogReplaced, match="its id is another"):
+        rig.until_caught_up()
+    assert set(rig.rows()["session_id"]) == {"s1"}
+
+
+def test_labels_while_they_are_owned_and_not_read(tmp_path: Path) -> None:
+    rig = test_labels.Rig(tmp_path, {L0: test_labels.log([label(i) for i in range(5)])})
+    rig.source.topic_ids[L0.topic] = 1
+    rig.until_caught_up()
+    rig.source.pause({L0})
+    rig.logs[L0][:] = test_labels.log([label(i, "Run") for i in range(9)])
+    rig.source.topic_ids[L0.topic] = 2
+    for _ in range(9):
+        if rig.source.paused and rig.ingest.refused:
+            break
+        rig.now += rig.settings.commit_interval / 9
+        rig.ingest.step()
+    rig.source.resume({L0})
+    for _ in range(9):
+        rig.now += rig.settings.commit_interval / 9
+        rig.ingest.step()
+    assert "its id is another" in rig.ingest.refused[L0]
+    assert set(rig.rows()["scene"]) == {"Walk"}
 
 
 @pytest.mark.parametrize("again", [0, 3])
@@ -179,6 +216,31 @@ def _send(settings: KafkaSettings, session_id: str, count: int) -> None:
         producer.send(settings.batches_topic, value=value, key=b"d1")
     producer.flush()
     producer.close()
+
+
+@pytest.mark.broker
+def test_while_it_is_paused_beside_a_real_kafka(anew: KafkaSettings) -> None:
+    """Nothing is fetched, so that no answer tells; and Kafka's client takes what it knows of topics for true for five minutes."""
+    one = TopicPartition(topic=anew.batches_topic, partition=0)
+    _send(anew, "s1", 4)
+    with ExitStack() as stack:
+        source = KafkaSource(anew, IngestSettings())
+        stack.callback(source.close)
+        while not source.poll(0.1).records:
+            pass
+        before = source.topic_id(one.topic)
+        source.pause({one})
+        source.poll(0.1)
+        admin = KafkaAdminClient(bootstrap_servers=anew.bootstrap_servers)
+        admin.delete_topics([one.topic])
+        admin.close()
+        create_topics(anew.bootstrap_servers, {one.topic: 1})
+        _send(anew, "s2", 9)
+        source.poll(0.1)
+        source.resume({one})
+        while not source.poll(0.1).records:
+            pass
+        assert source.topic_id(one.topic) not in {None, before}, "when its records come it is known that it is another"
 
 
 @pytest.mark.broker

@@ -11,7 +11,7 @@ from streaming.offsets import TopicPartition
 class Idle:
     """Everything of :class:`streaming.client.Source` but ``poll``."""
 
-    def seek(self, partition: TopicPartition, offset: int | None) -> None:
+    def seek(self, partition: TopicPartition, offset: int | None, leader_epoch: int | None = None) -> None:
         """Nothing."""
 
     def end_offsets(self) -> Mapping[TopicPartition, int]:

@@ -275,21 +275,21 @@ class Assignment:
             owned.ours, owned.found_again = False, 0
             owned.topic_id, owned.noted_id = topic_id, found.topic_id
             self.counters["continuations"] += 1
-            self._source.seek(partition, owned.position)
+            self._source.seek(partition, owned.position, owned.offsets.epoch_before(owned.position))
         else:
             if parked is not None:
                 self._retire(parked)
-            start = found.offset or 0
+            start, epoch = found.offset or 0, found.leader_epoch if found.topic_id == topic_id else None
             owned = Owned(
                 assembler=Assembler(
                     self._windows, self._table.sessions(partition, self._windows.hop_ns), together=_CUT_TOGETHER
                 ),
-                committed=found.offset, position=start, offsets=Offsets(start), commits=found.commits, topic_id=topic_id,
+                committed=found.offset, position=start, offsets=Offsets(start, epoch), commits=found.commits, topic_id=topic_id,
                 noted_id=found.topic_id,
                 rows=self._table.rows(partition), assigned=now, silence=now, listened=now,
                 found_again=found_again,
             )  # fmt: skip
-            self._source.seek(partition, found.offset)
+            self._source.seek(partition, found.offset, epoch)
         _log.info("Reading %s from offset %d.", partition, owned.position)
         self.owned[partition] = owned
         self._given.pop(partition, None)

@@ -2,12 +2,15 @@
 
 The lake knows a record by its offset. A topic that was deleted and made anew begins at offset 0 again, and so its records would pass
 for ones that were read long ago; so would those of another cluster, or those that come after a log has lost its end (an unclean
-election of a leader, a broker's disk restored from a backup). Two things tell:
+election of a leader, a broker's disk restored from a backup). Three things tell:
 
 * Kafka gives each topic that is made an id of its own. The table keeps 63 bits of it beside the offset.
 * A log that is still the same never ends before the offset that was read.
 
-Both are asked; the first cannot see a lost end, and the second cannot see a new topic that has grown longer than the old one was.
+* Each leader of a partition writes its number, the leader epoch, into the records, and Kafka knows where each one's end. The table keeps
+  that of the last record before its offset; the client asks for it when it seeks there (KIP-320), and begins before if the log is another.
+
+All are asked; the first cannot see a lost end, the second neither a new topic nor a log that has grown longer since than it was.
 """
 
 from __future__ import annotations

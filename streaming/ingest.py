@@ -226,7 +226,8 @@ class Ingest:
                 return  # it was taken anew, from where the table says
             if self._holding or (self._ours.budget.over and not self._relieved(partition, now)):
                 if partition in self._ours.owned and partition not in self._ours.fresh:
-                    self._source.seek(partition, owned.position)  # what is not taken comes again
+                    # What is not taken comes again.
+                    self._source.seek(partition, owned.position, owned.offsets.epoch_before(owned.position))
                 return
             try:
                 require_no_return(partition, read_to=owned.position, came=record.offset)
@@ -258,7 +259,7 @@ class Ingest:
                 received_ns=record.timestamp_ns,
             )
         except BatchError as error:
-            owned.offsets.note(record.offset, Outcome.DEAD_LETTER)
+            owned.offsets.note(record.offset, Outcome.DEAD_LETTER, record.leader_epoch)
             self._counters["dead_letters"] += 1
             self._counters[f"dead_letters_{error.reason}"] += 1
             self._dead_letters.send(record.value, key=record.key, headers=coordinates(partition, record, error))
@@ -269,7 +270,7 @@ class Ingest:
             self._ours.budget.add(closed + _size(batch))
             owned.newest_ns = max(owned.newest_ns or 0, max((b.start_ns for b in batch.blocks), default=0)) or None
             repeat = owned.assembler.counters["duplicate_batches"] > known
-            owned.offsets.note(record.offset, Outcome.REPEAT if repeat else Outcome.BATCH)
+            owned.offsets.note(record.offset, Outcome.REPEAT if repeat else Outcome.BATCH, record.leader_epoch)
 
     def _due(self, now: datetime) -> Reason | None:
         if any(owned.renamed for owned in self._ours.owned.values()):

@@ -100,7 +100,8 @@ class _Owned:
         """What a commit of now says of this partition."""
         return Account(
             commit=self.commits + 1, from_offset=self.committed or 0, to_offset=self.position, read_to=self.position,
-            windows=len(self.waiting), rows_before=self.rows, topic_id=self.topic_id, **self.offsets.counts(self.position),
+            windows=len(self.waiting), rows_before=self.rows, topic_id=self.topic_id,
+            leader_epoch=self.offsets.epoch_before(self.position), **self.offsets.counts(self.position),
         )  # fmt: skip
 
     def published(self, account: Account) -> None:
@@ -347,12 +348,12 @@ class LabelIngest:
         except LogReplaced as error:
             self._refuse(partition, error)
             return
-        start = found.offset or 0
+        start, epoch = found.offset or 0, found.leader_epoch if found.topic_id == topic_id else None
         self._owned[partition] = _Owned(
-            committed=found.offset, position=start, offsets=Offsets(start), commits=found.commits,
+            committed=found.offset, position=start, offsets=Offsets(start, epoch), commits=found.commits,
             topic_id=topic_id, noted_id=found.topic_id, rows=self._table.rows(partition),
         )  # fmt: skip
-        self._source.seek(partition, found.offset)
+        self._source.seek(partition, found.offset, epoch)
         self._given.pop(partition, None)
         if partition in self._refusals.reasons:
             self._refusals.forget(partition)
@@ -378,11 +379,11 @@ class LabelIngest:
             try:
                 label = decode_label(record.value, max_ahead_ns=self._max_ahead_ns, received_ns=record.timestamp_ns)
             except BatchError as error:
-                owned.offsets.note(record.offset, Outcome.DEAD_LETTER)
+                owned.offsets.note(record.offset, Outcome.DEAD_LETTER, record.leader_epoch)
                 self._counters["label_dead_letters"] += 1
                 self._counters[f"label_dead_letters_{error.reason}"] += 1
                 self._dead_letters.send(record.value, key=record.key, headers=coordinates(partition, record, error))
             else:
-                owned.offsets.note(record.offset, Outcome.BATCH)
+                owned.offsets.note(record.offset, Outcome.BATCH, record.leader_epoch)
                 owned.waiting.append((record.offset, label))
                 self._counters["labels_withdrawn"] += label.scene is None

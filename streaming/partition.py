@@ -130,6 +130,7 @@ class Owned:
         return Account(
             commit=self.commits + 1, from_offset=self.committed or 0, to_offset=self.resume_at, read_to=self.position,
             windows=self.closed_rows, rows_before=self.rows, valid_through_ns=self.valid_through_ns(now), topic_id=self.topic_id,
+            leader_epoch=self.offsets.epoch_before(self.resume_at),
             **self.offsets.counts(self.resume_at),
         )  # fmt: skip
 

@@ -140,8 +140,8 @@ def accept(lake: Lake, table: str, partition: TopicPartition) -> None:
     _write(found, partition, 0, {"accepted": [record]})
 
 
-def refused_at(version: int | None) -> int | None:
-    """What the transaction says: from where on records are gone, at the earliest; None: it is not refused."""
+def one_less(version: int | None) -> int | None:
+    """What a transaction says whose version is one more than that; 0 and no version are None, since none can be taken back."""
     return version - 1 if version else None
 
 
@@ -151,7 +151,9 @@ def _write(table: Table, partition: TopicPartition, version: int, metadata: Mapp
         if bool(table.transaction(partition.refused_application)) == bool(version):
             return  # somebody else was faster, and who saw it first saw most
         try:
-            table.commit(transactions={partition.refused_application: version}, metadata=metadata)
+            # What was accepted need not follow upon what was read: the leader of that is no matter any more.
+            epoch = {} if version else {partition.epoch_application: 0}
+            table.commit(transactions={partition.refused_application: version, **epoch}, metadata=metadata)
         except CommitConflict:
             continue
         return

@@ -15,7 +15,7 @@ from streaming.delta import Table, open_table
 from streaming.errors import NoTable
 from streaming.offsets import TopicPartition
 from streaming.progress import moment
-from streaming.refusals import refused_at
+from streaming.refusals import one_less
 from streaming.security import client_options
 from streaming.servers import unreachable
 from streaming.settings import KafkaSettings
@@ -157,7 +157,7 @@ class Observer:
             through = None if table is None else table.transaction(ours.complete_application)
             noted = None if table is None else table.transaction(ours.topic_application)
             other = noted is not None and found_id is not None and noted != found_id
-            refused = None if table is None else refused_at(table.transaction(ours.refused_application))
+            refused = None if table is None else one_less(table.transaction(ours.refused_application))
             replaced = refused is not None or (committed is not None and (other or ends[one] < committed))
             complete = committed is not None and committed >= ends[one] and not replaced
             found.append(

@@ -69,9 +69,14 @@ class FakeSource:
         self._revoked, self._assigned = set(), set()
         return polled
 
-    def seek(self, partition: TopicPartition, offset: int | None) -> None:
+    def seek(self, partition: TopicPartition, offset: int | None, leader_epoch: int | None = None) -> None:
         if partition in self.positions:
-            self.positions[partition] = offset or 0
+            later = [
+                r.offset
+                for r in self.logs[partition]
+                if leader_epoch is not None and r.leader_epoch is not None and r.leader_epoch > leader_epoch
+            ]
+            self.positions[partition] = min([offset or 0, *later])
 
     def end_offsets(self) -> Mapping[TopicPartition, int]:
         return {p: (self.logs[p][-1].offset + 1 if self.logs[p] else self.begins.get(p, 0)) for p in self.positions}

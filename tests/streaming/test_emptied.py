@@ -11,11 +11,12 @@ import kafka
 import pytest
 from kafka.admin import KafkaAdminClient
 
-from streaming.client import KafkaDeadLetters, KafkaSource
+from streaming.client import KafkaSource
 from streaming.ingest import Ingest
 from streaming.label_wire import encode_label
 from streaming.labels import LabelIngest
 from streaming.labels_table import LabelsTable
+from streaming.letters import KafkaDeadLetters
 from streaming.log import read_log
 from streaming.progress import Progress
 from streaming.settings import IngestSettings, KafkaSettings, LakeSettings, WindowSettings

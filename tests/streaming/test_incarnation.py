@@ -12,10 +12,11 @@ import kafka
 import pytest
 from kafka.admin import KafkaAdminClient
 
-from streaming.client import KafkaDeadLetters, KafkaSource
+from streaming.client import KafkaSource
 from streaming.errors import LogReplaced
 from streaming.incarnation import require_no_return, require_same_topic, require_whole_log
 from streaming.ingest import Ingest
+from streaming.letters import KafkaDeadLetters
 from streaming.offsets import TopicPartition
 from streaming.settings import IngestSettings, KafkaSettings, LakeSettings
 from streaming.status import Observer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,56 @@ def test_while_it_is_read_and_what_is_accepted_is_read_without_a_restart(tmp_pat
     assert not rig.source.paused
     rig.ingest.commit()
     assert rig.rows().height > before
+
+
+def led_by(records: Sequence[Record], epoch: int) -> list[Record]:
+    return [replace(record, leader_epoch=epoch) for record in records]
+
+
+@pytest.mark.parametrize("kind", ["windows", "labels"])
+def test_an_end_that_is_lost_and_grown_again_while_nobody_reads_is_found_by_the_leaders(
+    tmp_path: Path, kind: str
+) -> None:
+    """The log is longer than what was read of it whenever it is looked at."""
+    rig: Any
+    if kind == "windows":
+        one, table, rig = P0, WINDOWS, Rig(tmp_path, {P0: led_by(log(session(9)), 3)})
+        later = log(session(9, "s2"))
+    else:
+        one, table, rig = (
+            L0,
+            LABELS,
+            test_labels.Rig(tmp_path, {L0: led_by(test_labels.log([label(i) for i in range(9)]), 3)}),
+        )
+        later = test_labels.log([label(100 + i) for i in range(9)])
+    rig.until_caught_up()
+    before = rig.rows()
+    rig.logs[one][:] = [*rig.logs[one][:6], *led_by(moved(later, 6), 4)]
+    refused = {"windows": lambda: rig.ingest._ours.refusals.reasons, "labels": lambda: rig.ingest.refused}[kind]
+    for sentence in ("has begun again at 6", "from offset 6 on or later"):
+        rig.restart()
+        with nullcontext() if kind == "labels" else pytest.raises(LogReplaced):
+            rig.until_caught_up()
+        assert sentence in refused()[one]
+        assert rig.rows().equals(before)
+    accept(str(tmp_path), table, one)
+    for _ in range(2):
+        again(rig)
+        assert not refused()
+    assert rig.rows().height > before.height
+    assert verify(str(tmp_path), table).problems == ()
+
+
+def test_a_new_leader_that_lost_nothing_is_none_of_that(tmp_path: Path) -> None:
+    """Restarts after each record, with open windows that hold the offset back, and a leader for every other record."""
+    batches = log([*session(6), *session(4, "s2")])
+    whole = [replace(record, leader_epoch=record.offset // 2) for record in batches]
+    rig = Rig(tmp_path, {P0: []}, commit_rows=1)
+    for count in range(1, len(whole) + 1):
+        rig.logs[P0][:] = whole[:count]
+        again(rig)
+    assert rig.rows().height == 10
+    assert verify(str(tmp_path)).problems == ()
 
 
 def test_only_what_is_refused_can_be_accepted(tmp_path: Path) -> None:

@@ -54,8 +54,9 @@ class LibrdkafkaSource(Idle):
         self._revoked, self._assigned = set(), set()
         return polled
 
-    def seek(self, partition: TopicPartition, offset: int | None) -> None:
-        """See :meth:`streaming.client.Source.seek`."""
+    def seek(self, partition: TopicPartition, offset: int | None, leader_epoch: int | None = None) -> None:
+        """See :meth:`streaming.client.Source.seek`; leaders are not looked at."""
+        del leader_epoch
         self._consumer.seek(
             Theirs(partition.topic, partition.partition, OFFSET_BEGINNING if offset is None else offset)
         )

@@ -19,8 +19,9 @@ from typing import Any
 from benchmarks.load import batches, samples_for
 from benchmarks.sources import Idle
 from streaming.assembler import Assembler
-from streaming.client import KafkaDeadLetters, KafkaSource, Polled, Record, Source
+from streaming.client import KafkaSource, Polled, Record, Source
 from streaming.ingest import Ingest
+from streaming.letters import KafkaDeadLetters
 from streaming.offsets import TopicPartition
 from streaming.rows import windows_table
 from streaming.settings import IngestSettings, KafkaSettings, LakeSettings, WindowSettings
@@ -94,14 +95,17 @@ class _Timed(Idle):
             self.begin, self.cpu, self.first_bytes = time.perf_counter(), time.process_time(), size
         return polled
 
-    def seek(self, partition: TopicPartition, offset: int | None) -> None:
-        self._source.seek(partition, offset)
+    def seek(self, partition: TopicPartition, offset: int | None, leader_epoch: int | None = None) -> None:
+        self._source.seek(partition, offset, leader_epoch)
         # What was fetched before is fetched again.
         self.records = self.bytes = self.first_bytes = 0
         self.begin = 0.0
 
     def end_offsets(self) -> Mapping[TopicPartition, int]:
         return self._source.end_offsets()
+
+    def position(self, partition: TopicPartition) -> int | None:
+        return self._source.position(partition)
 
     def known_ends(self) -> Mapping[TopicPartition, int]:
         return self._source.known_ends()

@@ -11,7 +11,7 @@ from streaming.offsets import TopicPartition
 class Idle:
     """Everything of :class:`streaming.client.Source` but ``poll``."""
 
-    def seek(self, partition: TopicPartition, offset: int | None) -> None:
+    def seek(self, partition: TopicPartition, offset: int | None, leader_epoch: int | None = None) -> None:
         """Nothing."""
 
     def end_offsets(self) -> Mapping[TopicPartition, int]:
@@ -21,6 +21,10 @@ class Idle:
     def known_ends(self) -> Mapping[TopicPartition, int]:
         """Not known."""
         return {}
+
+    def position(self, partition: TopicPartition) -> int | None:  # noqa: ARG002 - the seam's
+        """Not known."""
+        return None
 
     def topic_id(self, topic: str) -> int | None:  # noqa: ARG002 - the seam's
         """Not known."""

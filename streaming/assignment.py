@@ -15,11 +15,12 @@ from datetime import datetime, timedelta
 
 from streaming.assembler import Assembler
 from streaming.client import Membership, Polled, Source
-from streaming.errors import LostOwnership, OverBudget
-from streaming.incarnation import require_same_topic, require_whole_log
+from streaming.errors import LogReplaced, LostOwnership, OverBudget
+from streaming.incarnation import require_not_refused, require_same_topic, require_whole_log
 from streaming.memory import Budget, Turns
 from streaming.offsets import Offsets, TopicPartition
 from streaming.partition import Owned
+from streaming.refusals import Refusals
 from streaming.settings import IngestSettings, WindowSettings
 from streaming.windows import WindowsTable
 
@@ -67,6 +68,8 @@ class Assignment:
         self.counters: Counter[str] = Counter()
         self.turns: Turns | None = None
         """Whether they are read one at a time."""
+        self.refusals = Refusals(table, again=settings.commit_interval, now=now)
+        """Those that are not read."""
         self._source = source
         self._table = table
         self._windows = windows
@@ -81,8 +84,8 @@ class Assignment:
 
     @property
     def expecting(self) -> bool:
-        """Whether some are assigned and not looked up yet."""
-        return bool(self._given)
+        """Whether some are assigned and not looked up yet, or refused and the table does not know."""
+        return bool(self._given) or self.refusals.unnoted
 
     @property
     def held_bytes(self) -> int:
@@ -108,41 +111,45 @@ class Assignment:
             for partition in polled.revoked | polled.assigned:
                 self._given.pop(partition, None)
                 self.paused.discard(partition)
+                self.refusals.forget(partition)
                 owned = self.owned.pop(partition, None)
                 if owned is not None:
                     self._parked[partition], self._parked_at = owned, now
                     self.counters["revocations"] += 1
             self._given |= dict.fromkeys(polled.assigned, _Given())
             self._source.resume(polled.assigned)  # a client may remember that they were paused
+        self._given |= dict.fromkeys(self.refusals.due(now), _Given())
         if polled.assigned or now - self._parked_at >= self._settings.commit_interval:
             self._unpark(but=set(self._given))
 
     def listen(self, polled: Polled, now: datetime) -> None:
-        """Let silences grow, but only where we would have heard a phone that sends.
-
-        Raises:
-            LogReplaced: a partition ends before what was read of it.
-        """
+        """Let silences grow, but only where we would have heard a phone that sends; refuse what is another log than was read."""
         ends = self._source.known_ends()
-        for partition, owned in self.owned.items():
+        for partition, owned in list(self.owned.items()):
             owned.end = ends.get(partition, owned.end)
+            if partition not in polled.assigned | polled.revoked and not self._same_topic(partition, owned.topic_id):
+                continue
             if partition in self.paused:
                 owned.listened = now
             elif partition in polled.records:
                 owned.listen(now, within=self._settings.max_poll_records)
             elif partition in polled.ends:
                 if partition not in polled.assigned | polled.revoked:  # else what we hold may be older than the table
-                    require_whole_log(partition, read_to=owned.position, end=polled.ends[partition])
+                    owned.skip(self._source.position(partition))
+                    try:
+                        require_whole_log(partition, read_to=owned.position, end=polled.ends[partition])
+                    except LogReplaced as error:
+                        self.refuse(partition, error)
                 owned.listen(now, within=0)
 
     def adopt(self, now: datetime) -> None:
-        """Begin to read what was assigned.
+        """Begin to read what was assigned, or refuse it.
 
         Raises:
             LostOwnership: one that we doubted is not ours.
-            LogReplaced: one is of another topic than the lake was filled from.
-            LakeError: the table cannot be read; what is left is looked up the next time.
+            LakeError: the table cannot be read or written; what is left is done the next time.
         """
+        self.refusals.note()
         for partition, given in list(self._given.items()):
             if given.doubtful:
                 membership = self._source.confirm({partition: self._table.offset(partition) or 0})
@@ -152,6 +159,15 @@ class Assignment:
                 if membership is Membership.UNSURE:
                     continue
             self._own(partition, now, given.found_again)
+
+    def refuse(self, partition: TopicPartition, error: LogReplaced) -> None:
+        """Set one aside, and forget what is held of it."""
+        self._end_turns()
+        self._given.pop(partition, None)
+        owned = self.owned.pop(partition, None)
+        if owned is not None:
+            self._retire(owned)
+        self.refusals.add(partition, error)
 
     def lost(self, error: LostOwnership, now: datetime) -> None:
         """Somebody else has committed a partition: the owner before us, late; or the one after us.
@@ -231,7 +247,9 @@ class Assignment:
 
     def flow(self, *, holding: bool) -> None:
         """Have the consumer fetch exactly the partitions that are to be read; none while ``holding``."""
-        wanted = set(self._given) | set(self.turns.waiting if self.turns is not None else ())
+        wanted = (
+            set(self._given) | set(self.refusals.reasons) | set(self.turns.waiting if self.turns is not None else ())
+        )
         if holding:
             wanted |= set(self.owned)
         if wanted - self.paused:
@@ -243,33 +261,50 @@ class Assignment:
     def _own(self, partition: TopicPartition, now: datetime, found_again: int = 0) -> None:
         found = self._table.position(partition)
         topic_id = self._source.topic_id(partition.topic)
-        if not self._settings.accept_other_topic:
-            require_same_topic(partition, noted=found.topic_id, found=topic_id)
+        try:
+            require_not_refused(partition, refused=found.refused)
+            if not self._settings.accept_other_topic:
+                require_same_topic(partition, noted=found.topic_id, found=topic_id)
+        except LogReplaced as error:
+            self.refuse(partition, error)
+            return
         parked = self._parked.pop(partition, None)
         if parked is not None and parked.at(found):
             owned = parked
             owned.assigned = owned.listened = now
             owned.ours, owned.found_again = False, 0
+            owned.topic_id, owned.noted_id = topic_id, found.topic_id
             self.counters["continuations"] += 1
-            self._source.seek(partition, owned.position)
+            self._source.seek(partition, owned.position, owned.offsets.epoch_before(owned.position))
         else:
             if parked is not None:
                 self._retire(parked)
-            start = found.offset or 0
+            start, epoch = found.offset or 0, found.leader_epoch if found.topic_id == topic_id else None
             owned = Owned(
                 assembler=Assembler(
                     self._windows, self._table.sessions(partition, self._windows.hop_ns), together=_CUT_TOGETHER
                 ),
-                committed=found.offset, position=start, offsets=Offsets(start), commits=found.commits, topic_id=topic_id,
+                committed=found.offset, position=start, offsets=Offsets(start, epoch), commits=found.commits, topic_id=topic_id,
+                noted_id=found.topic_id,
                 rows=self._table.rows(partition), assigned=now, silence=now, listened=now,
                 found_again=found_again,
             )  # fmt: skip
-            self._source.seek(partition, found.offset)
+            self._source.seek(partition, found.offset, epoch)
         _log.info("Reading %s from offset %d.", partition, owned.position)
         self.owned[partition] = owned
         self._given.pop(partition, None)
+        self.refusals.forget(partition)
         self.fresh.add(partition)
         self.counters["assignments"] += 1
+
+    def _same_topic(self, partition: TopicPartition, read: int | None) -> bool:
+        """Whether its topic is still the one that was read; else it is refused."""
+        try:
+            require_same_topic(partition, noted=read, found=self._source.topic_id(partition.topic))
+        except LogReplaced as error:
+            self.refuse(partition, error)
+            return False
+        return True
 
     def _unpark(self, *, but: set[TopicPartition]) -> None:
         for partition in [partition for partition in self._parked if partition not in but]:

@@ -11,8 +11,7 @@ import logging
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Protocol
 
@@ -21,7 +20,6 @@ from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from kafka.errors import CommitFailedError, KafkaError, RebalanceInProgressError
 
-from streaming.errors import ClientError
 from streaming.incarnation import short
 from streaming.listener import Listener, ours, theirs
 from streaming.offsets import TopicPartition
@@ -32,7 +30,6 @@ from streaming.settings import IngestSettings, KafkaSettings
 
 _ANSWER_MS = 2_000
 _BUSY_MS = 90_000
-_DELIVERY_MS = 4_000
 _CLOSE_MS = 1_500
 _HINT_MS = 1_000
 _LOOK_AGAIN_S = 0.1
@@ -51,6 +48,8 @@ class Record:
     """The record's own timestamp, ns since the epoch."""
     key: bytes | None
     value: bytes | None
+    leader_epoch: int | None = None
+    """Under which leader of the partition it was written; None if Kafka does not say."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,8 +84,12 @@ class Source(Protocol):
     def poll(self, timeout_seconds: float) -> Polled:
         """Wait up to so long for records or a change of assignment."""
 
-    def seek(self, partition: TopicPartition, offset: int | None) -> None:
-        """Read on from an offset; None: from the oldest there is."""
+    def seek(self, partition: TopicPartition, offset: int | None, leader_epoch: int | None = None) -> None:
+        """Read on from an offset; None: from the oldest there is.
+
+        With the leader epoch of the record before it, if that is known, it is read from where the log is another since: before the offset,
+        if it lost its end (KIP-320).
+        """
 
     def end_offsets(self) -> Mapping[TopicPartition, int]:
         """One past the newest offset of every partition assigned.
@@ -97,6 +100,12 @@ class Source(Protocol):
 
     def known_ends(self) -> Mapping[TopicPartition, int]:
         """The same, as far as it is known without asking."""
+
+    def position(self, partition: TopicPartition) -> int | None:
+        """Next offset that a poll would bring, as far as is known without asking.
+
+        It is beyond the last record that came where Kafka has none in between: deleted by retention, or a transaction's marker.
+        """
 
     def topic_id(self, topic: str) -> int | None:
         """Which topic of this name it is, see :mod:`streaming.incarnation`; None if Kafka does not say."""
@@ -151,6 +160,10 @@ class KafkaSource:
         self._servers = kafka_settings.bootstrap_servers
         self._quiet = Quiet(self._ask_ends)
         self._hints: dict[TopicPartition, int] = {}
+        self._resuming: set[TopicPartition] = set()
+        """Those that are fetched again as soon as it is known which topic they are of."""
+        self._asked: Any = None
+        """What becomes of that question."""
         with reaching(kafka_settings):
             self._consumer = kafka.KafkaConsumer(
                 **client_options(kafka_settings),
@@ -174,6 +187,7 @@ class KafkaSource:
 
     def poll(self, timeout_seconds: float) -> Polled:
         """See :meth:`Source.poll`."""
+        self._resume()
         try:
             polled = self._consumer.poll(timeout_ms=int(timeout_seconds * 1000))
         except KafkaError as error:
@@ -188,7 +202,14 @@ class KafkaSource:
         revoked, assigned = self._listener.take()
         records = {
             ours(partition): [
-                Record(offset=r.offset, timestamp_ns=r.timestamp * 1_000_000, key=r.key, value=r.value) for r in batch
+                Record(
+                    offset=r.offset,
+                    timestamp_ns=r.timestamp * 1_000_000,
+                    key=r.key,
+                    value=r.value,
+                    leader_epoch=None if r.leader_epoch < 0 else r.leader_epoch,
+                )
+                for r in batch
             ]
             for partition, batch in polled.items()
         }
@@ -197,15 +218,19 @@ class KafkaSource:
             records=records, revoked=revoked, assigned=assigned, answering=self._quiet.answering, ends=ends
         )  # fmt: skip
 
-    def seek(self, partition: TopicPartition, offset: int | None) -> None:
+    def seek(self, partition: TopicPartition, offset: int | None, leader_epoch: int | None = None) -> None:
         """See :meth:`Source.seek`."""
         one = theirs(partition)
         if one not in self._consumer.assignment():
             return  # revoked again meanwhile: the next poll says so
         if offset is None:
             self._consumer.seek_to_beginning(one)
-        else:
+        elif leader_epoch is None:
             self._consumer.seek(one, offset)
+        else:
+            # Its public way has no room for the epoch; given one, the client asks the leader where that ended before it fetches.
+            position = kafka.structs.OffsetAndMetadata(offset, "", leader_epoch)
+            self._consumer._subscription.seek(one, position)  # noqa: SLF001
 
     def end_offsets(self) -> Mapping[TopicPartition, int]:
         """See :meth:`Source.end_offsets`."""
@@ -219,6 +244,13 @@ class KafkaSource:
             if end:
                 known[ours(one)] = end
         return known
+
+    def position(self, partition: TopicPartition) -> int | None:
+        """See :meth:`Source.position`."""
+        # Its public way asks Kafka, and waits, while a partition of ours has no position yet.
+        state = self._consumer._subscription.assignment.get(theirs(partition))  # noqa: SLF001
+        found = None if state is None else state.position
+        return None if found is None else int(found.offset)
 
     def topic_id(self, topic: str) -> int | None:
         """See :meth:`Source.topic_id`."""
@@ -238,11 +270,22 @@ class KafkaSource:
 
     def pause(self, partitions: Collection[TopicPartition]) -> None:
         """See :meth:`Source.pause`."""
+        self._resuming -= set(partitions)
         self._consumer.pause(*self._assigned(partitions))
 
     def resume(self, partitions: Collection[TopicPartition]) -> None:
         """See :meth:`Source.resume`."""
-        self._consumer.resume(*self._assigned(partitions))
+        # While nothing is fetched no answer tells that the topic was made anew, and the client fetches by the topic's name (3.0.12).
+        self._resuming |= set(partitions) & set(map(ours, self._consumer.paused()))
+        if self._resuming:
+            self._asked = self._consumer._cluster.request_update()  # noqa: SLF001 - it has no public way to it
+
+    def _resume(self) -> None:
+        if self._resuming and self._asked.succeeded():
+            self._consumer.resume(*self._assigned(self._resuming))
+            self._resuming.clear()
+        elif self._resuming and self._asked.is_done:
+            self._asked = self._consumer._cluster.request_update()  # noqa: SLF001 - Kafka was away
 
     def hint(self, offsets: Mapping[TopicPartition, int]) -> None:
         """See :meth:`Source.hint`."""
@@ -278,68 +321,6 @@ class KafkaSource:
         """Those that are still assigned: others may be gone before the next poll says so."""
         assigned = self._consumer.assignment()
         return [one for one in map(theirs, partitions) if one in assigned]
-
-
-@dataclass(frozen=True, slots=True)
-class _Letter:
-    value: bytes | None
-    key: bytes | None
-    headers: list[tuple[str, bytes]]
-
-
-class KafkaDeadLetters:
-    """:class:`DeadLetters` as a Kafka topic. Its producer, with a thread and connections of its own, is made for the first letter."""
-
-    def __init__(self, settings: KafkaSettings) -> None:
-        # A letter has come from Kafka, so Kafka is there; if it is not, the loop must not wait for it.
-        self._settings = replace(settings, bootstrap_timeout=timedelta(milliseconds=_ANSWER_MS))
-        self._topic = settings.deadletter_topic
-        self._producer: Any = None
-        self._pending: list[tuple[_Letter, Any]] = []
-        """What is not safe yet, and what became of its sending."""
-
-    def send(self, value: bytes | None, *, key: bytes | None, headers: Mapping[str, str]) -> None:
-        """See :meth:`DeadLetters.send`."""
-        # kafka-python refuses a record that has neither key nor value.
-        letter = _Letter(
-            b"" if value is None and key is None else value, key, [(n, t.encode()) for n, t in headers.items()]
-        )
-        try:
-            self._pending.append((letter, self._send(letter)))
-        except (KafkaError, ClientError):
-            self._pending.append((letter, None))  # flush tries again, and says what is wrong
-
-    def flush(self) -> None:
-        """See :meth:`DeadLetters.flush`. Those that did not get through are sent again by the next one."""
-        failures: list[Exception] = []
-        waiting, self._pending = self._pending, []
-        for letter, sent in waiting:
-            if failures:  # the others would wait as long, and in vain
-                self._pending.append((letter, sent))
-                continue
-            try:
-                (sent or self._send(letter)).get(timeout=_DELIVERY_MS / 1000)
-            except (KafkaError, ClientError) as error:
-                failures.append(error)
-                self._pending.append((letter, None))
-        if failures:
-            msg = f"Dead letters cannot be written to {self._topic}: {failures[0]}. Their batches stay uncommitted."
-            raise ClientError(msg) from failures[0]
-
-    def _send(self, letter: _Letter) -> Any:
-        if self._producer is None:
-            with reaching(self._settings):
-                self._producer = kafka.KafkaProducer(
-                    **client_options(self._settings), acks="all", linger_ms=20, reconnect_backoff_max_ms=2_000,
-                    # While the loop waits for a letter it does not poll, and it must end in time when it is told to.
-                    request_timeout_ms=_DELIVERY_MS // 2, delivery_timeout_ms=_DELIVERY_MS, max_block_ms=_ANSWER_MS,
-                )  # fmt: skip
-        return self._producer.send(self._topic, value=letter.value, key=letter.key, headers=letter.headers)
-
-    def close(self) -> None:
-        """Give the connection back."""
-        if self._producer is not None:
-            self._producer.close(timeout=_CLOSE_MS / 1000)
 
 
 @contextmanager

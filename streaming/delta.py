@@ -119,7 +119,7 @@ class Table:
     def commit(
         self,
         *,
-        schema: pa.Schema,
+        schema: pa.Schema | None = None,
         add: Sequence[TableFile] = (),
         remove: Sequence[TableFile] = (),
         transactions: Mapping[str, int],
@@ -131,7 +131,7 @@ class Table:
         Commits of others since this version are allowed, unless they moved one of ``transactions`` or raised the fence.
 
         Args:
-            schema: of the table.
+            schema: of the table; may be left out where no rows come with it.
             add: files that are in the storage.
             remove: files that this version names; their files stay.
             transactions: application → version.
@@ -161,7 +161,8 @@ class Table:
         before = self.version
         with _ours(self.storage):
             self._delta.create_write_transaction(
-                actions, mode="append", schema=schema, partition_by=self._delta.metadata().partition_columns,
+                actions, mode="append", schema=self._delta.schema() if schema is None else schema,
+                partition_by=self._delta.metadata().partition_columns,
                 commit_properties=properties,
             )  # fmt: skip
             self._delta.update_incremental()

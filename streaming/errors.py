@@ -95,6 +95,12 @@ class CommitConflict(LakeError):
 class LogReplaced(StreamingError):
     """A topic was deleted and made anew, or has lost its end: its offsets do not mean what the lake has noted of them any more."""
 
+    def __init__(self, message: str, *, ended: int | None = None) -> None:
+        super().__init__(message)
+        self.ended = ended
+        """From where on records that were read are gone, at the earliest; None: that is noted already, or need not be (a topic's id
+        stays another)."""
+
 
 class OverBudget(StreamingError):
     """The open windows of one partition need more memory than ``[ingest] memory_budget`` allows."""

@@ -2,12 +2,15 @@
 
 The lake knows a record by its offset. A topic that was deleted and made anew begins at offset 0 again, and so its records would pass
 for ones that were read long ago; so would those of another cluster, or those that come after a log has lost its end (an unclean
-election of a leader, a broker's disk restored from a backup). Two things tell:
+election of a leader, a broker's disk restored from a backup). Three things tell:
 
 * Kafka gives each topic that is made an id of its own. The table keeps 63 bits of it beside the offset.
 * A log that is still the same never ends before the offset that was read.
 
-Both are asked; the first cannot see a lost end, and the second cannot see a new topic that has grown longer than the old one was.
+* Each leader of a partition writes its number, the leader epoch, into the records, and Kafka knows where each one's end. The table keeps
+  that of the last record before its offset; the client asks for it when it seeks there (KIP-320), and begins before if the log is another.
+
+All are asked; the first cannot see a lost end, the second neither a new topic nor a log that has grown longer since than it was.
 """
 
 from __future__ import annotations
@@ -21,6 +24,9 @@ _BITS = 63
 _WHAT_TO_DO = (
     "Its offsets no longer mean what the lake has noted, so nothing more of it is read; what is in the lake stays. Fill another lake "
     "([lake] uri), or give the new topic a name of its own ([kafka] batches_topic, labels_topic)."
+)
+_OR_ACCEPT = (
+    "Or pass over what takes the places of what was lost, and go on: sensorloop lake accept {0.topic} {0.partition}."
 )
 
 
@@ -62,9 +68,9 @@ def require_whole_log(partition: TopicPartition, *, read_to: int, end: int) -> N
     if end < read_to:
         msg = (
             f"{partition} ends at offset {end}, and was read up to {read_to}: the topic was deleted and made anew, or has lost its end. "
-            f"{_WHAT_TO_DO}"
+            f"{_WHAT_TO_DO} {_OR_ACCEPT.format(partition)}"
         )
-        raise LogReplaced(msg)
+        raise LogReplaced(msg, ended=end)
 
 
 def require_no_return(partition: TopicPartition, *, read_to: int, came: int) -> None:
@@ -81,6 +87,24 @@ def require_no_return(partition: TopicPartition, *, read_to: int, came: int) -> 
     if came < read_to:
         msg = (
             f"{partition}: asked for offset {read_to}, Kafka has begun again at {came}: the topic was deleted and made anew, or has lost "
-            f"its end. {_WHAT_TO_DO}"
+            f"its end. {_WHAT_TO_DO} {_OR_ACCEPT.format(partition)}"
+        )
+        raise LogReplaced(msg, ended=came)
+
+
+def require_not_refused(partition: TopicPartition, *, refused: int | None) -> None:
+    """See that nobody has found the log replaced: when it has grown again, it cannot be seen any more.
+
+    Args:
+        partition: whose log.
+        refused: from where on records were gone, at the earliest, as the table has it; None: it was not refused.
+
+    Raises:
+        LogReplaced: it was, and nobody has accepted that since.
+    """
+    if refused is not None:
+        msg = (
+            f"{partition} was found without records that had been read of it, from offset {refused} on or later: the topic was deleted "
+            f"and made anew, or has lost its end. {_WHAT_TO_DO} {_OR_ACCEPT.format(partition)}"
         )
         raise LogReplaced(msg)

@@ -16,6 +16,7 @@ The protocol, all on the thread that polls:
 7. What is held in memory stays within a budget (:mod:`streaming.memory`).
 8. On revocation, forget the partition: what was not published is read again by its next owner.
 9. A topic that was made anew, or whose log has lost its end, is not read: its offsets mean other records (:mod:`streaming.incarnation`).
+   Such a partition is set aside, and the others are read on (:mod:`streaming.refusals`).
 
 A crash anywhere loses only what is in memory, and the offset in the table says where to read that again.
 """
@@ -35,11 +36,12 @@ from streaming.assignment import Assignment
 from streaming.backoff import Backoff
 from streaming.client import DeadLetters, Polled, Record, Source
 from streaming.clock import Clock, SteadyClock
-from streaming.errors import BatchError, ClientError, LakeError, LostOwnership
-from streaming.incarnation import require_no_return, require_whole_log
+from streaming.errors import BatchError, ClientError, LakeError, LogReplaced, LostOwnership
+from streaming.incarnation import require_no_return
 from streaming.offsets import Outcome, TopicPartition
 from streaming.partition import Owned
-from streaming.progress import Progress
+from streaming.progress import Progress, caught_up
+from streaming.refusals import require_none
 from streaming.rotation import Reason, due
 from streaming.rows import windows_table
 from streaming.settings import IngestSettings, WindowSettings
@@ -62,6 +64,10 @@ class Beside(Protocol):
 
     def commit(self) -> None:
         """Publish what waits."""
+
+    @property
+    def refused(self) -> Mapping[TopicPartition, str]:
+        """Partitions that are not read, and why."""
 
 
 class Ingest:
@@ -113,7 +119,8 @@ class Ingest:
 
         Raises:
             LostOwnership: another consumer has taken over a partition; nothing of ours was published since.
-            LogReplaced: a topic is no longer the one that the lake was filled from.
+            LogReplaced: at the end, when all else is published: partitions were not read, since their topic is no longer the one that
+                the lake was filled from.
             OverBudget: one partition needs more memory than is allowed.
             LakeError: the table cannot be written, at the end; until then that is waited out.
             ClientError: Kafka refuses.
@@ -135,6 +142,7 @@ class Ingest:
         self._show(self._clock())
         if report is not None:
             report(self.counters())
+        require_none(self._ours.refusals.reasons, beside.refused if beside is not None else {})
 
     def step(self) -> None:
         """One poll, and a commit if one is due."""
@@ -165,6 +173,7 @@ class Ingest:
     def commit(self, reason: Reason = Reason.STOP) -> None:
         """Publish what has closed, and the offsets, if there is anything new."""
         self._last_commit = now = self._clock()
+        self._ours.refusals.note()
         for owned in self._ours.owned.values():
             self._ours.budget.add(owned.cut(now))
         while moved := {p: owned for p, owned in self._ours.owned.items() if owned.moved}:
@@ -176,21 +185,12 @@ class Ingest:
                 return
 
     def caught_up(self) -> bool:
-        """Whether every record that was in the assigned partitions when asked has been read; a spare member has none to read.
-
-        Raises:
-            LogReplaced: a partition ends before what was read of it.
-        """
+        """Whether every record that was in the assigned partitions when asked has been read, but for refused ones; a spare has none."""
         try:
             ends = self._source.end_offsets()
         except ClientError:
             return False  # Kafka is away; it will be back
-        read = self._ours.positions
-        for partition in read.keys() & ends.keys():
-            require_whole_log(partition, read_to=read[partition], end=ends[partition])
-        if not read and not ends:
-            return self._source.spare()
-        return bool(read) and all(p in read and read[p] >= end for p, end in ends.items())
+        return caught_up(self._ours.positions, ends, self._ours.refusals.reasons) or (not ends and self._source.spare())
 
     def counters(self) -> dict[str, int]:
         """Everything that was counted since the start."""
@@ -226,9 +226,14 @@ class Ingest:
                 return  # it was taken anew, from where the table says
             if self._holding or (self._ours.budget.over and not self._relieved(partition, now)):
                 if partition in self._ours.owned and partition not in self._ours.fresh:
-                    self._source.seek(partition, owned.position)  # what is not taken comes again
+                    # What is not taken comes again.
+                    self._source.seek(partition, owned.position, owned.offsets.epoch_before(owned.position))
                 return
-            require_no_return(partition, read_to=owned.position, came=record.offset)
+            try:
+                require_no_return(partition, read_to=owned.position, came=record.offset)
+            except LogReplaced as error:
+                self._ours.refuse(partition, error)
+                return
             self._take_one(partition, owned, record, now)
 
     def _close_idle(self, partition: TopicPartition, now: datetime) -> None:
@@ -254,7 +259,7 @@ class Ingest:
                 received_ns=record.timestamp_ns,
             )
         except BatchError as error:
-            owned.offsets.note(record.offset, Outcome.DEAD_LETTER)
+            owned.offsets.note(record.offset, Outcome.DEAD_LETTER, record.leader_epoch)
             self._counters["dead_letters"] += 1
             self._counters[f"dead_letters_{error.reason}"] += 1
             self._dead_letters.send(record.value, key=record.key, headers=coordinates(partition, record, error))
@@ -265,9 +270,11 @@ class Ingest:
             self._ours.budget.add(closed + _size(batch))
             owned.newest_ns = max(owned.newest_ns or 0, max((b.start_ns for b in batch.blocks), default=0)) or None
             repeat = owned.assembler.counters["duplicate_batches"] > known
-            owned.offsets.note(record.offset, Outcome.REPEAT if repeat else Outcome.BATCH)
+            owned.offsets.note(record.offset, Outcome.REPEAT if repeat else Outcome.BATCH, record.leader_epoch)
 
     def _due(self, now: datetime) -> Reason | None:
+        if any(owned.renamed for owned in self._ours.owned.values()):
+            return Reason.OFFSETS  # the setting that accepted it may be gone at the next start
         waiting = [owned.waiting() for owned in self._ours.owned.values()]
         return due(waiting, now=now, heard=self._heard, committed=self._last_commit, settings=self._settings)
 
@@ -348,14 +355,15 @@ class Ingest:
     def _show(self, now: datetime) -> None:
         self._watched = now
         if self._watch is not None:
+            refused = self._ours.refusals.reasons
             if now - self._measured >= _MEASURE:
                 self._ours.budget.measured(self.held_bytes)
                 self._measured = now
             self._watch(
                 Progress(
                     partitions=tuple(owned.progress(p) for p, owned in self._ours.owned.items()), counters=self.counters(),
-                    held_bytes=self._ours.budget.held, paused=len(self._ours.paused), answering=self._answering,
-                    commits=tuple(self._commits),
+                    held_bytes=self._ours.budget.held, paused=len(self._ours.paused - refused.keys()), answering=self._answering,
+                    commits=tuple(self._commits), refused=tuple(refused),
                 )
             )  # fmt: skip
         self._commits.clear()

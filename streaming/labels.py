@@ -17,6 +17,7 @@ kafka-python 3.0.12 that waits for 0 or 1 ms never gets as far as joining the gr
    that the partitions stay ours) and try again, more and more slowly.
 6. On revocation, forget the partition: what was not published is read again by its next owner.
 7. A topic that was made anew, or whose log has lost its end, is not read: its offsets mean other records (:mod:`streaming.incarnation`).
+   Such a partition is set aside, and the others, those of batches included, are read on (:mod:`streaming.refusals`).
 
 Nothing is merged or thrown away here, not even a label that came twice: which one counts is decided where windows are read
 (:mod:`training.labels`), at the version that was pinned.
@@ -29,66 +30,30 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import pyarrow as pa
 
 from streaming.backoff import Backoff
 from streaming.client import DeadLetters, Membership, Polled, Record, Source
 from streaming.clock import Clock, SteadyClock
-from streaming.errors import BatchError, ClientError, LakeError, LostOwnership
-from streaming.incarnation import require_no_return, require_same_topic, require_whole_log
+from streaming.errors import BatchError, ClientError, LakeError, LogReplaced, LostOwnership
+from streaming.incarnation import require_no_return, require_not_refused, require_same_topic, require_whole_log
 from streaming.ingest import coordinates
 from streaming.label_wire import SceneLabel, decode_label
+from streaming.labels_table import LabelsTable, labels_rows
 from streaming.offsets import Account, Offsets, Outcome, TopicPartition
-from streaming.progress import PartitionProgress, Progress
-from streaming.publish import Position, Publisher
+from streaming.progress import PartitionProgress, Progress, caught_up
+from streaming.refusals import Refusals
 from streaming.rotation import Reason
-from streaming.settings import IngestSettings, LakeSettings, WindowSettings
-from streaming.storage import Storage
-from streaming.tables import LABELS, LABELS_PARTITION_COLUMN, LABELS_SCHEMA
+from streaming.settings import IngestSettings, WindowSettings
 
 _POLL_SECONDS = 0.01
 _POLL_EVERY = timedelta(seconds=0.5)
 """Unless the last poll brought something: then there is more, and it does not wait."""
 _WATCH = timedelta(seconds=1)
-_DAY_NS = 86_400 * 1_000_000_000
 
 _log = logging.getLogger(__name__)
-
-
-class LabelsTable:
-    """The ``labels`` table, as its writer sees it; made if it is not there.
-
-    Args:
-        settings: where the lake is.
-
-    Raises:
-        LakeError: a table is there with other columns.
-    """
-
-    def __init__(self, settings: LakeSettings) -> None:
-        self._publisher = Publisher(
-            Storage(settings, LABELS), LABELS_SCHEMA, partition_column=LABELS_PARTITION_COLUMN,
-            compression_level=settings.compression_level,
-        )  # fmt: skip
-
-    @property
-    def version(self) -> int:
-        """The newest version this writer knows."""
-        return self._publisher.table.version
-
-    def position(self, partition: TopicPartition) -> Position:
-        """See :meth:`streaming.publish.Publisher.position`."""
-        return self._publisher.position(partition)
-
-    def rows(self, partition: TopicPartition) -> int:
-        """How many labels of a partition are published, as of the version that :meth:`position` saw."""
-        return self._publisher.rows(partition)
-
-    def publish(self, labels: pa.Table, accounts: Mapping[TopicPartition, Account]) -> int:
-        """See :meth:`streaming.publish.Publisher.publish`."""
-        return self._publisher.publish(labels, accounts)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -104,6 +69,8 @@ class _Owned:
     """How often this partition was committed, by whomever."""
     topic_id: int | None
     """Which topic of its name it is of; None if Kafka does not say."""
+    noted_id: int | None
+    """Which one the table says; None: nothing yet."""
     rows: int
     """Its labels in the table."""
     waiting: list[tuple[int, SceneLabel]] = field(default_factory=list)
@@ -113,17 +80,35 @@ class _Owned:
     end: int | None = None
     """One past the newest offset that Kafka told of."""
 
+    def skip(self, to: int | None) -> None:
+        """See :meth:`streaming.partition.Owned.skip`."""
+        if to is not None and to > self.position:
+            self.offsets.skip(to)
+            self.position = to
+
+    @property
+    def renamed(self) -> bool:
+        """See :attr:`streaming.partition.Owned.renamed`."""
+        return self.committed is not None and self.topic_id is not None and self.topic_id != self.noted_id
+
+    @property
+    def moved(self) -> bool:
+        """Whether a commit would change anything."""
+        return self.position != (self.committed or 0) or self.renamed
+
     def account(self) -> Account:
         """What a commit of now says of this partition."""
         return Account(
             commit=self.commits + 1, from_offset=self.committed or 0, to_offset=self.position, read_to=self.position,
-            windows=len(self.waiting), rows_before=self.rows, topic_id=self.topic_id, **self.offsets.counts(self.position),
+            windows=len(self.waiting), rows_before=self.rows, topic_id=self.topic_id,
+            leader_epoch=self.offsets.epoch_before(self.position), **self.offsets.counts(self.position),
         )  # fmt: skip
 
     def published(self, account: Account) -> None:
         """A commit with this account took effect."""
         self.committed, self.commits = account.to_offset, account.commit
         self.rows = account.rows_before + account.windows
+        self.noted_id = self.noted_id if account.topic_id is None else account.topic_id
         self.offsets.settle(account.to_offset)
         self.waiting.clear()
         self.ours = True
@@ -175,6 +160,7 @@ class LabelIngest:
         self._commits: list[tuple[str, float]] = []
         self._answering = True
         self._last_commit = self._watched = self._clock()
+        self._refusals = Refusals(table, again=settings.commit_interval, now=self._last_commit)
         self._last_poll: datetime | None = None
         """None: the last poll brought something."""
 
@@ -183,15 +169,17 @@ class LabelIngest:
 
         Raises:
             LostOwnership: another consumer has taken over a partition; nothing of ours was published since.
-            LogReplaced: the topic is no longer the one that the lake was filled from.
         """
         now = self._clock()
         if self._last_poll is None or abs(now - self._last_poll) >= _POLL_EVERY:
             polled = self._source.poll(_POLL_SECONDS)
             self._last_poll = None if polled.records or polled.assigned or polled.revoked else now
             self._heed(polled)
+        self._given |= dict.fromkeys(self._refusals.due(now), False)
         due = self._due(now)
-        if (due is not None or self._given or self._holding) and not self._backoff.waiting(now):
+        if (due is not None or self._given or self._refusals.unnoted or self._holding) and not self._backoff.waiting(
+            now
+        ):
             self._try(now, Reason.AGE if self._holding else due)
         if abs(now - self._watched) >= _WATCH:
             self._show(now)
@@ -205,7 +193,8 @@ class LabelIngest:
             ClientError: the dead-letter topic cannot.
         """
         self._last_commit = self._clock()
-        while moved := {p: owned for p, owned in self._owned.items() if owned.position != (owned.committed or 0)}:
+        self._refusals.note()
+        while moved := {p: owned for p, owned in self._owned.items() if owned.moved}:
             began = time.perf_counter()
             self._dead_letters.flush()
             accounts = {p: owned.account() for p, owned in moved.items()}
@@ -234,25 +223,22 @@ class LabelIngest:
             self._show(self._last_commit)
 
     def caught_up(self) -> bool:
-        """Whether every record that was in the assigned partitions when asked has been read; a spare member has none to read.
-
-        Raises:
-            LogReplaced: a partition ends before what was read of it.
-        """
+        """Whether every record that was in the assigned partitions when asked has been read, but for refused ones; a spare has none."""
         try:
             ends = self._source.end_offsets()
         except ClientError:
             return False  # Kafka is away; it will be back
         read = {partition: owned.position for partition, owned in self._owned.items()}
-        for partition in read.keys() & ends.keys():
-            require_whole_log(partition, read_to=read[partition], end=ends[partition])
-        if not read and not ends:
-            return self._source.spare()
-        return bool(read) and all(p in read and read[p] >= end for p, end in ends.items())
+        return caught_up(read, ends, self._refusals.reasons) or (not ends and self._source.spare())
 
     def counters(self) -> dict[str, int]:
         """Everything that was counted since the start; ``labels`` are those that are published."""
         return dict(self._counters)
+
+    @property
+    def refused(self) -> Mapping[TopicPartition, str]:
+        """Partitions that are not read, and why."""
+        return self._refusals.reasons
 
     @property
     def _holding(self) -> bool:
@@ -262,6 +248,8 @@ class LabelIngest:
     def _due(self, now: datetime) -> Reason | None:
         if sum(len(owned.waiting) for owned in self._owned.values()) >= self._settings.commit_rows:
             return Reason.SIZE
+        if any(owned.renamed for owned in self._owned.values()):
+            return Reason.OFFSETS  # the setting that accepted it may be gone at the next start
         return Reason.AGE if now - self._last_commit >= self._settings.commit_interval else None
 
     def _show(self, now: datetime) -> None:
@@ -274,7 +262,7 @@ class LabelIngest:
                 Progress(
                     partitions=tuple(owned.progress(p) for p, owned in self._owned.items()), counters=self.counters(),
                     held_bytes=0, paused=len(self._owned) if self._holding else 0, answering=self._answering,
-                    commits=tuple(self._commits),
+                    commits=tuple(self._commits), refused=tuple(self._refusals.reasons),
                 )
             )  # fmt: skip
         self._commits.clear()
@@ -284,19 +272,30 @@ class LabelIngest:
         for partition in polled.revoked | polled.assigned:
             self._owned.pop(partition, None)
             self._given.pop(partition, None)
+            self._refusals.forget(partition)
         self._given |= dict.fromkeys(polled.assigned, False)
         self._source.resume(polled.assigned)  # a client may remember that they were paused
+        for partition, owned in list(self._owned.items()):
+            try:
+                require_same_topic(partition, noted=owned.topic_id, found=self._source.topic_id(partition.topic))
+            except LogReplaced as error:
+                self._refuse(partition, error)
         for partition, records in polled.records.items():
             # What comes of others was fetched before they were looked up, from the wrong place.
             if partition in self._owned:
                 self._take(partition, records)
         for partition, end in polled.ends.items():
             if partition in self._owned:
-                require_whole_log(partition, read_to=self._owned[partition].position, end=end)
+                self._owned[partition].skip(self._source.position(partition))
+                try:
+                    require_whole_log(partition, read_to=self._owned[partition].position, end=end)
+                except LogReplaced as error:
+                    self._refuse(partition, error)
 
     def _try(self, now: datetime, commit: Reason | None) -> None:
         """Do what needs the lake or the dead-letter topic; if they cannot be used, stop reading and try again later."""
         try:
+            self._refusals.note()
             for partition in sorted(self._given, key=str):
                 if not self._given[partition] or self._confirmed(partition):
                     self._own(partition)
@@ -342,52 +341,49 @@ class LabelIngest:
     def _own(self, partition: TopicPartition) -> None:
         found = self._table.position(partition)
         topic_id = self._source.topic_id(partition.topic)
-        if not self._settings.accept_other_topic:
-            require_same_topic(partition, noted=found.topic_id, found=topic_id)
-        start = found.offset or 0
+        try:
+            require_not_refused(partition, refused=found.refused)
+            if not self._settings.accept_other_topic:
+                require_same_topic(partition, noted=found.topic_id, found=topic_id)
+        except LogReplaced as error:
+            self._refuse(partition, error)
+            return
+        start, epoch = found.offset or 0, found.leader_epoch if found.topic_id == topic_id else None
         self._owned[partition] = _Owned(
-            committed=found.offset, position=start, offsets=Offsets(start), commits=found.commits,
-            topic_id=topic_id, rows=self._table.rows(partition),
+            committed=found.offset, position=start, offsets=Offsets(start, epoch), commits=found.commits,
+            topic_id=topic_id, noted_id=found.topic_id, rows=self._table.rows(partition),
         )  # fmt: skip
-        self._source.seek(partition, found.offset)
+        self._source.seek(partition, found.offset, epoch)
         self._given.pop(partition, None)
+        if partition in self._refusals.reasons:
+            self._refusals.forget(partition)
+            self._source.resume({partition})
         self._last_poll = None
+
+    def _refuse(self, partition: TopicPartition, error: LogReplaced) -> None:
+        self._owned.pop(partition, None)
+        self._given.pop(partition, None)
+        self._source.pause({partition})
+        self._refusals.add(partition, error)
 
     def _take(self, partition: TopicPartition, records: Sequence[Record]) -> None:
         owned = self._owned[partition]
         for record in records:
-            require_no_return(partition, read_to=owned.position, came=record.offset)
+            try:
+                require_no_return(partition, read_to=owned.position, came=record.offset)
+            except LogReplaced as error:
+                self._refuse(partition, error)
+                return
             owned.position = record.offset + 1
             self._counters["label_records"] += 1
             try:
                 label = decode_label(record.value, max_ahead_ns=self._max_ahead_ns, received_ns=record.timestamp_ns)
             except BatchError as error:
-                owned.offsets.note(record.offset, Outcome.DEAD_LETTER)
+                owned.offsets.note(record.offset, Outcome.DEAD_LETTER, record.leader_epoch)
                 self._counters["label_dead_letters"] += 1
                 self._counters[f"label_dead_letters_{error.reason}"] += 1
                 self._dead_letters.send(record.value, key=record.key, headers=coordinates(partition, record, error))
             else:
-                owned.offsets.note(record.offset, Outcome.BATCH)
+                owned.offsets.note(record.offset, Outcome.BATCH, record.leader_epoch)
                 owned.waiting.append((record.offset, label))
                 self._counters["labels_withdrawn"] += label.scene is None
-
-
-def labels_rows(partition: TopicPartition, labels: Sequence[tuple[int, SceneLabel]], ingested_at: datetime) -> pa.Table:
-    """Rows of :data:`streaming.tables.LABELS_SCHEMA`, one for each (offset, label), in the order given."""
-    texts = ("device_id", "session_id", "start_ns", "end_ns", "scene", "said_by", "said_ns")
-    count = len(labels)
-    columns = {name: [getattr(label, name) for _, label in labels] for name in texts}
-    columns |= {
-        LABELS_PARTITION_COLUMN: [label.said_ns // _DAY_NS for _, label in labels],
-        "topic": [partition.topic] * count,
-        "kafka_partition": [partition.partition] * count,
-        "kafka_offset": [offset for offset, _ in labels],
-        "ingested_at": [ingested_at.astimezone(UTC)] * count,
-    }
-    arrays = []
-    for field_ in LABELS_SCHEMA:
-        if field_.name == LABELS_PARTITION_COLUMN:
-            arrays.append(pa.array(columns[field_.name], pa.int32()).cast(pa.date32()))
-        else:
-            arrays.append(pa.array(columns[field_.name], field_.type))
-    return pa.table(arrays, schema=LABELS_SCHEMA)

@@ -15,6 +15,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from streaming.errors import SettingsError
+from streaming.offsets import TopicPartition
 from streaming.progress import PartitionProgress, Progress
 from streaming.rotation import Reason
 
@@ -125,6 +126,10 @@ class Metrics:
         through = Gauge(
             f"{_PREFIX}_valid_through_timestamp_seconds", "Event time until which the lake is complete", where, **to
         )
+        self._refused = Gauge(
+            f"{_PREFIX}_refused_partitions", "1: not read, its log is not the one that the lake has read", where, **to
+        )
+        self._refusals: dict[str, set[tuple[str, str]]] = {"windows": set(), "labels": set()}
         self._partitions, self._label_partitions = _Partitions(lag, waiting, through), _Partitions(lag, said)
         self._seen: dict[str, int] = {}
         self._holding = {"windows": 0, "labels": 0}
@@ -135,6 +140,7 @@ class Metrics:
         self._commits.add(progress.commits)
         self._held.set(progress.held_bytes)
         self._pause(windows=progress.paused)
+        self._refuse("windows", progress.refused)
         self._sessions.set(progress.counters.get("open_sessions", 0))
         self._up.set(progress.answering)
         since = [each.open_since_ns for each in progress.partitions if each.open_since_ns is not None]
@@ -146,6 +152,7 @@ class Metrics:
         self._count(progress.counters, self._label_dead, _LABEL_DEAD)
         self._label_commits.add(progress.commits)
         self._pause(labels=progress.paused)
+        self._refuse("labels", progress.refused)
         self._label_partitions.show(progress.partitions)
 
     def _count(self, counters: Mapping[str, int], dead: Counter, of_dead: str) -> None:
@@ -158,6 +165,14 @@ class Metrics:
                     known.inc(more)
                 elif name.startswith(of_dead):
                     dead.labels(name.removeprefix(of_dead)).inc(more)
+
+    def _refuse(self, whose: str, partitions: Iterable[TopicPartition]) -> None:
+        now = {(partition.topic, str(partition.partition)) for partition in partitions}
+        for gone in self._refusals[whose] - now:
+            self._refused.remove(*gone)
+        for at in now:
+            self._refused.labels(*at).set(1)
+        self._refusals[whose] = now
 
     def _pause(self, **paused: int) -> None:
         self._holding |= paused

@@ -46,6 +46,16 @@ class TopicPartition:
         return f"{self.application}/topic"
 
     @property
+    def epoch_application(self) -> str:
+        """The Delta application whose version is one more than :attr:`Account.leader_epoch`; 0: not known."""
+        return f"{self.application}/leader_epoch"
+
+    @property
+    def refused_application(self) -> str:
+        """The Delta application whose version is 0, or 1 plus the offset from which on records are gone: :mod:`streaming.refusals`."""
+        return f"{self.application}/refused"
+
+    @property
     def complete_application(self) -> str:
         """The Delta application whose version is ``valid_through``, ns since the epoch: it outlives the log's old files."""
         return f"{self.application}/valid_through"
@@ -84,13 +94,16 @@ class Account:
     """Until when the partition is complete, see :mod:`streaming.progress`; None if nothing is known."""
     topic_id: int | None = None
     """Which topic of this name it is, see :mod:`streaming.incarnation`; None if Kafka does not say."""
+    leader_epoch: int | None = None
+    """Under which leader of the partition the record before ``to_offset`` was written, see :mod:`streaming.incarnation`; None if it is
+    not known, or if there is no such record."""
 
     def record(self, partition: TopicPartition) -> dict[str, Any]:
         """As it is kept in the commit's metadata."""
         return {"topic": partition.topic, "partition": partition.partition, **asdict(self)}
 
 
-_OPTIONAL = ("valid_through_ns", "topic_id")
+_OPTIONAL = ("valid_through_ns", "topic_id", "leader_epoch")
 
 
 def parse_account(record: Mapping[str, Any]) -> tuple[TopicPartition, Account]:
@@ -117,25 +130,37 @@ class Offsets:
 
     Args:
         start: the first offset that is not settled.
+        epoch: leader epoch of the record before it; None: not known.
     """
 
-    def __init__(self, start: int) -> None:
+    def __init__(self, start: int, epoch: int | None = None) -> None:
         self._start = start
         self._end = start
-        self._runs: deque[tuple[int, Outcome]] = deque()
-        """(where a run ends, its outcome), in order."""
+        self._settled_epoch = epoch
+        self._runs: deque[tuple[int, Outcome, int | None]] = deque()
+        """(where a run ends, its outcome, the leader epoch of its records), in order."""
 
-    def note(self, offset: int, outcome: Outcome) -> None:
+    def note(self, offset: int, outcome: Outcome, epoch: int | None = None) -> None:
         """An offset at or after the end was read; those that were skipped are absent."""
-        if offset > self._end:
-            self._extend(offset, Outcome.ABSENT)
-        self._extend(offset + 1, outcome)
+        self.skip(offset)
+        self._extend(offset + 1, outcome, epoch)
+
+    def skip(self, to: int) -> None:
+        """Kafka has no record from the end up to ``to``."""
+        if to > self._end:
+            self._extend(to, Outcome.ABSENT, None)
+
+    def epoch_before(self, to: int) -> int | None:
+        """Leader epoch of the record before an offset that is not settled; None if it is not known, or if there is none."""
+        if to <= self._start:
+            return self._settled_epoch
+        return next((epoch for end, _, epoch in self._runs if end >= to), None)
 
     def counts(self, to: int) -> dict[str, int]:
         """Offsets per outcome from the start up to ``to``."""
         counted: Counter[str] = Counter()
         at = self._start
-        for stop, outcome in self._runs:
+        for stop, outcome, _ in self._runs:
             if at >= to:
                 break
             counted[outcome.value] += min(stop, to) - at
@@ -144,14 +169,15 @@ class Offsets:
 
     def settle(self, to: int) -> None:
         """Forget what is before ``to``."""
+        self._settled_epoch = self.epoch_before(to)
         while self._runs and self._runs[0][0] <= to:
             self._runs.popleft()
         self._start = max(self._start, to)
 
-    def _extend(self, end: int, outcome: Outcome) -> None:
-        if self._runs and self._runs[-1][1] is outcome:
+    def _extend(self, end: int, outcome: Outcome, epoch: int | None) -> None:
+        if self._runs and self._runs[-1][1:] == (outcome, epoch):
             self._runs.pop()
-        self._runs.append((end, outcome))
+        self._runs.append((end, outcome, epoch))
         self._end = end
 
 

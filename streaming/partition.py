@@ -30,6 +30,8 @@ class Owned:
     """How often this partition was committed, by whomever."""
     topic_id: int | None
     """Which topic of its name it is of; None if Kafka does not say."""
+    noted_id: int | None
+    """Which one the table says; None: nothing yet."""
     rows: int
     """Its windows in the table."""
     assigned: datetime
@@ -68,6 +70,12 @@ class Owned:
         """Cut what has closed and waits for company; returns the bytes of their signals."""
         return self.close(self.assembler.flush(), now)
 
+    def skip(self, to: int | None) -> None:
+        """Nothing came, and the next that could is at ``to``; None: that is not known."""
+        if to is not None and to > self.position:
+            self.offsets.skip(to)
+            self.position = to
+
     def listen(self, now: datetime, *, within: int) -> None:
         """Kafka has told of this partition that not more than ``within`` records are left; a phone that sends would have been heard.
 
@@ -91,7 +99,12 @@ class Owned:
     @property
     def moved(self) -> bool:
         """Whether a commit would change anything."""
-        return bool(self.closed) or self.resume_at != self.committed
+        return bool(self.closed) or self.resume_at != self.committed or self.renamed
+
+    @property
+    def renamed(self) -> bool:
+        """Whether the table has another id of the topic, or none, beside an offset: it was accepted, and must be noted at once."""
+        return self.committed is not None and self.topic_id is not None and self.topic_id != self.noted_id
 
     @property
     def held_bytes(self) -> int:
@@ -117,6 +130,7 @@ class Owned:
         return Account(
             commit=self.commits + 1, from_offset=self.committed or 0, to_offset=self.resume_at, read_to=self.position,
             windows=self.closed_rows, rows_before=self.rows, valid_through_ns=self.valid_through_ns(now), topic_id=self.topic_id,
+            leader_epoch=self.offsets.epoch_before(self.resume_at),
             **self.offsets.counts(self.resume_at),
         )  # fmt: skip
 
@@ -124,6 +138,7 @@ class Owned:
         """A commit with this account took effect."""
         self.committed, self.commits, self.ours = account.to_offset, account.commit, True
         self.rows = account.rows_before + account.windows
+        self.noted_id = self.noted_id if account.topic_id is None else account.topic_id
         self.complete_ns = account.valid_through_ns
         self.offsets.settle(account.to_offset)
         self.closed.clear()

@@ -13,7 +13,7 @@ incomplete from then on, until those windows close.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -86,11 +86,26 @@ class Progress:
     """Whether Kafka answers."""
     commits: tuple[tuple[str, float], ...] = ()
     """(reason, seconds) of the commits since the last look."""
+    refused: tuple[TopicPartition, ...] = ()
+    """Partitions that are ours and not read, see :mod:`streaming.refusals`."""
 
     @property
     def lag(self) -> int:
         """Records that are not read, of all partitions."""
         return sum(each.lag for each in self.partitions)
+
+
+def caught_up(
+    positions: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int], refused: Container[TopicPartition]
+) -> bool:
+    """Whether a consumer has read all that there was.
+
+    Args:
+        positions: next offset to read of each partition that it reads.
+        ends: where those that Kafka has assigned to it end. One that ends before its position is about to be refused.
+        refused: those that it does not read.
+    """
+    return bool(ends) and all(p in refused or positions.get(p) == end for p, end in ends.items())
 
 
 def total(counters: Iterable[Mapping[str, int]]) -> dict[str, int]:

@@ -6,7 +6,8 @@
 3. Look at the newest version. If the fence was raised, a vacuum may have taken the files for leftovers: go back to 1. If a
    partition's stored offset or number of commits is not what this writer found or left there, somebody else owns it now.
 4. Commit once: the files; as Delta application transactions, of each partition the next Kafka offset to read, the number of
-   commits, until when it is complete (:mod:`streaming.progress`) and which topic it is of (:mod:`streaming.incarnation`); and,
+   commits, until when it is complete (:mod:`streaming.progress`), which topic it is of and under which leader the last record was
+   written (:mod:`streaming.incarnation`); and,
    as the commit's metadata, what became of the offsets in between (:mod:`streaming.offsets`). Delta refuses it if since 3 somebody
    committed for one of the partitions, or raised the fence: then look whether it was this very commit, whose first answer was lost;
    else go back to 1, by way of the check of 3.
@@ -33,6 +34,7 @@ from streaming.errors import CommitConflict, LakeError, LostOwnership
 from streaming.faults import reached
 from streaming.layout import statistics, write_rows
 from streaming.offsets import Account, TopicPartition
+from streaming.refusals import note, one_less
 from streaming.storage import Storage
 
 ACCOUNTS = "accounts"
@@ -51,6 +53,10 @@ class Position:
     """How often it was committed."""
     topic_id: int | None = None
     """Which topic of its name it is of, see :mod:`streaming.incarnation`; None if that was never noted."""
+    leader_epoch: int | None = None
+    """Under which leader the record before the offset was written, see :mod:`streaming.incarnation`; None if it is not known."""
+    refused: int | None = None
+    """From where on records that were read are gone, at the earliest, see :mod:`streaming.refusals`; None if it is not refused."""
 
 
 class Publisher:
@@ -143,6 +149,10 @@ class Publisher:
         msg = f"Others commit to {self._storage.uri} (a vacuum?) again and again; nothing was published. Start again once that has ended."
         raise CommitConflict(msg)
 
+    def refuse(self, partition: TopicPartition, ended: int, reason: str) -> None:
+        """See :func:`streaming.refusals.note`."""
+        note(self.table, partition, ended, reason)
+
     def _check(self, accounts: Mapping[TopicPartition, Account]) -> None:
         self.table.refresh()
         for partition, account in accounts.items():
@@ -188,6 +198,8 @@ def _position(table: Table, partition: TopicPartition) -> Position:
         offset=table.transaction(partition.application),
         commits=table.transaction(partition.commits_application) or 0,
         topic_id=table.transaction(partition.topic_application),
+        leader_epoch=one_less(table.transaction(partition.epoch_application)),
+        refused=one_less(table.transaction(partition.refused_application)),
     )
 
 
@@ -204,7 +216,9 @@ def _transactions(accounts: Mapping[TopicPartition, Account]) -> dict[str, int]:
         for partition, account in accounts.items()
         if account.topic_id is not None
     }
-    return offsets | commits | complete | topics
+    # Also where it is not known: that of another offset must not stay beside this one.
+    epochs = {p.epoch_application: 0 if a.leader_epoch is None else a.leader_epoch + 1 for p, a in accounts.items()}
+    return offsets | commits | complete | topics | epochs
 
 
 def _taken(partition: TopicPartition, account: Account, found: Position) -> str:

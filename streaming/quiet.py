@@ -19,6 +19,8 @@ FAILED_POLLS = 3
 """In a row: then Kafka does not answer."""
 _ANSWER_MS = 2_000
 _ALONE_MS = 500
+_ONE_BY_ONE_S = 2.0
+"""How long partitions are asked of alone within a poll; the next poll goes on with those that have waited longest."""
 
 Ask = Callable[[Sequence[TopicPartition], int], Mapping[TopicPartition, int]]
 """(partitions, ms to wait) → where each ends.
@@ -48,6 +50,8 @@ class Quiet:
         """When Kafka last told something of a partition."""
         self._ask_at: dict[TopicPartition, float] = {}
         """Those of which nobody could say where they end, and when they are asked of again."""
+        self._missed: dict[TopicPartition, float] = {}
+        """When a question about one alone was last not answered."""
         self._failed = 0
 
     def failed(self) -> bool:
@@ -84,27 +88,32 @@ class Quiet:
         try:
             found = dict(self._ask(quiet, _ANSWER_MS))
         except ClientError:
-            found = self._each(quiet, heard=now - self._heard < ASK_AFTER_S)
+            found = self._each(quiet)
         if not found:
-            if now - self._heard >= ASK_AFTER_S:
+            # Of the few that were asked of, each may lack a leader; that nobody answers is known when all have been.
+            if now - self._heard >= ASK_AFTER_S and all(self._missed.get(p, 0.0) >= self._heard for p in assigned):
                 self.answering = False
+                self._ask_at.clear()  # to hear at once that it is back
             return {}
         self._heard, self.answering = self._clock(), True
         self._heard_of |= dict.fromkeys(found, self._heard)
         self.ends |= found
         return found
 
-    def _each(self, quiet: Sequence[TopicPartition], *, heard: bool) -> dict[TopicPartition, int]:
-        """One after the other: one without a leader keeps Kafka from answering for all. ``heard``: of others something has just come."""
+    def _each(self, quiet: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """One after the other, as many as there is time for: one without a leader keeps Kafka from answering for all."""
         found: dict[TopicPartition, int] = {}
-        failed: list[TopicPartition] = []
-        for partition in quiet if len(quiet) > 1 else ():
+        failed = list(quiet) if len(quiet) == 1 else []  # it was alone already
+        began = self._clock()
+        for partition in sorted(quiet, key=lambda one: self._missed.get(one, 0.0)) if len(quiet) > 1 else ():
+            if self._clock() - began >= _ONE_BY_ONE_S:
+                break
             try:
                 found |= self._ask([partition], _ALONE_MS)
             except ClientError:
                 failed.append(partition)
-                if len(failed) > 1 and not found:
-                    break  # it is Kafka that does not answer
-        if found or heard:
-            self._ask_at |= dict.fromkeys(failed or quiet, self._clock() + ASK_AGAIN_S)
+        now = self._clock()
+        self._missed |= dict.fromkeys(failed, now)
+        if found or now - self._heard < ASK_AGAIN_S:
+            self._ask_at |= dict.fromkeys(failed, now + ASK_AGAIN_S)
         return found

@@ -232,7 +232,7 @@ class IngestSettings:
     """A batch with more samples in one block is refused: no phone measures so much in a second."""
     accept_other_topic: bool = False
     """Go on where the lake's offsets say, although Kafka's topic is not the one that they are of (its id is another). Only for a mirror
-    that keeps every record at its offset, and for one start: then the new topic is noted."""
+    that keeps every record at its offset, and for one start of all consumers: each notes the new topic of its partitions at once."""
 
     def __post_init__(self) -> None:
         if min(self.commit_rows, self.commit_bytes, self.max_poll_records) < 1 or self.memory_budget < 1 << 20:

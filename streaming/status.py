@@ -15,6 +15,7 @@ from streaming.delta import Table, open_table
 from streaming.errors import NoTable
 from streaming.offsets import TopicPartition
 from streaming.progress import moment
+from streaming.refusals import one_less
 from streaming.security import client_options
 from streaming.servers import unreachable
 from streaming.settings import KafkaSettings
@@ -42,6 +43,9 @@ class PartitionStatus:
 
     replaced: bool = False
     """Whether this is not the log that the lake was filled from, see :mod:`streaming.incarnation`: ingestion refuses it."""
+    refused: int | None = None
+    """From where on, at the earliest, ingestion found records gone that it had read, see :mod:`streaming.refusals`; None if it has not,
+    or if that was accepted."""
 
     @property
     def lag(self) -> int:
@@ -153,11 +157,13 @@ class Observer:
             through = None if table is None else table.transaction(ours.complete_application)
             noted = None if table is None else table.transaction(ours.topic_application)
             other = noted is not None and found_id is not None and noted != found_id
-            replaced = committed is not None and (other or ends[one] < committed)
+            refused = None if table is None else one_less(table.transaction(ours.refused_application))
+            replaced = refused is not None or (committed is not None and (other or ends[one] < committed))
             complete = committed is not None and committed >= ends[one] and not replaced
             found.append(
                 PartitionStatus(
                     topic=topic, partition=number, begin=begins[one], end=ends[one], committed=committed, replaced=replaced,
+                    refused=refused,
                     valid_through=at if complete else None if through is None else moment(through),
                 )
             )  # fmt: skip

@@ -64,6 +64,10 @@ class WindowsTable:
         """How many windows of a partition are published, as of the version that :meth:`position` saw."""
         return self._publisher.rows(partition)
 
+    def refuse(self, partition: TopicPartition, ended: int, reason: str) -> None:
+        """See :func:`streaming.refusals.note`."""
+        self._publisher.refuse(partition, ended, reason)
+
     def publish(self, windows: pa.Table, accounts: Mapping[TopicPartition, Account]) -> int:
         """See :meth:`streaming.publish.Publisher.publish`."""
         return self._publisher.publish(windows, accounts)

@@ -175,7 +175,8 @@ def _left_out(data: Labelled, weights: Array, fold: NDArray[np.int64], settings:
     """(n,) scenes, in the eyes of heads that have not seen the person."""
     pull = min(settings.pulls)
     logits = held_out_logits(data.features, data.labels, weights, fold, head=data.head, pull=pull, adjust=True)
-    return logits.argmax(1)
+    scenes: NDArray[np.int64] = logits.argmax(1)
+    return scenes
 
 
 _POLICIES: dict[Weights, Callable[[Labelled, QualitySettings, int], Weighed]] = {

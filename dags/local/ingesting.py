@@ -14,9 +14,11 @@ from typing import Any
 
 from dags.settings import Settings
 from dags.terminal import EXIT_RETRIABLE, counters, log_to_stderr, say
-from streaming.client import KafkaDeadLetters, KafkaSource
+from streaming.client import KafkaSource
 from streaming.ingest import Ingest
-from streaming.labels import LabelIngest, LabelsTable
+from streaming.labels import LabelIngest
+from streaming.labels_table import LabelsTable
+from streaming.letters import KafkaDeadLetters
 from streaming.metrics import Metrics, serve
 from streaming.progress import Progress, total
 from streaming.settings import KafkaSettings

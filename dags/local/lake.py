@@ -172,6 +172,49 @@ def vacuum(
     _both(clean)
 
 
+@app.command()
+def accept(
+    topic: Annotated[str, typer.Argument(help="[kafka] batches_topic or labels_topic.")],
+    partition: Annotated[int, typer.Argument(min=0, help="One that 'sensorloop status' shows as refused.")],
+) -> None:
+    """Have a partition be read on whose log has lost its end, from where the lake has read to.
+
+    What has come to the offsets before that, in the places of what was lost, is passed over.
+    """
+    from streaming.errors import SettingsError
+    from streaming.offsets import TopicPartition
+    from streaming.refusals import accept as run
+    from streaming.status import Observer
+    from streaming.tables import LABELS, WINDOWS
+
+    settings = load_settings()
+    kafka, one = settings.kafka, TopicPartition(topic=topic, partition=partition)
+    observer = Observer(kafka, settings.lake)
+    try:
+        now = observer.look()
+    finally:
+        observer.close()
+    found = [each for each in (*now.partitions, *now.labels) if (each.topic, each.partition) == (topic, partition)]
+    if not found:
+        msg = f"There is no {one}: the topics are {kafka.batches_topic} and {kafka.labels_topic}, see 'sensorloop status'."
+        raise SettingsError(msg)
+    (each,) = found
+    goes_on = each.committed or 0
+    if each.end < goes_on:
+        msg = (
+            f"{one} ends at offset {each.end}, and the lake has read it to {goes_on}: what comes next takes the places of what was lost, "
+            "and would be passed over. Accept it when it has grown as long, or give phones a topic of a new name: then nothing is."
+        )
+        raise SettingsError(msg)
+    run(settings.lake, WINDOWS if topic == kafka.batches_topic else LABELS, one)
+    passed = 0 if each.refused is None else max(0, goes_on - max(each.refused, each.begin))
+    say(
+        f"{one} is read on from offset {goes_on}, within [ingest] commit_interval. Passed over: {passed} offsets at most before it, "
+        "in the places of what was lost."
+    )
+    result(topic=topic, partition=partition, offset=goes_on, passed_over=passed)
+
+
 def _both(work: Callable[[str], _Done]) -> tuple[_Done, _Done | None]:
     """Do something with the windows, and with the labels that came later if there are any.
 

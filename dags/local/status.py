@@ -74,7 +74,7 @@ def table(now: Status, rate: Rates) -> Table:
             came, done = rate.get((each.topic, each.partition), (None, None))
             shown.add_row(
                 f"{word}{each.partition}", f"{each.end:,}", "–" if each.committed is None else f"{each.committed:,}",
-                "other topic" if each.replaced else f"{each.lag:,}",
+                "refused" if each.replaced else f"{each.lag:,}",
                 "" if came is None else f"{came:,.1f}", "" if done is None else f"{done:,.1f}",
                 "–" if each.valid_through is None else f"{each.valid_through:%Y-%m-%d %H:%M:%S}",
             )  # fmt: skip

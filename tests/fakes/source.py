@@ -20,6 +20,8 @@ class FakeSource:
         self.answering = True
         self.mute: set[TopicPartition] = set()
         """Those without a leader: nothing comes of them, nor is it known where they end."""
+        self.begins: dict[TopicPartition, int] = {}
+        """Where retention has deleted up to; 0 if not said."""
         self.topic_ids: dict[str, int] = {}
         self.shared_out = False
         """Whether the group has given all partitions that are not ours to others."""
@@ -42,11 +44,13 @@ class FakeSource:
     def poll(self, timeout_seconds: float) -> Polled:
         del timeout_seconds
         records = {}
-        for partition, wanted in self.positions.items():
+        for partition, wanted in list(self.positions.items()):
             if partition in self.paused | self.mute or not self.answering:
                 continue
-            # Past the end, Kafka's client goes back to the oldest record, and says nothing.
-            position = wanted if wanted <= self.end_offsets()[partition] else 0
+            # Past the end, or before the beginning, Kafka's client goes to the oldest record, and says nothing.
+            begin = self.begins.get(partition, 0)
+            position = wanted if begin <= wanted <= self.end_offsets()[partition] else begin
+            self.positions[partition] = position
             batch = [r for r in self.logs[partition] if r.offset >= position][: self._poll_records]
             if batch:
                 records[partition] = batch
@@ -65,15 +69,23 @@ class FakeSource:
         self._revoked, self._assigned = set(), set()
         return polled
 
-    def seek(self, partition: TopicPartition, offset: int | None) -> None:
+    def seek(self, partition: TopicPartition, offset: int | None, leader_epoch: int | None = None) -> None:
         if partition in self.positions:
-            self.positions[partition] = offset or 0
+            later = [
+                r.offset
+                for r in self.logs[partition]
+                if leader_epoch is not None and r.leader_epoch is not None and r.leader_epoch > leader_epoch
+            ]
+            self.positions[partition] = min([offset or 0, *later])
 
     def end_offsets(self) -> Mapping[TopicPartition, int]:
-        return {p: (self.logs[p][-1].offset + 1 if self.logs[p] else 0) for p in self.positions}
+        return {p: (self.logs[p][-1].offset + 1 if self.logs[p] else self.begins.get(p, 0)) for p in self.positions}
 
     def known_ends(self) -> Mapping[TopicPartition, int]:
         return self.end_offsets()
+
+    def position(self, partition: TopicPartition) -> int | None:
+        return self.positions.get(partition)
 
     def topic_id(self, topic: str) -> int | None:
         return self.topic_ids.get(topic)

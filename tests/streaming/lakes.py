@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from streaming.assembler import Assembler, ClosedWindows
 from streaming.label_wire import SceneLabel
-from streaming.labels import LabelsTable, labels_rows
+from streaming.labels_table import LabelsTable, labels_rows
 from streaming.lake import scan_windows
 from streaming.offsets import Account, TopicPartition
 from streaming.rows import windows_table

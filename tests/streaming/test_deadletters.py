@@ -11,9 +11,9 @@ from pathlib import Path
 import kafka
 import pytest
 
-from streaming.client import KafkaDeadLetters
 from streaming.deadletters import REPLAY_HEADER, letters, send_again
 from streaming.label_wire import LABEL_CONTENT_TYPE
+from streaming.letters import KafkaDeadLetters
 from streaming.settings import KafkaSettings
 from streaming.topics import create_topics
 from tests.test_sensorloop import answer, run

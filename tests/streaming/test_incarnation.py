@@ -12,20 +12,23 @@ import kafka
 import pytest
 from kafka.admin import KafkaAdminClient
 
-from streaming.client import KafkaDeadLetters, KafkaSource
+from streaming.client import KafkaSource
 from streaming.errors import LogReplaced
 from streaming.incarnation import require_no_return, require_same_topic, require_whole_log
 from streaming.ingest import Ingest
+from streaming.letters import KafkaDeadLetters
+from streaming.offsets import TopicPartition
 from streaming.settings import IngestSettings, KafkaSettings, LakeSettings
 from streaming.status import Observer
 from streaming.topics import create_topics
+from streaming.verify import verify
 from streaming.windows import WindowsTable
 from streaming.wire import encode
 
 from . import test_labels
 from .sessions import SETTINGS, batch
-from .test_ingest import P0, Rig, log, session
-from .test_labels import L0, label
+from .test_ingest import P0, P1, Rig, log, session
+from .test_labels import L0, L1, label
 
 
 @pytest.mark.parametrize(("noted", "found"), [(None, None), (None, 5), (5, None), (5, 5)])
@@ -50,9 +53,46 @@ def test_while_it_is_read(tmp_path: Path, again: int) -> None:
     rig = Rig(tmp_path, {P0: log(session(9))})
     rig.until_caught_up()
     rig.logs[P0][:] = log(session(again, "other"))
+    rig.quiet(4)
     with pytest.raises(LogReplaced, match=r"sensor\.batches\[0\]"):
-        rig.quiet(4)
+        rig.until_caught_up()
     assert set(rig.rows()["session_id"]) == {"s1"}
+
+
+def test_while_it_is_owned_and_not_read(tmp_path: Path) -> None:
+    """The lake cannot be written, and so nothing is fetched, while the topic is made anew and grows longer than the old one was."""
+    rig = Rig(tmp_path, {P0: log(session(5))})
+    rig.source.topic_ids[P0.topic] = 1
+    rig.until_caught_up()
+    rig.ingest._backoff.failed(rig.clock())
+    rig.ingest.step()
+    assert rig.source.paused == {P0}
+    rig.logs[P0][:] = log([*session(5), *session(4, "s2")])
+    rig.source.topic_ids[P0.topic] = 2
+    rig.quiet(40)
+    with pytest.raises(LogReplaced, match="its id is another"):
+        rig.until_caught_up()
+    assert set(rig.rows()["session_id"]) == {"s1"}
+
+
+def test_labels_while_they_are_owned_and_not_read(tmp_path: Path) -> None:
+    rig = test_labels.Rig(tmp_path, {L0: test_labels.log([label(i) for i in range(5)])})
+    rig.source.topic_ids[L0.topic] = 1
+    rig.until_caught_up()
+    rig.source.pause({L0})
+    rig.logs[L0][:] = test_labels.log([label(i, "Run") for i in range(9)])
+    rig.source.topic_ids[L0.topic] = 2
+    for _ in range(9):
+        if rig.source.paused and rig.ingest.refused:
+            break
+        rig.now += rig.settings.commit_interval / 9
+        rig.ingest.step()
+    rig.source.resume({L0})
+    for _ in range(9):
+        rig.now += rig.settings.commit_interval / 9
+        rig.ingest.step()
+    assert "its id is another" in rig.ingest.refused[L0]
+    assert set(rig.rows()["scene"]) == {"Walk"}
 
 
 @pytest.mark.parametrize("again", [0, 3])
@@ -98,6 +138,43 @@ def test_a_mirror_that_keeps_the_offsets_is_accepted_once_and_then_noted(tmp_pat
         rig.until_caught_up()
 
 
+def test_accepted_for_one_start_it_is_noted_of_every_partition_at_once(tmp_path: Path) -> None:
+    """Also of one of which nothing comes during that start, and without waiting for the commit interval."""
+    rig = Rig(tmp_path, {P0: log(session(5)), P1: log(session(3, "p1"))})
+    rig.source.topic_ids[P0.topic] = 1
+    rig.until_caught_up()
+    before, settings = rig.rows(), rig.settings
+    rig.settings = replace(settings, accept_other_topic=True)
+    rig.restart()
+    rig.source.topic_ids[P0.topic] = 2
+    rig.ingest.step()
+    rig.settings = settings
+    rig.restart()
+    rig.source.topic_ids[P0.topic] = 2
+    commits = rig.until_caught_up().get("commits", 0)
+    assert commits == 0, "there is nothing to note any more"
+    assert rig.rows().equals(before)
+    assert verify(str(tmp_path)).problems == ()
+
+
+def test_of_labels_too(tmp_path: Path) -> None:
+    rig = test_labels.Rig(tmp_path, {L0: test_labels.log([label(1)]), L1: test_labels.log([label(2)])})
+    rig.source.topic_ids[L0.topic] = 1
+    rig.until_caught_up()
+    settings = rig.settings
+    rig.settings = replace(settings, accept_other_topic=True)
+    rig.restart()
+    rig.source.topic_ids[L0.topic] = 2
+    for _ in range(2):
+        rig.ingest.step()
+    rig.settings = settings
+    rig.restart()
+    rig.source.topic_ids[L0.topic] = 2
+    assert "label_commits" not in rig.until_caught_up()
+    assert not rig.ingest.refused
+    assert rig.proof().problems == ()
+
+
 def test_a_lake_of_before_there_were_ids_notes_the_first_that_it_sees(tmp_path: Path) -> None:
     rig = Rig(tmp_path, {P0: log(session(5))})
     rig.until_caught_up()
@@ -120,8 +197,8 @@ def test_labels_too(tmp_path: Path, again: int) -> None:
     rig.logs[L0][:] = test_labels.log([label(i, "Run") for i in range(again)])
     rig.restart()
     rig.source.topic_ids[L0.topic] = 1 if again < 5 else 2
-    with pytest.raises(LogReplaced, match=r"sensor\.labels\[0\]"):
-        rig.until_caught_up()
+    rig.until_caught_up()
+    assert "made anew" in rig.ingest.refused[L0]
     assert set(rig.rows()["scene"]) == {"Walk"}
 
 
@@ -140,6 +217,31 @@ def _send(settings: KafkaSettings, session_id: str, count: int) -> None:
         producer.send(settings.batches_topic, value=value, key=b"d1")
     producer.flush()
     producer.close()
+
+
+@pytest.mark.broker
+def test_while_it_is_paused_beside_a_real_kafka(anew: KafkaSettings) -> None:
+    """Nothing is fetched, so that no answer tells; and Kafka's client takes what it knows of topics for true for five minutes."""
+    one = TopicPartition(topic=anew.batches_topic, partition=0)
+    _send(anew, "s1", 4)
+    with ExitStack() as stack:
+        source = KafkaSource(anew, IngestSettings())
+        stack.callback(source.close)
+        while not source.poll(0.1).records:
+            pass
+        before = source.topic_id(one.topic)
+        source.pause({one})
+        source.poll(0.1)
+        admin = KafkaAdminClient(bootstrap_servers=anew.bootstrap_servers)
+        admin.delete_topics([one.topic])
+        admin.close()
+        create_topics(anew.bootstrap_servers, {one.topic: 1})
+        _send(anew, "s2", 9)
+        source.poll(0.1)
+        source.resume({one})
+        while not source.poll(0.1).records:
+            pass
+        assert source.topic_id(one.topic) not in {None, before}, "when its records come it is known that it is another"
 
 
 @pytest.mark.broker

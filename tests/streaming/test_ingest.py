@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,7 +16,7 @@ from streaming import sensor_batch_pb2 as pb
 from streaming.account import account
 from streaming.client import Membership, Record
 from streaming.delivery import DeliverySettings
-from streaming.errors import LakeError, LostOwnership
+from streaming.errors import LakeError, LogReplaced, LostOwnership
 from streaming.faults import hooked
 from streaming.ingest import Ingest
 from streaming.lake import scan_windows
@@ -394,6 +394,9 @@ def test_the_loop_beside_takes_a_step_after_each_of_ours_and_publishes_at_the_en
         def commit(self) -> None:
             done.append(f"commit after {rig.rows().height} rows")
 
-    rig.ingest.run(stop=lambda: rig.ingest.counters().get("records") == 3, beside=Beside())
+        refused: Mapping[TopicPartition, str] = {P1: "labels[1] is another"}
+
+    with pytest.raises(LogReplaced, match=r"labels.1. is another"):
+        rig.ingest.run(stop=lambda: rig.ingest.counters().get("records") == 3, beside=Beside())
     assert done[0] == "step at 0"
     assert done[-2:] == ["step at 3", "commit after 3 rows"]

@@ -15,10 +15,11 @@ import kafka
 import polars as pl
 import pytest
 
-from streaming.client import KafkaDeadLetters, KafkaSource
+from streaming.client import KafkaSource
 from streaming.errors import ClientError
 from streaming.ingest import Ingest
 from streaming.lake import scan_windows
+from streaming.letters import KafkaDeadLetters
 from streaming.settings import IngestSettings, KafkaSettings, LakeSettings
 from streaming.topics import create_topics
 from streaming.verify import verify

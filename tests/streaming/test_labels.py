@@ -17,7 +17,8 @@ from streaming.clock import SteadyClock
 from streaming.errors import LakeError, LostOwnership
 from streaming.faults import hooked
 from streaming.label_wire import SceneLabel, encode_label
-from streaming.labels import LabelIngest, LabelsTable
+from streaming.labels import LabelIngest
+from streaming.labels_table import LabelsTable
 from streaming.lake import labels_version, scan_labels
 from streaming.offsets import TopicPartition
 from streaming.progress import Progress

@@ -42,6 +42,26 @@ def test_counting_twice_before_it_is_settled_says_the_same() -> None:
     assert offsets.counts(1) == offsets.counts(1) == {"batches": 1}
 
 
+@given(
+    records=st.lists(st.tuples(st.integers(1, 3), st.sampled_from(Outcome), st.integers(0, 2)), max_size=30),
+    settled=st.lists(st.integers(0, 90), max_size=4),
+)
+def test_the_leader_of_an_offset_is_that_of_the_very_record_before_it(
+    records: list[tuple[int, Outcome, int]], settled: list[int]
+) -> None:
+    """Of a gap nothing is known: a leader that was would say too little, and pass for a log that lost its end."""
+    offsets, at, leaders = Offsets(0, 7), 0, {-1: 7}
+    for step, outcome, epoch in records:
+        at += step
+        offsets.note(at - 1, outcome, epoch)
+        leaders[at - 1] = epoch
+    for to in [0, *sorted(to for to in settled if to <= at)]:
+        offsets.settle(to)
+        assert [offsets.epoch_before(after) for after in range(to, at + 1)] == [
+            leaders.get(after - 1) for after in range(to, at + 1)
+        ]
+
+
 def test_a_clean_stream_takes_no_memory() -> None:
     offsets = Offsets(0)
     for offset in range(10_000):

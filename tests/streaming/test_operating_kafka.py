@@ -22,11 +22,12 @@ import psutil
 import pytest
 
 from streaming import broker, ports
-from streaming.client import KafkaDeadLetters, KafkaSource
+from streaming.client import KafkaSource
 from streaming.deadletters import letters
 from streaming.ingest import Ingest
-from streaming.labels import LabelsTable
+from streaming.labels_table import LabelsTable
 from streaming.lake import scan_windows, valid_through
+from streaming.letters import KafkaDeadLetters
 from streaming.progress import total
 from streaming.settings import BrokerSettings, IngestSettings, KafkaSettings, LakeSettings
 from streaming.verify import verify

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 from streaming.errors import ClientError
@@ -14,9 +15,9 @@ ALL = [TopicPartition(topic="t", partition=number) for number in range(4)]
 class Kafka:
     """Partitions, some without a leader; a question takes as long as it may if it is not answered."""
 
-    def __init__(self) -> None:
+    def __init__(self, partitions: Sequence[TopicPartition] = ALL) -> None:
         self.now = 100.0
-        self.ends = dict.fromkeys(ALL, 7)
+        self.ends = dict.fromkeys(partitions, 7)
         self.leaderless: set[TopicPartition] = set()
         self.asked: list[list[TopicPartition]] = []
         self.quiet = Quiet(self.ask, lambda: self.now)
@@ -31,7 +32,7 @@ class Kafka:
 
     def poll(self, *came: TopicPartition, after: float = 1.0) -> dict[TopicPartition, int]:
         self.now += after
-        return self.quiet.polled(ALL, came)
+        return self.quiet.polled(list(self.ends), came)
 
 
 def test_only_those_are_asked_of_that_are_quiet_for_a_while() -> None:
@@ -56,6 +57,40 @@ def test_one_without_a_leader_does_not_make_the_others_deaf() -> None:
     assert kafka.poll(after=ASK_AGAIN_S).keys() == set(ALL)
 
 
+def test_two_without_a_leader_do_not_make_kafka_seem_gone() -> None:
+    """Whichever are asked of first: the order of an assignment is that of a set."""
+    for gone in itertools.combinations(ALL, 2):
+        kafka = Kafka()
+        kafka.leaderless = set(gone)
+        for _ in range(5):
+            assert kafka.poll(after=ASK_AFTER_S).keys() == set(ALL) - set(gone)
+            assert kafka.quiet.answering
+        assert sum(len(set(gone) & set(asked)) > 0 for asked in kafka.asked) == 3, (
+            "together, each alone, then not for a while"
+        )
+
+
+def test_many_without_a_leader_are_asked_of_a_few_at_a_time_and_the_others_found_all_the_same() -> None:
+    """A poll may not take longer than Kafka waits for a member of the group, nor as long as the leaderless are many."""
+    many = [TopicPartition(topic="t", partition=number) for number in range(40)]
+    for alive in (many[0], many[20], many[39]):
+        kafka = Kafka(many)
+        kafka.leaderless = set(many) - {alive}
+        waited, found = [], False
+        for _ in range(20):
+            before = kafka.now + ASK_AFTER_S
+            found = kafka.poll(after=ASK_AFTER_S) == {alive: 7} or found
+            waited.append(kafka.now - before)
+        assert found
+        assert max(waited) <= 4.0
+        assert kafka.quiet.answering
+    kafka.leaderless = set()
+    found_again: set[TopicPartition] = set()
+    for _ in range(int(ASK_AGAIN_S) + 1):
+        found_again |= kafka.poll(after=ASK_AFTER_S).keys()
+    assert found_again == set(many)
+
+
 def test_one_that_is_alone_and_without_a_leader_is_not_waited_for_at_each_poll() -> None:
     kafka = Kafka()
     kafka.leaderless = {ALL[3]}
@@ -72,7 +107,6 @@ def test_a_kafka_that_is_gone_is_one_and_is_asked_until_it_is_back() -> None:
     for _ in range(3):
         assert kafka.poll() == {}
         assert not kafka.quiet.answering
-    assert len(kafka.asked) == 9, "all together, and two of them alone; not all four"
     kafka.leaderless = set()
     assert kafka.poll().keys() == set(ALL)
     assert kafka.quiet.answering

@@ -22,9 +22,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from streaming import artifacts, broker_data, ports
-from streaming.client import KafkaDeadLetters, KafkaSource
+from streaming.client import KafkaSource
 from streaming.deadletters import letters
 from streaming.errors import AccessError, ClientError, SettingsError
+from streaming.letters import KafkaDeadLetters
 from streaming.replay import make_producer
 from streaming.security import client_options
 from streaming.servers import reach

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from streaming.client import KafkaDeadLetters, KafkaSource
+from streaming.client import KafkaSource
 from streaming.label_wire import encode_label
-from streaming.labels import LabelIngest, LabelsTable
+from streaming.labels import LabelIngest
+from streaming.labels_table import LabelsTable
+from streaming.letters import KafkaDeadLetters
 from streaming.replay import make_producer
 from streaming.settings import IngestSettings, KafkaSettings, LakeSettings, WindowSettings
 from streaming.status import Observer, PartitionStatus, Status, rates

@@ -120,7 +120,7 @@ def close_run(settings: Settings, dag_run: DagRun, *, cohorts: Iterable[str], fa
     for cohort in cohorts:
         key = tags.get(held(cohort))
         member = dag_runs.member(cohort, key) if key else None
-        found.append(_came_of(settings, dag_run, cohort, key, member))
+        found.append(_came_of(settings, dag_run, cohort, key, member, tags["policy"]))
         if member is not None:
             dag_runs.saw(run, member)
     url = tags.get("airflow_url", "")
@@ -138,11 +138,13 @@ def close_run(settings: Settings, dag_run: DagRun, *, cohorts: Iterable[str], fa
     return _where(settings, tracker.experiment_id, run.run_id)
 
 
-def _came_of(settings: Settings, dag_run: DagRun, cohort: str, run_key: str | None, member: Member | None) -> _Cohort:
+def _came_of(
+    settings: Settings, dag_run: DagRun, cohort: str, run_key: str | None, member: Member | None, policy: str
+) -> _Cohort:
     if run_key is None or member is None:
         return _Cohort(cohort=cohort, run_key=run_key)
     folder = settings.runs / run_key
-    judged = runs.verdict(folder)
+    judged = runs.verdict(folder, policy)
     arms = {
         name: {"run_id": arm["run_id"], **{key: arm[key] for key in _SUMMARY}}
         for name, arm in runs.results(folder).items()
@@ -154,15 +156,13 @@ def _came_of(settings: Settings, dag_run: DagRun, cohort: str, run_key: str | No
     if judged is None:
         return seen
     passed, version = bool(judged["passed"]), judged["version"]
-    outcome = f"{judged['arm']} {'passed' if passed else 'refused'}, version {version}"
-    return replace(
-        seen, outcome=outcome, passed=passed, version=version, arm=judged["arm"], reasons=tuple(judged["reasons"])
-    )
+    outcome = f"{policy} {'passed' if passed else 'refused'}, version {version}"
+    return replace(seen, outcome=outcome, passed=passed, version=version, arm=policy, reasons=tuple(judged["reasons"]))
 
 
 def _summary(found: _Cohort, policy: str) -> Iterable[tuple[str, float]]:
-    """A cohort's metrics: those of the arm that was judged, or is to be."""
-    arm = found.arms.get(found.arm or policy, {})
+    """A cohort's metrics: those of the policy's arm."""
+    arm = found.arms.get(policy, {})
     yield from ((name, float(arm[name])) for name in _SUMMARY if name in arm)
     if found.passed is not None:
         yield "passed", float(found.passed)

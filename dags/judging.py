@@ -109,7 +109,7 @@ def promote(settings: Settings, *, run_key: str, arm: str, approval: Approval | 
         )
         entry = outcome.entry
     told = _told(Verdict.from_json(entry.verdict or ""), version, ledger)
-    runs.judge(case.folder, arm=arm, **told)
+    runs.judge(case.folder, arm, **told)
     return told
 
 

@@ -6,7 +6,7 @@
 | ``scores.npz`` | rescore | the scores, and what they were computed from |
 | ``results.json``, ``<arm>/`` | finetune | what each arm came to; its model |
 | ``<arm>/evaluation.json`` | evaluate | the candidate, the champion and the original model on one holdout |
-| ``judged.json`` | promote | what became of it: what it has seen is not new any more |
+| ``<arm>/judged.json`` | promote | what became of the arm's model; from the first one on, what the run has seen is not new any more |
 """
 
 from __future__ import annotations
@@ -52,20 +52,19 @@ def find(settings: Settings, run_key: str) -> tuple[Path, dict[str, Any]]:
     return folder, {"labels_version": NO_LABELS, **run}  # a run from before labels could come later does not say
 
 
-def judge(folder: Path, **found: Any) -> None:
-    """Keep what became of a run: from here on it is over."""
-    with whole(folder / JUDGED) as partial:
+def judge(folder: Path, arm: str, **found: Any) -> None:
+    """Keep what became of an arm's model: from here on the run is over."""
+    (folder / arm).mkdir(exist_ok=True)
+    with whole(folder / arm / JUDGED) as partial:
         partial.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
 
 
 def judged(settings: Settings, cohort: str) -> list[str]:
     """Run keys of a cohort that have come to their end. One that failed on its way has not: what it has seen is still to be learned."""
-    keys = []
-    for file in settings.runs.glob(f"*/{JUDGED}"):
-        run = json.loads((file.parent / RUN).read_text(encoding="utf-8"))
-        if run["cohort"] == cohort:
-            keys.append(file.parent.name)
-    return sorted(keys)
+    before = {file.parent for file in settings.runs.glob(f"*/{JUDGED}")}  # when a run had one file for all arms
+    folders = before | {file.parent.parent for file in settings.runs.glob(f"*/*/{JUDGED}")}
+    cohorts = {folder.name: json.loads((folder / RUN).read_text(encoding="utf-8"))["cohort"] for folder in folders}
+    return sorted(key for key, found in cohorts.items() if found == cohort)
 
 
 def versions(run: Mapping[str, Any]) -> dict[str, str]:
@@ -107,11 +106,17 @@ def recipe_digest(recipe: Mapping[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def verdict(folder: Path) -> dict[str, Any] | None:
-    """What became of a run; None if it has not come to its end."""
-    file = folder / JUDGED
-    found: dict[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
-    return found
+def verdict(folder: Path, arm: str) -> dict[str, Any] | None:
+    """What became of an arm's model; None if it has not been judged."""
+    for file in (
+        folder / arm / JUDGED,
+        folder / JUDGED,
+    ):  # the second from when a run had one file, of the arm judged last
+        if file.exists():
+            found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            if found.get("arm", arm) == arm:
+                return found
+    return None
 
 
 def results(folder: Path) -> dict[str, Any]:

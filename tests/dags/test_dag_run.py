@@ -207,6 +207,27 @@ def test_what_was_trained_by_hand_stays_where_it_is(place: Place) -> None:
     assert table(place, parent)[1]["town"]["trained"] == "by hand"
 
 
+def test_another_arms_verdict_is_not_its_own(place: Place) -> None:
+    """The run key may be that of a run by hand, or of a DAG run with another policy."""
+    key = scored(place, "town", seed=22)
+    parent = opened(place, "sunday", "town")
+    finetune(place, key, below=parent)
+    folder = place.settings().runs / key
+    runs.judge(folder, arm="filterloss", passed=True, version="9", reasons=["Theirs."])
+    closed(place, "sunday", "town")
+    seen = table(place, parent)[1]["town"]
+    assert (seen["outcome"], seen["passed"], seen["reasons"]) == ("not judged", None, [])
+    assert "town/passed" not in place.client().get_run(parent).data.metrics
+    runs.judge(folder, arm="plain", passed=False, version="8", reasons=["Ours."])
+    runs.judge(folder, arm="filterloss", passed=True, version="9", reasons=["Theirs."])
+    closed(place, "sunday", "town")
+    seen = table(place, parent)[1]["town"]
+    assert (seen["outcome"], seen["passed"], seen["reasons"]) == ("plain refused, version 8", False, ["Ours."])
+    metrics = place.client().get_run(parent).data.metrics
+    assert metrics["town/passed"] == 0.0
+    assert metrics["town/accuracy"] == pytest.approx(runs.results(folder)["plain"]["accuracy"])
+
+
 def test_by_hand_what_a_dag_run_has_trained_is_found_again(
     place: Place, keys: dict[str, str], monday: dict[str, str]
 ) -> None:

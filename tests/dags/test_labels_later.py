@@ -79,7 +79,7 @@ class Installation:
             self.settings(), cohort="week", lake_version=pin.lake_version, labels_version=pin.labels_version, seed=0,
             progress=no_progress,
         )  # fmt: skip
-        runs.judge(self.settings().runs / done["run_key"], passed=False)
+        runs.judge(self.settings().runs / done["run_key"], "filterloss", passed=False)
         return str(done["run_key"])
 
 
@@ -167,7 +167,7 @@ def test_a_label_that_comes_a_week_later_counts_at_the_next_rescoring(installati
     assert sorted(other.select("label", "label_after").rows(), key=str) == [("Run", "Walk"), ("Still", None)]
     assert pinned.fresh == changed["label_after"].count(), "new ones and revised ones, but not what was withdrawn"
     assert installation.pin().fresh == pinned.fresh, "the run has not come to its end"
-    runs.judge(installation.settings().runs / second, passed=False)
+    runs.judge(installation.settings().runs / second, "filterloss", passed=False)
     assert installation.pin().fresh == 0
     assert installation.rescore(first_pin) == first, "what was pinned is still what it was"
     assert installation.rescore(replace(pinned, labels_version=NO_LABELS)) not in {first, second}

@@ -146,6 +146,6 @@ def test_a_window_that_was_too_sparse_is_new_where_less_is_asked(settings: Setti
     assert scored["too_sparse"] == 1
     lenient = replace(settings, data=replace(settings.data, min_coverage=0.2))
     newest = retraining.rescore(settings, cohort="target", lake_version=None, seed=0, progress=no_progress)
-    runs.judge(settings.runs / newest["run_key"], passed=True)
+    runs.judge(settings.runs / newest["run_key"], "filterloss", passed=True)
     assert work.pin(settings, "target").fresh == 0
     assert work.pin(lenient, "target").fresh == 1

@@ -54,7 +54,7 @@ def learn(settings: Settings, pin: work.Pin, *, ends: bool = True) -> str:
     folder.mkdir(parents=True)
     (folder / runs.RUN).write_text(json.dumps({"cohort": pin.cohort}), encoding="utf-8")
     if ends:
-        runs.judge(folder, passed=True)
+        runs.judge(folder, "filterloss", passed=True)
     return key
 
 
@@ -70,7 +70,7 @@ def test_what_a_run_has_seen_stays_new_until_it_has_come_to_its_end(place: Place
     assert work.pin(settings, "target").fresh == 108, "scored, but nobody has learned from it"
     again = retraining.rescore(settings, cohort="target", lake_version=None, seed=0, progress=no_progress)
     assert again["run_key"] == done["run_key"], "and asked for again, it is the same run"
-    runs.judge(settings.runs / done["run_key"], passed=False)
+    runs.judge(settings.runs / done["run_key"], "filterloss", passed=False)
     assert work.pin(settings, "target").fresh == 0, "a refusal is an end"
 
 

@@ -132,15 +132,20 @@ def _next_split(settings: Settings, windows: WindowSet, cohort: str, before: Seq
     everybody = {subject for each in before for subject in each.subjects}
     with contextlib.suppress(DataError):  # too few others, or a scene that only those have
         return _split(settings, windows, (), spared=tuple(everybody), draw=last.number)
-    drawn = []
+    drawn, lacking = [], None
     for spared, draw in itertools.product((last.subjects, ()), range(last.number, last.number + _DRAWS)):
-        with contextlib.suppress(DataError):
+        try:
             drawn.append(_split(settings, windows, (), spared=spared, draw=draw))
+        except DataError as error:
+            lacking = error
+    if not drawn and lacking is not None:
+        raise lacking  # at last nobody was spared: these windows allow no split at all
     others = [split for split in drawn if not _same(split.holdout_subjects, last)]
     if not others:
         msg = (
             f"Nobody else of cohort {cohort} can be held out than {', '.join(last.subjects)}: too few people have labels of every scene. "
-            "Label more people's windows, or name whom to hold out in [data] holdout_subjects."
+            "Label more people's windows, or name whom to hold out in [data] holdout_subjects; "
+            f"'sensorloop registry renew-holdout --cohort {cohort}' keeps the same people after all."
         )
         raise RunError(msg)
 

@@ -11,7 +11,8 @@ would have been asked other questions, and a person who was trained on yesterday
    otherwise, or are gone, is counted against what was frozen; the gate says when that is too many.
 4. Each candidate that it decides is a *question*, and is counted once, however often it is asked again. The count belongs to the
    people: a holdout that is renewed with the same people goes on counting.
-5. A person can *retire* a holdout, saying why; the next retraining freezes another. None is ever deleted.
+5. A person can *retire* a holdout, saying why, and whether other people are to be held out next, which can be changed until the next
+   retraining freezes another. None is ever deleted.
 
 The name is a digest of all that was frozen, so what was changed in the database shows (:meth:`Holdouts.verify`).
 """
@@ -172,11 +173,11 @@ class Holdouts:
         return kept
 
     def retire(self, cohort: str, *, why: str, redraw: bool) -> Frozen:
-        """Let the next retraining freeze another holdout. Repeatable.
+        """Let the next retraining freeze another holdout. Repeatable; until it has, another ``redraw`` takes the place of the last one.
 
         Args:
             cohort: whose.
-            why: a reason, for whoever compares with what was before.
+            why: a reason, for whoever compares with what was before; empty leaves an earlier one.
             redraw: hold out other people next; otherwise the same, with the windows and labels that they have by then.
 
         Raises:
@@ -186,16 +187,24 @@ class Holdouts:
         if latest is None:
             msg = f"{self._database}: cohort {cohort} has no holdout yet: 'sensorloop rescore --cohort {cohort}' freezes one"
             raise HoldoutMissing(msg)
-        if latest.retired is not None:
+        if latest.retired is not None and latest.redraw == redraw:
             return latest
         row = {
-            "cohort": cohort, "number": latest.number, "redraw": redraw, "why": why.strip() or "No reason was given.",
-            "at": self._now(), "who": self._who,
+            "cohort": cohort, "number": latest.number, "redraw": redraw,
+            "why": why.strip() or latest.retired or "No reason was given.", "at": self._now(), "who": self._who,
         }  # fmt: skip
+        change: sql.Insert | sql.Update = sql.insert(_RETIRED)
+        if latest.retired is not None:
+            # Not once the next one is frozen: how that was drawn stands.
+            newer = sql.exists().where(_HOLDOUTS.c.cohort == cohort, _HOLDOUTS.c.number > latest.number)
+            this = (_RETIRED.c.cohort == cohort, _RETIRED.c.number == latest.number)
+            change = sql.update(_RETIRED).where(*this, ~newer)
         try:
             with self._database.writing("retire a holdout", _RETIRED) as connection:
-                connection.execute(sql.insert(_RETIRED).values(row))
+                done = connection.execute(change.values(row)).rowcount
         except sql.exc.IntegrityError:
+            done = 0
+        if not done:
             return self.retire(cohort, why=why, redraw=redraw)  # somebody was faster
         return replace(latest, retired=str(row["why"]), redraw=redraw)
 

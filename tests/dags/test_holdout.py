@@ -15,7 +15,7 @@ from tests.dags.places import Place, make
 from tests.training.lakes import of_people
 from tests.training.made import windows
 from training.dataset import WindowSet
-from training.errors import RunError
+from training.errors import MissingScene, RunError, TooFewLabels, TooFewSubjects
 from training.folds import Split
 
 
@@ -125,8 +125,25 @@ def test_nobody_else_can_be_held_out(place: Place) -> None:
 
     first = freeze()
     retire(settings, "three", why="", redraw=True)
-    with pytest.raises(RunError, match=f"Nobody else of cohort three can be held out than {', '.join(first.subjects)}"):
-        freeze()
+    for _ in range(2):  # nothing is frozen meanwhile
+        text = f"Nobody else of cohort three can be held out than {', '.join(first.subjects)}.*renew-holdout --cohort three' keeps"
+        with pytest.raises(RunError, match=text):
+            freeze()
+    assert not retire(settings, "three", why="", redraw=False).redraw
+    again = freeze()
+    assert (again.number, again.subjects) == (2, first.subjects)
+
+
+def test_what_keeps_everybody_from_being_held_out_is_said(place: Place) -> None:
+    found = load(place)
+    split(place, found)
+    redraw(place)
+    with pytest.raises(TooFewLabels, match="min_labelled"):
+        split(place, found.select(np.arange(len(found)) < 10))
+    with pytest.raises(MissingScene, match=f"No labelled window of {found.scene_names[1]}"):
+        split(place, found.select(found.scenes != 1))
+    with pytest.raises(TooFewSubjects):
+        split(place, found.select(np.isin(found.subjects, ["p1", "p2"])))
 
 
 def test_settings_that_name_the_same_do_not_pass_for_others(place: Place) -> None:

@@ -113,7 +113,7 @@ def test_a_holdout_is_renewed_by_a_person_and_with_the_same_people_goes_on_count
     kept.ask(first, "k1")
     gone = kept.retire("target", why="Half of the buses were trains.", redraw=False)
     assert (gone.name, gone.retired) == (first.name, "Half of the buses were trains.")
-    assert kept.retire("target", why="Again.", redraw=True) == gone, "it is retired once"
+    assert kept.retire("target", why="Again.", redraw=False) == gone, "it is retired once"
     assert kept.current("target") is None
     assert kept.named("target", first.name).retired, "it is kept"
     second = kept.freeze(draft(w2="Train"))
@@ -123,6 +123,37 @@ def test_a_holdout_is_renewed_by_a_person_and_with_the_same_people_goes_on_count
     third = kept.freeze(draft(subjects=("p8", "p9")))
     assert kept.ask(third, "k3") == 1
     assert [each.retired for each in kept.all("target")] == [gone.retired, "No reason was given.", None]
+
+
+def test_until_another_is_frozen_it_can_be_thought_better_of_whom_to_hold_out(kept: Holdouts) -> None:
+    kept.freeze(draft())
+    kept.retire("target", why="Asked too often.", redraw=True)
+    changed = kept.retire("target", why="There is nobody else.", redraw=False)
+    assert (changed.retired, changed.redraw) == ("There is nobody else.", False)
+    assert kept.latest("target") == changed
+    back = kept.retire("target", why="", redraw=True)
+    assert (back.retired, back.redraw) == ("There is nobody else.", True), "no reason is no better one"
+    assert kept.retire("target", why="", redraw=False) == changed
+    second = kept.freeze(draft(w2="Train"))
+    kept.retire("target", why="Labels.", redraw=True)
+    assert kept.all("target")[0] == changed, "what came of it was frozen"
+    assert second.number == 2
+
+
+def test_whom_to_hold_out_is_not_changed_once_another_is_frozen(url: str, kept: Holdouts) -> None:
+    """A retraining freezes the next one while a person changes who that is to be: theirs is retired, not what it was drawn by."""
+    kept.freeze(draft())
+    old = kept.retire("target", why="Asked too often.", redraw=True)
+    drawn = draft(subjects=("p8", "p9"))
+
+    def meanwhile() -> datetime:
+        if kept.current("target") is None:
+            kept.freeze(drawn)
+        return datetime(2026, 3, 2, 12, tzinfo=UTC)
+
+    gone = Holdouts(url, clock=meanwhile, who="ben").retire("target", why="The same again.", redraw=False)
+    assert (gone.number, gone.name, gone.redraw) == (2, drawn.name, False)
+    assert kept.all("target") == (old, gone)
 
 
 def test_what_is_not_there(kept: Holdouts) -> None:

@@ -7,6 +7,9 @@ point the alias back to an older entry, over somebody else's newer one. So:
 2. The same is seen after it, since MLflow may have kept us waiting in between.
 3. If the lock was lost, it is taken anew: where a newer entry has been carried out and the alias is where we put it, it goes to where the
    newer entry says. Then the call fails as :class:`~registry.errors.LockLost`, and may be repeated.
+
+What is not repaired: whoever cannot have the lock anew in 3, or is killed before it is done, leaves the alias on the older version. Nothing
+tells that from a move by hand, and so the next to change champions enters it as one.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from contextlib import contextmanager
 
 from registry.chain import Entry
 from registry.earlier import named
-from registry.errors import LockLost
+from registry.errors import LockLost, RegistryError
 from registry.ledger import Ledger
 from registry.versions import Alias, VersionStore
 
@@ -40,15 +43,23 @@ class Turn:
         """Hold it.
 
         Raises:
-            LockLost: :meth:`carry_out` found that it was lost.
+            LockLost: :meth:`carry_out` found that it was lost. Where the alias could not be seen to either, the message says so.
             LedgerBusy: somebody else has held it for too long.
         """
         try:
             with self._ledger.exclusive() as self._held:
                 yield
-        except LockLost:
-            with self._ledger.exclusive():
-                self._put_back()
+        except LockLost as lost:
+            try:
+                with self._ledger.exclusive():
+                    self._put_back()
+            except RegistryError as error:
+                msg = (
+                    f"{lost} Nor could it be seen to afterwards that no older champion stands over a newer one ({error}). If 'sensorloop "
+                    "registry history' says that alias and ledger differ, or ends with a move by hand that nobody has made, 'sensorloop "
+                    "registry rollback --to VERSION' puts the newer one back."
+                )
+                raise LockLost(msg) from error
             raise
 
     def carry_out(self, entry: Entry) -> None:

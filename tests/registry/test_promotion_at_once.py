@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from registry.errors import ChampionMoved, LockLost, PromotionError
+from registry.errors import ChampionMoved, LedgerBusy, LedgerUnavailable, LockLost, PromotionError, RegistryError
 from registry.promotion import Outcome, Promotions
 from registry.versions import Alias
 from tests.registry.houses import PASSED, House, prepared
@@ -152,6 +152,54 @@ def test_who_has_lost_the_lock_does_not_put_an_old_champion_back(house: House, h
     assert house.promotions().verify() == ()
     again = house.promotions().promote("2", PASSED, judged_against="1")
     assert (again.repeated, again.champion) == (True, "3")
+
+
+class _LostForGood(_WithoutLock):
+    """The same, and whoever asks for the lock once more does not get it."""
+
+    def __init__(self, inner: Any, meanwhile: Callable[[], Any], error: RegistryError) -> None:
+        super().__init__(inner, meanwhile)
+        self._error: RegistryError = error
+        self._taken = False
+
+    @contextmanager
+    def exclusive(self) -> Iterator[Callable[[], bool]]:
+        if self._taken:
+            raise self._error
+        self._taken = True
+        with super().exclusive() as held:
+            yield held
+
+
+@pytest.mark.parametrize("error", [LedgerBusy("Somebody has it."), LedgerUnavailable("No answer.")])
+def test_who_cannot_have_the_lock_again_says_so_and_how_the_newer_champion_is_put_back(
+    house: House, error: RegistryError
+) -> None:
+    prepared(house, 1)
+
+    def meanwhile() -> None:
+        ledger.alive = False
+        house.promotions(who="ben").promote("3", PASSED, judged_against="2")
+
+    ledger: Any = _LostForGood(house.ledger, meanwhile, error)
+    store: Any = _Slow(house.store, meanwhile)
+    late = Promotions(store, ledger, clock=house.clock, who="ana")
+    with pytest.raises(
+        LockLost, match=rf"entry 2 .*try again.* \({error}\).*'sensorloop registry rollback --to"
+    ) as lost:
+        late.promote("2", PASSED, judged_against="1")
+    assert lost.value.retriable
+    assert lost.value.__cause__ is error
+    assert house.store.alias(Alias.CHAMPION) == "2", "what docs/registry.md says of it"
+    assert house.promotions().disagreement() is not None
+    assert house.promotions().rollback(to="3").champion == "3"
+    assert [(entry.action, entry.version) for entry in house.ledger.entries()][2:] == [
+        ("promote", "3"),
+        ("manual", "2"),
+        ("rollback", "3"),
+    ]
+    assert house.store.alias(Alias.CHAMPION) == "3"
+    assert house.promotions().verify() == ()
 
 
 def test_a_lock_that_is_lost_while_nobody_came_is_no_harm(house: House) -> None:

@@ -258,6 +258,41 @@ def test_partitions_that_take_turns_go_on_without_one_that_is_refused(tmp_path: 
     assert verify(str(tmp_path)).problems == ()
 
 
+def refused_beside_turns(folder: Path) -> tuple[Rig, list[TopicPartition]]:
+    """More than can be read in hundreds of steps of three partitions that take turns, and a fourth that was refused before."""
+    *read, aside = partitions = [TopicPartition(topic="sensor.batches", partition=i) for i in range(4)]
+    logs = {p: log(interleaved(12, seconds=60, prefix=f"p{p.partition}")) for p in partitions}
+    rig = Rig(folder, logs, commit_rows=10_000, memory_budget=1 << 20)
+    rig.ingest._ours.budget.limit = 130_000
+    rig.ingest._table.refuse(aside, 0, "seen by a test")
+    for _ in range(300):
+        rig.ingest.step()
+        rig.clock.advance(1)
+    assert rig.ingest.counters()["memory_turns"] >= 1
+    return rig, [*read, aside]
+
+
+def test_a_partition_that_stays_refused_takes_no_other_one_its_turn(tmp_path: Path) -> None:
+    rig, (*read, aside) = refused_beside_turns(tmp_path)
+    assert set(rig.ingest._ours.refusals.reasons) == {aside}
+    committed = {p.partition: rig.ingest._table.offset(p) or 0 for p in read}
+    assert min(committed.values()) > 0, committed
+    assert all(committed[p.partition] < len(rig.logs[p]) for p in read), "there was more to read than time"
+
+
+def test_a_partition_that_is_accepted_while_others_take_turns_takes_turns_too(tmp_path: Path) -> None:
+    rig, (*read, aside) = refused_beside_turns(tmp_path)
+    accept(str(tmp_path), WINDOWS, aside)
+    for _ in range(200):
+        rig.ingest.step()
+        assert rig.ingest.held_bytes <= 130_000 + 5_000
+        rig.clock.advance(1)
+    rig.ingest.commit()
+    assert not rig.ingest._ours.refusals.reasons
+    assert all(rig.ingest._table.offset(p) for p in (*read, aside))
+    assert verify(str(tmp_path)).problems == ()
+
+
 def test_a_refused_partition_is_a_metric_of_its_own(tmp_path: Path) -> None:
     rig, metrics = windows_rig(tmp_path), Metrics()
     rig.ingest._watch = metrics.update

@@ -270,7 +270,7 @@ class Assignment:
             self.refuse(partition, error)
             return
         parked = self._parked.pop(partition, None)
-        if parked is not None and parked.at(found):
+        if parked is not None and parked.at(found) and parked.topic_id == topic_id:
             owned = parked
             owned.assigned = owned.listened = now
             owned.ours, owned.found_again = False, 0

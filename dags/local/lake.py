@@ -181,6 +181,7 @@ def accept(
 
     What has come to the offsets before that, in the places of what was lost, is passed over.
     """
+    from registry.environment import user
     from streaming.errors import SettingsError
     from streaming.offsets import TopicPartition
     from streaming.refusals import accept as run
@@ -206,7 +207,7 @@ def accept(
             "and would be passed over. Accept it when it has grown as long, or give phones a topic of a new name: then nothing is."
         )
         raise SettingsError(msg)
-    run(settings.lake, WINDOWS if topic == kafka.batches_topic else LABELS, one)
+    run(settings.lake, WINDOWS if topic == kafka.batches_topic else LABELS, one, by=user())
     passed = 0 if each.refused is None else max(0, goes_on - max(each.refused, each.begin))
     say(
         f"{one} is read on from offset {goes_on}, within [ingest] commit_interval. Passed over: {passed} offsets at most before it, "

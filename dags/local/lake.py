@@ -201,6 +201,14 @@ def accept(
         raise SettingsError(msg)
     (each,) = found
     goes_on = each.committed or 0
+    if each.other_topic and not settings.ingest.accept_other_topic:
+        msg = (
+            f"{topic} is another topic than the one of this name that the lake was filled from (its id is another), in all partitions: "
+            "accepting one would not have it read. If a mirror keeps every record at its offset, set [ingest] accept_other_topic = true "
+            "for one start. Else fill another lake ([lake] uri), or give the new topic a name of its own ([kafka] batches_topic, "
+            "labels_topic)."
+        )
+        raise SettingsError(msg)
     if each.end < goes_on:
         msg = (
             f"{one} ends at offset {each.end}, and the lake has read it to {goes_on}: what comes next takes the places of what was lost, "

@@ -12,6 +12,7 @@ import pytest
 
 from dags.local.lake import accept
 from dags.settings import load
+from streaming.errors import SettingsError
 from streaming.offsets import Account, TopicPartition
 from streaming.settings import LakeSettings
 from streaming.status import PartitionStatus, Status
@@ -55,9 +56,10 @@ def kafka_says(lake: LakeSettings, monkeypatch: pytest.MonkeyPatch) -> Say:
     return says
 
 
-def partition(end: int) -> PartitionStatus:
+def partition(end: int, *, other_topic: bool = False) -> PartitionStatus:
     return PartitionStatus(
-        topic=ONE.topic, partition=ONE.partition, begin=0, end=end, committed=4, valid_through=None, replaced=True, refused=2
+        topic=ONE.topic, partition=ONE.partition, begin=0, end=end, committed=4, valid_through=None, replaced=True, refused=2,
+        other_topic=other_topic,
     )  # fmt: skip
 
 
@@ -73,3 +75,26 @@ def test_in_a_container_whose_user_has_no_name_a_number_accepts(
     assert WindowsTable(lake, SETTINGS.sensors).position(ONE).refused is None
     newest = max(tmp_path.rglob("_delta_log/*.json"))
     assert f"uid {os.getuid()}" in newest.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("end", [3, 6], ids=["shorter", "longer"])
+@pytest.mark.parametrize("refused", [None, 2], ids=["not noted", "noted"])
+def test_of_another_topic_it_names_the_setting_that_accepts_it(
+    lake: LakeSettings, kafka_says: Say, end: int, refused: int | None
+) -> None:
+    """Neither "see status" nor "when it has grown as long" would have it read, nor would accepting what is noted."""
+    kafka_says(replace(partition(end, other_topic=True), refused=refused))
+    with pytest.raises(SettingsError, match=r"\[ingest\] accept_other_topic = true"):
+        accept(ONE.topic, ONE.partition)
+    assert WindowsTable(lake, SETTINGS.sensors).position(ONE).refused == 2
+
+
+def test_a_mirror_that_has_also_lost_its_end_takes_both(
+    lake: LakeSettings, kafka_says: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = load()
+    ingest = replace(settings.ingest, accept_other_topic=True)
+    monkeypatch.setattr("dags.local.lake.load_settings", lambda: replace(settings, lake=lake, ingest=ingest))
+    kafka_says(partition(end=6, other_topic=True))
+    accept(ONE.topic, ONE.partition)
+    assert WindowsTable(lake, SETTINGS.sensors).position(ONE).refused is None

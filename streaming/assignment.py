@@ -162,7 +162,8 @@ class Assignment:
 
     def refuse(self, partition: TopicPartition, error: LogReplaced) -> None:
         """Set one aside, and forget what is held of it."""
-        self._end_turns()
+        if partition in self.owned or (self.turns is not None and partition in self.turns.all):
+            self._end_turns()  # not for one that was only looked up again: the others' turns would never come to their end
         self._given.pop(partition, None)
         owned = self.owned.pop(partition, None)
         if owned is not None:
@@ -269,7 +270,7 @@ class Assignment:
             self.refuse(partition, error)
             return
         parked = self._parked.pop(partition, None)
-        if parked is not None and parked.at(found):
+        if parked is not None and parked.at(found) and parked.topic_id == topic_id:
             owned = parked
             owned.assigned = owned.listened = now
             owned.ours, owned.found_again = False, 0
@@ -296,6 +297,8 @@ class Assignment:
         self.refusals.forget(partition)
         self.fresh.add(partition)
         self.counters["assignments"] += 1
+        if self.turns is not None and partition not in self.turns.all:
+            self._end_turns()  # it was accepted: all share the memory anew
 
     def _same_topic(self, partition: TopicPartition, read: int | None) -> bool:
         """Whether its topic is still the one that was read; else it is refused."""

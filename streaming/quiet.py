@@ -17,6 +17,8 @@ ASK_AGAIN_S = 10.0
 """How long one that has no leader is not asked of again: the others must not wait for it at each poll."""
 FAILED_POLLS = 3
 """In a row: then Kafka does not answer."""
+GONE_AFTER_S = 6.0
+"""How long Kafka was asked, of whichever partitions, and told nothing: then it does not answer, however many are not asked of yet."""
 _ANSWER_MS = 2_000
 _ALONE_MS = 500
 _ONE_BY_ONE_S = 2.0
@@ -52,6 +54,8 @@ class Quiet:
         """Those of which nobody could say where they end, and when they are asked of again."""
         self._missed: dict[TopicPartition, float] = {}
         """When a question about one alone was last not answered."""
+        self._in_vain_s = 0.0
+        """How long Kafka was asked since it last told something; what else took time meanwhile, a commit say, is not Kafka's silence."""
         self._failed = 0
 
     def failed(self) -> bool:
@@ -78,7 +82,7 @@ class Quiet:
         self._failed = 0
         now = self._clock()
         if came:
-            self._heard, self.answering = now, True
+            self._heard, self.answering, self._in_vain_s = now, True, 0.0
             self._heard_of |= dict.fromkeys(came, now)
         quiet = [
             p for p in assigned if now - self._heard_of.get(p, 0.0) >= ASK_AFTER_S and now >= self._ask_at.get(p, 0.0)
@@ -90,12 +94,16 @@ class Quiet:
         except ClientError:
             found = self._each(quiet)
         if not found:
-            # Of the few that were asked of, each may lack a leader; that nobody answers is known when all have been.
-            if now - self._heard >= ASK_AFTER_S and all(self._missed.get(p, 0.0) >= self._heard for p in assigned):
+            self._in_vain_s += self._clock() - now
+            # Of the few that were asked of, each may lack a leader; but of hundreds it would take minutes to ask of all.
+            asked_enough = self._in_vain_s >= GONE_AFTER_S or all(
+                self._missed.get(p, 0.0) >= self._heard for p in assigned
+            )
+            if now - self._heard >= ASK_AFTER_S and asked_enough:
                 self.answering = False
                 self._ask_at.clear()  # to hear at once that it is back
             return {}
-        self._heard, self.answering = self._clock(), True
+        self._heard, self.answering, self._in_vain_s = self._clock(), True, 0.0
         self._heard_of |= dict.fromkeys(found, self._heard)
         self.ends |= found
         return found

@@ -14,7 +14,6 @@ One of them must neither stop the others nor travel from consumer to consumer an
 
 from __future__ import annotations
 
-import getpass
 import logging
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
@@ -119,13 +118,14 @@ def note(table: Table, partition: TopicPartition, ended: int, reason: str) -> No
     _write(table, partition, ended + 1, {"refused": [record]})
 
 
-def accept(lake: Lake, table: str, partition: TopicPartition) -> None:
+def accept(lake: Lake, table: str, partition: TopicPartition, *, by: str) -> None:
     """Have a partition that was refused be read on, from the offset that the table has of it.
 
     Args:
         lake: whose table.
         table: which.
         partition: that was refused.
+        by: who accepts it, for whoever reads the table's history.
 
     Raises:
         NoTable: there is no such table.
@@ -136,7 +136,7 @@ def accept(lake: Lake, table: str, partition: TopicPartition) -> None:
     if not found.transaction(partition.refused_application):
         msg = f"{partition} is not refused: there is nothing to accept. 'sensorloop status' shows which are."
         raise SettingsError(msg)
-    record = {"topic": partition.topic, "partition": partition.partition, "by": getpass.getuser()}
+    record = {"topic": partition.topic, "partition": partition.partition, "by": by}
     _write(found, partition, 0, {"accepted": [record]})
 
 

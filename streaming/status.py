@@ -43,6 +43,8 @@ class PartitionStatus:
 
     replaced: bool = False
     """Whether this is not the log that the lake was filled from, see :mod:`streaming.incarnation`: ingestion refuses it."""
+    other_topic: bool = False
+    """Whether that is since Kafka's topic has another id: nothing that could be accepted of one partition."""
     refused: int | None = None
     """From where on, at the earliest, ingestion found records gone that it had read, see :mod:`streaming.refusals`; None if it has not,
     or if that was accepted."""
@@ -156,14 +158,14 @@ class Observer:
             committed = None if table is None else table.transaction(ours.application)
             through = None if table is None else table.transaction(ours.complete_application)
             noted = None if table is None else table.transaction(ours.topic_application)
-            other = noted is not None and found_id is not None and noted != found_id
+            other = None not in (committed, noted, found_id) and noted != found_id
             refused = None if table is None else one_less(table.transaction(ours.refused_application))
-            replaced = refused is not None or (committed is not None and (other or ends[one] < committed))
+            replaced = other or refused is not None or (committed is not None and ends[one] < committed)
             complete = committed is not None and committed >= ends[one] and not replaced
             found.append(
                 PartitionStatus(
                     topic=topic, partition=number, begin=begins[one], end=ends[one], committed=committed, replaced=replaced,
-                    refused=refused,
+                    other_topic=other, refused=refused,
                     valid_through=at if complete else None if through is None else moment(through),
                 )
             )  # fmt: skip

@@ -6,6 +6,7 @@ one's is not taken up, and neither is a damaged one; then the training begins at
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import pickle
@@ -37,7 +38,7 @@ class Checkpoint:
         """
         self._path, self._training, self._every, self._clock = path, training, every.total_seconds(), clock
         self._last = clock()
-        self._held = b""
+        self._held: dict[str, Any] = {}
 
     def load(self) -> dict[str, Any]:
         """What was saved last; empty if nothing was, or nothing of this training."""
@@ -53,14 +54,15 @@ class Checkpoint:
         """Save what ``state`` returns, if it is time to; says whether it was."""
         if self._path is None or self._clock() - self._last < self._every:
             return False
-        self._write(self._content(state))
-        self._held, self._last = b"", self._clock()
+        self._write(self._content(state()))
+        self._held, self._last = {}, self._clock()
         return True
 
     def hold(self, state: Callable[[], dict[str, Any]]) -> None:
         """Have what ``state`` returns at hand, in memory, for :meth:`saved_when_stopped`."""
         if self._path is not None:
-            self._held = self._content(state)
+            # A copy, since the training goes on in place; it becomes bytes only if it is needed.
+            self._held = copy.deepcopy(state())
 
     @contextmanager
     def saved_when_stopped(self) -> Iterator[None]:
@@ -69,15 +71,15 @@ class Checkpoint:
             yield
         except (SystemExit, KeyboardInterrupt):
             if self._held:
-                self._write(self._held)
+                self._write(self._content(self._held))
             raise
 
-    def _content(self, state: Callable[[], dict[str, Any]]) -> bytes:
+    def _content(self, state: dict[str, Any]) -> memoryview:
         buffer = io.BytesIO()
-        torch.save({**state(), _OF: self._training}, buffer)
-        return buffer.getvalue()
+        torch.save({**state, _OF: self._training}, buffer)
+        return buffer.getbuffer()
 
-    def _write(self, content: bytes) -> None:
+    def _write(self, content: memoryview) -> None:
         if self._path is None:  # pragma: no cover - nothing is ever held then
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import getpass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,7 +18,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Labels that come later than what they are about.", no_args_is_help=True)
 
-_By = Annotated[str | None, typer.Option(help="Who says so; your user name if not said.")]
+_By = Annotated[
+    str | None, typer.Option(help="Who says so; your user name if not said, or your number if you have none.")
+]
 
 
 @app.command()
@@ -39,6 +40,7 @@ def send(
     ] = None,
 ) -> None:
     """Say what a phone was doing from here to there, however long ago. The newest label counts, from the next rescoring on."""
+    from registry.environment import user
     from streaming.label_wire import SceneLabel
     from streaming.labelling import checked, parse_time
 
@@ -47,7 +49,7 @@ def send(
     settings, now = load_settings(), datetime.now(UTC)
     label = SceneLabel(
         device_id=device, session_id=session, start_ns=parse_time(from_), end_ns=parse_time(to), scene=scene,
-        said_by=by or getpass.getuser(), said_ns=parse_time(said or now),
+        said_by=by or user(), said_ns=parse_time(said or now),
     )  # fmt: skip
     label = checked(label, max_ahead=settings.windows.max_ahead, now=now)
     _send(settings, [label])
@@ -65,11 +67,12 @@ def import_(
 
     A row that is no label is named, and then none is sent. docs/data.md has an example.
     """
+    from registry.environment import user
     from streaming.labelling import read_labels
 
     settings = load_settings()
     labels, refused = read_labels(
-        file, said_by=by or getpass.getuser(), max_ahead=settings.windows.max_ahead, now=datetime.now(UTC)
+        file, said_by=by or user(), max_ahead=settings.windows.max_ahead, now=datetime.now(UTC)
     )
     say_some([f"refused: {line}" for line in refused])
     if refused:

@@ -181,6 +181,7 @@ def accept(
 
     What has come to the offsets before that, in the places of what was lost, is passed over.
     """
+    from registry.environment import user
     from streaming.errors import SettingsError
     from streaming.offsets import TopicPartition
     from streaming.refusals import accept as run
@@ -200,13 +201,21 @@ def accept(
         raise SettingsError(msg)
     (each,) = found
     goes_on = each.committed or 0
+    if each.other_topic and not settings.ingest.accept_other_topic:
+        msg = (
+            f"{topic} is another topic than the one of this name that the lake was filled from (its id is another), in all partitions: "
+            "accepting one would not have it read. If a mirror keeps every record at its offset, set [ingest] accept_other_topic = true "
+            "for one start. Else fill another lake ([lake] uri), or give the new topic a name of its own ([kafka] batches_topic, "
+            "labels_topic)."
+        )
+        raise SettingsError(msg)
     if each.end < goes_on:
         msg = (
             f"{one} ends at offset {each.end}, and the lake has read it to {goes_on}: what comes next takes the places of what was lost, "
             "and would be passed over. Accept it when it has grown as long, or give phones a topic of a new name: then nothing is."
         )
         raise SettingsError(msg)
-    run(settings.lake, WINDOWS if topic == kafka.batches_topic else LABELS, one)
+    run(settings.lake, WINDOWS if topic == kafka.batches_topic else LABELS, one, by=user())
     passed = 0 if each.refused is None else max(0, goes_on - max(each.refused, each.begin))
     say(
         f"{one} is read on from offset {goes_on}, within [ingest] commit_interval. Passed over: {passed} offsets at most before it, "

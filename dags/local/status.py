@@ -74,11 +74,18 @@ def table(now: Status, rate: Rates) -> Table:
             came, done = rate.get((each.topic, each.partition), (None, None))
             shown.add_row(
                 f"{word}{each.partition}", f"{each.end:,}", "–" if each.committed is None else f"{each.committed:,}",
-                "refused" if each.replaced else f"{each.lag:,}",
+                _why_not(each) if each.replaced else f"{each.lag:,}",
                 "" if came is None else f"{came:,.1f}", "" if done is None else f"{done:,.1f}",
                 "–" if each.valid_through is None else f"{each.valid_through:%Y-%m-%d %H:%M:%S}",
             )  # fmt: skip
     return shown
+
+
+def _why_not(each: PartitionStatus) -> str:
+    """Why it is not read; only what is "refused" can be accepted."""
+    if each.other_topic:
+        return "other id"
+    return "short" if each.refused is None else "refused"
 
 
 def _described(each: PartitionStatus) -> dict[str, Any]:

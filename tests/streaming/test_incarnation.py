@@ -270,7 +270,7 @@ def test_a_topic_made_anew_and_longer_is_refused_beside_a_real_kafka(anew: Kafka
     observer = Observer(anew, lake)
     status = observer.look()
     observer.close()
-    assert [(each.replaced, each.lag, each.valid_through) for each in status.partitions] == [
-        (True, 9, status.partitions[0].valid_through)
+    assert [(each.replaced, each.other_topic, each.refused, each.lag) for each in status.partitions] == [
+        (True, True, None, 9)
     ]
     assert status.partitions[0].valid_through != status.at, "what is in it is not in the lake"

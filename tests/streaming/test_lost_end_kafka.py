@@ -75,6 +75,6 @@ def test_it_is_refused_over_restarts_until_it_is_accepted(tmp_path: Path) -> Non
         for _ in range(2):
             with pytest.raises(LogReplaced, match=r"offset 6|begun again at 6"):
                 read()
-        accept(lake, WINDOWS, one)
+        accept(lake, WINDOWS, one, by="ana")
         assert read() == 6, "3 of 9 were passed over, and nothing is refused any more"
     assert verify(lake).problems == ()

@@ -133,6 +133,22 @@ class TestLateOwners:
         assert counters["continuations"] == 1
         assert rig.rows().height == 25
 
+    def test_one_whose_topic_was_made_anew_meanwhile_is_read_from_its_beginning(self, tmp_path: Path) -> None:
+        """Nobody has committed it, so that the table says of neither topic that it was read."""
+        rig = Rig(tmp_path, {P0: log(endless(30))}, commit_rows=1000)
+        rig.source.topic_ids[P0.topic] = 1
+        for _ in range(3):
+            rig.ingest.step()
+        rig.source.revoke(P0)
+        rig.source.topic_ids[P0.topic] = 2
+        rig.logs[P0][:] = log(session(40, "s2"))
+        rig.source.assign(P0)
+        counters = rig.until_caught_up()
+        assert "continuations" not in counters
+        assert set(rig.rows()["session_id"]) == {"s2"}
+        assert rig.rows()["acc_fresh"].sum() == 40 * 25
+        assert verify(str(tmp_path)).problems == ()
+
     def test_one_that_somebody_else_had_meanwhile_is_read_anew(self, tmp_path: Path) -> None:
         logs = {P0: log(session(30))}
         rig = Rig(tmp_path, logs, commit_rows=1000)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 
+import pytest
+
 from streaming.errors import ClientError
 from streaming.offsets import TopicPartition
-from streaming.quiet import ASK_AFTER_S, ASK_AGAIN_S, FAILED_POLLS, Quiet
+from streaming.quiet import ASK_AFTER_S, ASK_AGAIN_S, FAILED_POLLS, GONE_AFTER_S, Quiet
 
 ALL = [TopicPartition(topic="t", partition=number) for number in range(4)]
 
@@ -110,6 +112,29 @@ def test_a_kafka_that_is_gone_is_one_and_is_asked_until_it_is_back() -> None:
     kafka.leaderless = set()
     assert kafka.poll().keys() == set(ALL)
     assert kafka.quiet.answering
+
+
+@pytest.mark.parametrize("count", [1, 4, 12, 200])
+def test_a_kafka_that_is_gone_is_missed_as_soon_with_many_partitions_as_with_few(count: int) -> None:
+    kafka = Kafka([TopicPartition(topic="t", partition=number) for number in range(count)])
+    kafka.poll(*kafka.ends)
+    gone_since, kafka.leaderless = kafka.now, set(kafka.ends)
+    while kafka.quiet.answering:
+        kafka.poll(after=0.5)
+    assert kafka.now - gone_since <= ASK_AFTER_S + GONE_AFTER_S + 4.0, "a poll asks for 4 s at most"
+    kafka.leaderless = set()
+    assert kafka.poll().keys() == set(kafka.ends), "it is noticed at once that it is back"
+    assert kafka.quiet.answering
+
+
+def test_time_that_was_spent_elsewhere_is_no_silence_of_kafka() -> None:
+    """A commit that takes a minute, while of twelve partitions half have no leader."""
+    kafka = Kafka([TopicPartition(topic="t", partition=number) for number in range(12)])
+    kafka.poll(*kafka.ends)
+    kafka.leaderless = {p for p in kafka.ends if p.partition < 6}
+    for _ in range(2):
+        kafka.poll(after=60.0)
+        assert kafka.quiet.answering
 
 
 def test_polls_that_fail_in_a_row_are_an_outage_and_said_twice() -> None:

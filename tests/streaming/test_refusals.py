@@ -92,7 +92,7 @@ def test_labels_too(tmp_path: Path) -> None:
     again(rig)
     assert set(rig.ingest.refused) == {L0}
     assert "Run" not in set(rig.rows()["scene"])
-    accept(str(tmp_path), LABELS, L0)
+    accept(str(tmp_path), LABELS, L0, by="ana")
     again(rig)
     assert not rig.ingest.refused
     assert rig.rows().filter(scene="Run")["kafka_offset"].to_list() == [9, 10, 11], (
@@ -135,7 +135,7 @@ def test_while_it_is_read_and_what_is_accepted_is_read_without_a_restart(tmp_pat
     before = rig.rows().height
     steps()
     assert rig.rows().height == before
-    accept(str(tmp_path), table, one)
+    accept(str(tmp_path), table, one, by="ana")
     steps()
     assert not refused.reasons
     assert not rig.source.paused
@@ -173,7 +173,7 @@ def test_an_end_that_is_lost_and_grown_again_while_nobody_reads_is_found_by_the_
             rig.until_caught_up()
         assert sentence in refused()[one]
         assert rig.rows().equals(before)
-    accept(str(tmp_path), table, one)
+    accept(str(tmp_path), table, one, by="ana")
     for _ in range(2):
         again(rig)
         assert not refused()
@@ -196,9 +196,9 @@ def test_a_new_leader_that_lost_nothing_is_none_of_that(tmp_path: Path) -> None:
 def test_only_what_is_refused_can_be_accepted(tmp_path: Path) -> None:
     windows_rig(tmp_path)
     with pytest.raises(SettingsError, match=r"sensor.batches\[1\] is not refused"):
-        accept(str(tmp_path), WINDOWS, P1)
+        accept(str(tmp_path), WINDOWS, P1, by="ana")
     with pytest.raises(LakeError, match="no table labels"):
-        accept(str(tmp_path), LABELS, L0)
+        accept(str(tmp_path), LABELS, L0, by="ana")
 
 
 def test_a_refusal_that_cannot_be_noted_yet_is_noted_later_even_if_the_partition_is_gone(
@@ -258,6 +258,41 @@ def test_partitions_that_take_turns_go_on_without_one_that_is_refused(tmp_path: 
     assert verify(str(tmp_path)).problems == ()
 
 
+def refused_beside_turns(folder: Path) -> tuple[Rig, list[TopicPartition]]:
+    """More than can be read in hundreds of steps of three partitions that take turns, and a fourth that was refused before."""
+    *read, aside = partitions = [TopicPartition(topic="sensor.batches", partition=i) for i in range(4)]
+    logs = {p: log(interleaved(12, seconds=60, prefix=f"p{p.partition}")) for p in partitions}
+    rig = Rig(folder, logs, commit_rows=10_000, memory_budget=1 << 20)
+    rig.ingest._ours.budget.limit = 130_000
+    rig.ingest._table.refuse(aside, 0, "seen by a test")
+    for _ in range(300):
+        rig.ingest.step()
+        rig.clock.advance(1)
+    assert rig.ingest.counters()["memory_turns"] >= 1
+    return rig, [*read, aside]
+
+
+def test_a_partition_that_stays_refused_takes_no_other_one_its_turn(tmp_path: Path) -> None:
+    rig, (*read, aside) = refused_beside_turns(tmp_path)
+    assert set(rig.ingest._ours.refusals.reasons) == {aside}
+    committed = {p.partition: rig.ingest._table.offset(p) or 0 for p in read}
+    assert min(committed.values()) > 0, committed
+    assert all(committed[p.partition] < len(rig.logs[p]) for p in read), "there was more to read than time"
+
+
+def test_a_partition_that_is_accepted_while_others_take_turns_takes_turns_too(tmp_path: Path) -> None:
+    rig, (*read, aside) = refused_beside_turns(tmp_path)
+    accept(str(tmp_path), WINDOWS, aside, by="ana")
+    for _ in range(200):
+        rig.ingest.step()
+        assert rig.ingest.held_bytes <= 130_000 + 5_000
+        rig.clock.advance(1)
+    rig.ingest.commit()
+    assert not rig.ingest._ours.refusals.reasons
+    assert all(rig.ingest._table.offset(p) for p in (*read, aside))
+    assert verify(str(tmp_path)).problems == ()
+
+
 def test_a_refused_partition_is_a_metric_of_its_own(tmp_path: Path) -> None:
     rig, metrics = windows_rig(tmp_path), Metrics()
     rig.ingest._watch = metrics.update
@@ -268,7 +303,7 @@ def test_a_refused_partition_is_a_metric_of_its_own(tmp_path: Path) -> None:
     assert value(name, where) == 1
     assert value("sensorloop_ingest_paused_partitions") == 0, "that is for what is read on by itself"
     rig.logs[P0] += moved(log(session(9, "s2")), 6)
-    accept(str(tmp_path), WINDOWS, P0)
+    accept(str(tmp_path), WINDOWS, P0, by="ana")
     rig.quiet(40)
     assert value(name, where) is None
 

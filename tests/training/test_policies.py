@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from training import policies
 from training.arm import EVERY, POLICIES
 from training.errors import SettingsError
 from training.heads import Head, fit_head
@@ -57,6 +59,24 @@ def test_auto_says_why_and_does_nothing_where_nothing_helps() -> None:
     clean, _ = labelled(wrong=0.0)
     flat = weigh("auto", replace(clean, belief=np.full(120, 0.99), score=np.full(120, 0.99)), QUALITY, seed=0)
     assert np.ptp(flat.weights) == 0
+
+
+@pytest.mark.parametrize(("helped", "hurt", "policy"), [((0,), (5,), "per_sample"), (range(6), (), "equal")])
+def test_auto_leaves_the_belief_only_for_what_is_better_beyond_chance(
+    helped: Sequence[int], hurt: Sequence[int], policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With equal weights one person is recognised who is not otherwise, and another less; or everybody is."""
+    data, _ = labelled()
+
+    def recognised(data: Labelled, weights: np.ndarray, *_: object) -> np.ndarray:
+        place = np.arange(len(data.labels)) // 6  # of a window among its person's
+        right = place % 2 == 0
+        if np.ptp(weights) == 0:
+            right = (right | np.isin(data.groups, helped)) & ~(np.isin(data.groups, hurt) & (place % 4 == 0))
+        return np.where(right, data.labels, (data.labels + 1) % 3)
+
+    monkeypatch.setattr(policies, "_left_out", recognised)
+    assert weigh("auto", data, QUALITY, seed=0).details["policy"] == policy
 
 
 def test_the_conventional_ones() -> None:

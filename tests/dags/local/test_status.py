@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from rich.console import Console
@@ -30,3 +31,24 @@ def test_labels_have_rows_of_their_own() -> None:
     assert first == ["0", "10", "8", "2", "–"]
     assert second == ["1", "5", "–", "5", "–"]
     assert labels == ["labels", "0", "1,234", "34", "1,200", "2.0", "1.5", "–"], "on a terminal of 80 characters"
+
+
+def test_what_is_not_read_says_why_and_only_what_can_be_accepted_is_refused() -> None:
+    read = replace(partition("sensor.batches", 0, 34_567, 34_000), valid_through=NOW)
+    partitions = (
+        replace(read, replaced=True, other_topic=True),
+        replace(read, partition=1, replaced=True, other_topic=True, refused=5),
+        replace(read, partition=2, replaced=True, refused=5),
+        replace(read, partition=3, replaced=True),
+        replace(read, partition=4),
+    )
+    status = Status(at=NOW, partitions=partitions, labels=(), lake_version=7, labels_version=3)
+    console = Console(width=100)
+    with console.capture() as capture:
+        console.print(table(status, {("sensor.batches", number): (12.5, 12.5) for number in range(5)}))
+    rows = capture.get().splitlines()[3:]
+    ends = "12.5 12.5 2026-01-01 00:00:00"
+    assert [" ".join(row.split()) for row in rows] == [
+        f"{number} 34,567 34,000 {word} {ends}"
+        for number, word in enumerate(("other id", "other id", "refused", "short", "567"))
+    ]

@@ -114,7 +114,7 @@ def airflow(camera: _Camera, settings: Settings) -> None:
     page.get_by_label("Username").fill(configuration.USER)
     page.get_by_label("Password", exact=True).fill(password)
     page.get_by_role("button", name="Sign in").click()
-    page.get_by_text("finetune").first.wait_for()
+    page.get_by_role("heading", name="Latest Run").wait_for()
     page.get_by_role("heading", name="Latest Run").locator("..").get_by_role("link").click()
     page.get_by_text("Task Instances").first.wait_for()
     camera.shoot("airflow-run")

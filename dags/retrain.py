@@ -172,7 +172,7 @@ def retrain() -> None:
 
     @task(multiple_outputs=False)
     def shards(pinned: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The shards of the lake, by fleet and day, in which something is new: `[{"fleet", "day", …}]`."""
+        """The shards of the lake, by fleet and day, in which windows have no embedding yet: `[{"fleet", "day", …}]`."""
         cohorts = each("--cohort", [given["cohort"] for given in pinned])
         found: list[dict[str, Any]] = command("lake", "shards", *cohorts, *versions(pinned[0]))["shards"]
         return found

@@ -88,24 +88,29 @@ def work(settings: Settings, cohorts: Iterable[str], *, min_windows: int, force:
 
 
 def shards(settings: Settings, cohorts: Sequence[str], *, version: int, labels_version: int) -> list[dict[str, Any]]:
-    """The shards of the lake, by fleet and event date, in which cohorts have windows that are new; the newest day where they have none.
+    """The shards of the lake, by fleet and event date, in which cohorts have windows that the original model has not been fed.
 
-    Parts of one fleet share its shards: what a network makes of a window is the same, whoever asks.
+    After another original model was trained, that is every day. The newest day where there is none. Parts of one fleet share its shards:
+    what a network makes of a window is the same, whoever asks.
 
     Returns:
         For each shard ``fleet``, ``day``, ``lake_version`` and ``labels_version``, by fleet and day; at least one.
 
     Raises:
         DataError: there is no labelled window that could be scored.
+        ModelError: there is no original model.
     """
+    from streaming import lake as lakes
     from training.cohort import Cohort
     from training.errors import DataError
+    from training.saved import read_config
 
+    known = lakes.embedded_windows(settings.lake, read_config(settings.original_folder)["digest"])
     days: dict[str, set[date]] = {}
     for cohort in cohorts:
-        windows = described(settings, cohort, version, labels_version)
-        found = _fresh(settings, cohort, windows)
-        found = found if found.height else _usable(settings, windows).sort("event_date").tail(1)
+        usable = _usable(settings, described(settings, cohort, version, labels_version))
+        missing = usable.join(known, on="window_id", how="anti")
+        found = missing if missing.height else usable.sort("event_date").tail(1)
         days.setdefault(Cohort.parse(cohort).fleet, set()).update(found["event_date"].to_list())
     if not any(days.values()):
         msg = (

@@ -30,6 +30,7 @@ from streaming.tables import (
 __all__ = [
     "Lake",
     "append_embeddings",
+    "embedded_windows",
     "labels_version",
     "read_embeddings",
     "read_quality",
@@ -155,6 +156,19 @@ def read_embeddings(lake: Lake, model: str, window_ids: Collection[str]) -> pl.D
             .unique(["window_id", "content"], keep="any")
         )
     )
+
+
+def embedded_windows(lake: Lake, model: str) -> pl.DataFrame:
+    """``window_id`` of every window that a network has been fed, each once; with what content is not asked.
+
+    Raises:
+        LakeError: the table is there and cannot be read.
+    """
+    try:
+        table = open_table(Storage(lake, EMBEDDINGS))
+    except NoTable:
+        return pl.DataFrame(schema={"window_id": pl.String})
+    return table.read(lambda rows: rows.filter(pl.col("model") == model).select("window_id").unique())
 
 
 def append_embeddings(lake: Lake, rows: pa.Table) -> None:

@@ -87,7 +87,7 @@ def shards(
     lake_version: Annotated[int, typer.Option(help="Version of the windows table.")],
     labels_version: Annotated[int, typer.Option(help="Version of the labels table; -1: none.")],
 ) -> None:
-    """The shards of the lake, by fleet and event date, in which something is new: what 'sensorloop embed' can do on several machines."""
+    """The shards of the lake, by fleet and event date, whose windows have no embedding yet: 'sensorloop embed' can share them out."""
     found = work.shards(load_settings(), cohort, version=lake_version, labels_version=labels_version)
     say(f"{len(found)} shards.")
     result(shards=found)

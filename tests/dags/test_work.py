@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dags import retraining, runs, steps, work
+from dags import retraining, runs, scoring, steps, work
 from dags.settings import Settings
 from streaming.lake import write_quality
 from streaming.tables import QUALITY_SCHEMA
@@ -22,6 +23,7 @@ from tests.training.lakes import of_people
 from tests.training.made import windows
 from training.dataset import WindowSet
 from training.errors import DataError, SettingsError
+from training.saved import CONFIG, read_config
 from training.tracking import no_progress
 
 OWN = "[retrain]\nown_windows = 20"
@@ -148,7 +150,7 @@ def test_every_part_that_has_data_enough_has_a_model_of_its_own(place: Place) ->
         there_is(settings, "city/brand=*")
 
 
-def test_shards_are_the_days_of_a_fleet_in_which_something_is_new(place: Place) -> None:
+def test_shards_are_the_days_of_a_fleet_with_windows_that_the_model_was_not_fed(place: Place, tmp_path: Path) -> None:
     settings = place.settings()
     version = place.publish(with_days(of_people("old", windows(people=2, each=2)), 3), cohort="city")
 
@@ -159,13 +161,19 @@ def test_shards_are_the_days_of_a_fleet_in_which_something_is_new(place: Place) 
 
     old = [("city", f"1970-01-0{day}") for day in (1, 2, 3)]
     assert days("city") == days("city", "city/phone_model=made") == old
-    learn(settings, work.pin(settings, "city"))
-    assert days("city") == old[-1:], "nothing is new: one shard, so that Airflow has something to map over"
+    scoring.embed_days(settings, cohort="city", lake_version=version, progress=no_progress)
+    assert days("city") == old[-1:], "nothing is missing: one shard, so that Airflow has something to map over"
     version = place.publish(with_days(of_people("new", windows(people=1, each=1)), 2), cohort="city")
     assert days("city") == old[:2]
     with pytest.raises(DataError, match="No window of nowhere at lake version"):
         days("nowhere")
     assert days("target", "city") == [("target", "1970-01-01"), *old[:2]]
+    learn(settings, work.pin(settings, "city"))
+    another = shutil.copytree(settings.original_folder, tmp_path / "another")
+    (another / CONFIG).write_text(json.dumps({**read_config(another), "digest": "another"}), encoding="utf-8")
+    settings.original_folder.unlink()
+    settings.original_folder.symlink_to(another)
+    assert days("city") == old, "what was learned from is new to another model"
 
 
 def test_the_model_of_a_cohort_has_a_name_of_its_own(place: Place) -> None:

@@ -8,7 +8,8 @@ worker that never imports torch stays small. The protocol, and the failure each 
    that is trained is kept and not trained again; the one under way goes on from its last checkpoint. Airflow's supervisor
    waits only five seconds before it kills a task; the grace does not depend on it.
 2. Its stdin is empty: a command that asks for something fails instead of waiting for ever.
-3. Its stderr is read line by line and reported as it comes: the task's log shows progress, and the pipe never fills up.
+3. Its stderr is read line by line and reported as it comes: the task's log shows progress, and the pipe never fills up. It is
+   also the heartbeat: a command that has said nothing for too long hangs, is ended, and may be tried again.
 4. Its stdout goes to a file, not a pipe, for the same reason. The last line is the answer: one small JSON object, paths and
    numbers but no data, since it ends up in Airflow's database.
 5. Its exit code says what came of it, see :data:`REFUSED`, :data:`USAGE` and :data:`NOTHING_TO_DO`; what its last line on
@@ -28,6 +29,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -65,6 +67,7 @@ def run(
     *,
     report: Callable[[str], None],
     grace: timedelta = timedelta(seconds=30),
+    silence: timedelta | None = None,
     env: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Run a command and wait for its answer; see the module.
@@ -73,6 +76,7 @@ def run(
         command: program and arguments, never through a shell.
         report: called with each line of its stderr, without the line's end.
         grace: between SIGTERM and SIGKILL, should it have to be ended.
+        silence: how long it may say nothing on stderr; None: for ever.
         env: its whole environment; None for ours.
 
     Returns:
@@ -84,7 +88,10 @@ def run(
         NothingToDo: there is no work.
     """
     with _told_to_stop(), tempfile.TemporaryFile() as stdout:
-        ended = _wait(command, stdout=stdout, report=report, grace=grace, env=env)
+        ended = _wait(command, stdout=stdout, report=report, grace=grace, silence=silence, env=env)
+        if ended.silent:
+            msg = f"{_name(command)} had said nothing for {silence}, and was ended: it hung, or [retrain] silence is too short for it."
+            raise CommandFailed(msg)
         return _answer(command, stdout, exit_code=ended.exit_code, message=ended.message)
 
 
@@ -95,6 +102,8 @@ class _Ended:
     exit_code: int
     message: str
     """Why, in its own words: what follows the last ``error: `` on stderr, or else the last line that says something."""
+    silent: bool
+    """Whether it was ended because it had said nothing for too long."""
 
 
 def _wait(
@@ -103,6 +112,7 @@ def _wait(
     stdout: IO[bytes],
     report: Callable[[str], None],
     grace: timedelta,
+    silence: timedelta | None,
     env: Mapping[str, str] | None,
 ) -> _Ended:
     guarded = (sys.executable, "-P", guard.__file__, str(os.getpid()), str(grace.total_seconds()), "--", *command)
@@ -118,15 +128,45 @@ def _wait(
         encoding="utf-8",
         errors="replace",
     ) as child:
+        heart = _Heart(child, silence)
         try:
             for line in child.stderr or ():
+                heart.beat()
                 report(line.rstrip("\n"))
                 said = line.strip(_FRAME) or said
                 why = line.removeprefix(PREFIX).strip() if line.startswith(PREFIX) else why
             exit_code = child.wait()
         finally:
+            heart.stop()
             _end(child, report=report, timeout_s=grace.total_seconds() + _GUARD_EXTRA_S)
-    return _Ended(exit_code=exit_code, message=why or said)
+    return _Ended(exit_code=exit_code, message=why or said, silent=heart.silent)
+
+
+class _Heart:
+    """Tells a command to end that has said nothing for too long; its guard sees to it that it does."""
+
+    def __init__(self, child: subprocess.Popen[str], silence: timedelta | None) -> None:
+        self._child = child
+        self._stopped = threading.Event()
+        self.silent = False
+        self.beat()
+        if silence is not None:
+            threading.Thread(target=self._listen, args=(silence.total_seconds(),), daemon=True).start()
+
+    def beat(self) -> None:
+        """It has said something."""
+        self._heard = time.monotonic()
+
+    def stop(self) -> None:
+        """It has ended, or is being ended."""
+        self._stopped.set()
+
+    def _listen(self, silence_s: float) -> None:
+        while not self._stopped.wait(self._heard + silence_s - time.monotonic()):
+            if time.monotonic() - self._heard >= silence_s:
+                self.silent = True
+                self._child.terminate()
+                return
 
 
 def _end(child: subprocess.Popen[str], *, report: Callable[[str], None], timeout_s: float) -> None:

@@ -57,13 +57,16 @@ class RetryByOutcome(RetryPolicy):
         return RetryDecision.default()
 
 
-def sensorloop(*arguments: str, executable: str, grace: timedelta, scratch: str = "") -> dict[str, Any]:
+def sensorloop(
+    *arguments: str, executable: str, grace: timedelta, silence: timedelta | None = None, scratch: str = ""
+) -> dict[str, Any]:
     """Run a command of ours as the work of a task; its stderr becomes the task's log.
 
     Args:
         arguments: what follows ``sensorloop``.
         executable: the program; empty for the ``sensorloop`` beside this Python.
         grace: what it gets to end in when the task is stopped, see :func:`dags.commands.run`.
+        silence: how long it may say nothing, likewise.
         scratch: folder for its temporary files; empty: the system's.
 
     Returns:
@@ -77,7 +80,7 @@ def sensorloop(*arguments: str, executable: str, grace: timedelta, scratch: str 
     _log.info("$ %s", shlex.join((Path(command[0]).name, *arguments)))
     try:
         env = {**os.environ, "TMPDIR": scratch} if scratch else None
-        return commands.run(command, report=_log_line, grace=grace, env=env)
+        return commands.run(command, report=_log_line, grace=grace, silence=silence, env=env)
     except NothingToDo as nothing:
         raise AirflowSkipException(str(nothing)) from None
     except CommandError as failure:

@@ -19,7 +19,7 @@ from dags.settings import load
 SETTINGS = load()
 RETRAIN = SETTINGS.retrain
 
-command = partial(sensorloop, executable=RETRAIN.executable, grace=RETRAIN.grace)
+command = partial(sensorloop, executable=RETRAIN.executable, grace=RETRAIN.grace, silence=RETRAIN.silence)
 """Runs a ``sensorloop`` command as the work of a task."""
 
 ENOUGH = Asset(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from registry.versions import Version
     from streaming.importers import ImportReport
 
+_SAY_EVERY_S = 30.0
+"""Between two lines of progress, where there is no bar."""
 EXIT_FINAL, EXIT_RETRIABLE, EXIT_NOTHING = 3, 4, 99
 """Exit codes: trying again is useless; may work later; nothing to do."""
 
@@ -116,17 +119,31 @@ def log_to_stderr(logger: logging.Logger) -> None:
 
 
 @contextmanager
-def progress(title: str) -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr: called with done, total and, if there is one, what is being done."""
+def progress(title: str, *, clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[..., None]]:
+    """A progress bar on stderr: called with done, total and, if there is one, what is being done.
+
+    Where stderr is no terminal, a task's log for one, it is a line every half minute: a bar there would only be seen at its end, and a
+    command that says nothing is taken for hung (``[retrain] silence``).
+
+    Args:
+        title: of the bar.
+        clock: seconds.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=None)
+    console = Console(stderr=True)
+    with Progress(*columns, console=console) as bar:
+        task, said = bar.add_task(title, total=None), clock()
 
         def show(done: int, total: int, text: str = "") -> None:
-            bar.update(task, completed=done, total=total, description=f"{title}: {text}" if text else title)
+            nonlocal said
+            description = f"{title}: {text}" if text else title
+            bar.update(task, completed=done, total=total, description=description)
+            if not console.is_terminal and clock() - said >= _SAY_EVERY_S:
+                said = clock()
+                say(f"{description}, {done} of {total}")
 
         yield show
 

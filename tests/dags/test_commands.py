@@ -71,6 +71,20 @@ def eventually(done: Callable[[], bool], timeout_s: float = 20.0) -> bool:
     return True
 
 
+def test_what_says_nothing_for_too_long_is_ended_and_may_be_tried_again() -> None:
+    code = "import sys, time; print('begun', file=sys.stderr, flush=True); time.sleep(600)"
+    heard: list[str] = []
+    with pytest.raises(CommandFailed, match="had said nothing for 0:00:02") as failed:
+        commands.run(python(code), report=heard.append, grace=timedelta(seconds=5), silence=timedelta(seconds=2))
+    assert failed.value.retriable
+    assert heard == ["begun"]
+
+
+def test_what_says_something_now_and_then_may_take_long() -> None:
+    code = "import sys, time\nfor at in range(30): print(at, file=sys.stderr, flush=True); time.sleep(0.2)\nprint('{}')"
+    assert commands.run(python(code), report=unheard, silence=timedelta(seconds=4)) == {}
+
+
 class Family:
     """The processes of FAMILY."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dags.terminal import counters, proven_line, result, say_arms, say_refused, say_some, verdict_line
+from dags.terminal import counters, progress, proven_line, result, say_arms, say_refused, say_some, verdict_line
 from registry.chain import Entry
 
 
@@ -30,6 +30,16 @@ def test_counters_end_their_last_line(capsys: pytest.CaptureFixture[str]) -> Non
     captured = capsys.readouterr()
     assert captured.err.endswith("\n")
     assert "late samples  3" in captured.err
+
+
+def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    now = 0.0
+    with progress("Fine-tuning", clock=lambda: now) as show:
+        for epoch in range(1, 9):
+            now += 10
+            show(epoch, 8, "epochs")
+    lines = [line for line in capsys.readouterr().err.splitlines() if " of " in line]
+    assert lines == ["Fine-tuning: epochs, 3 of 8", "Fine-tuning: epochs, 6 of 8"]
 
 
 @pytest.mark.parametrize(

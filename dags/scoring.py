@@ -185,6 +185,8 @@ def most_distrusted(
 ) -> tuple[list[Distrusted], int]:
     """The windows of a rescoring with the lowest scores, the lowest first, and how many there are in all.
 
+    Those that are too sparse to be scored come last: their labels are not what is wrong with them, and there may be many.
+
     Args:
         settings: of this installation.
         run_key: of the rescoring.
@@ -206,7 +208,7 @@ def most_distrusted(
         msg = f"There is no rescoring {run_key} in the lake {settings.lake.uri}: 'sensorloop rescore' makes one and prints its run key."
         raise RunError(msg)
     wanted = [pl.col(name) == value for name, value in (("label", scene), ("subject_id", subject)) if value is not None]
-    chosen = rows.filter(*wanted).sort("score", "window_id")
+    chosen = rows.filter(*wanted).sort(pl.col("margin").is_null(), "score", "window_id")
     found = chosen.head(most)
     where = scan_windows(settings.lake, rows["lake_version"][0]).filter(
         pl.col("window_id").is_in(found["window_id"].implode())

@@ -33,8 +33,8 @@ def earlier(store: VersionStore, history: Sequence[Entry], champion: str | None)
     original = store.alias(Alias.ORIGINAL)
     if original is None or original == champion:
         msg = (
-            f"{store.name}: no champion before {named(champion)} is left to go back to, and no other version is the "
-            "original model. Name a version (to=…), or promote one."
+            f"{store.name}: {f'no champion before {named(champion)}' if champion else 'no champion'} is left to go back to, and no "
+            "other version is the original model. Name a version ('sensorloop registry rollback --to VERSION'), or promote one."
         )
         raise NothingToRollBack(msg)
     return store.version(original), f"No champion before: the original model as it is.{_deleted(passed_over)}"

@@ -61,7 +61,7 @@ def test_without_an_earlier_champion_the_original_serves(house: House) -> None:
 
 
 def test_nothing_to_roll_back_at_all(house: House) -> None:
-    with pytest.raises(NothingToRollBack, match="no version"):
+    with pytest.raises(NothingToRollBack, match="no champion is left"):
         house.promotions().rollback()
 
 

@@ -171,7 +171,7 @@ def bench(settings: Settings, folder: Path, run: dict[str, Any]) -> Bench:
     scores.setdefault("seen", np.full(len(windows), UNLABELLED))  # a run from before it was kept
     return Bench(
         windows=windows, train=split.train, holdout=split.holdout, features=features,
-        quality=Quality(trust=run["trust"], wrong=run["wrong"], **scores), original=original,
+        quality=Quality(trust=run["trust"], sure=run.get("sure", 1.0), wrong=run["wrong"], **scores), original=original,
         settings=replace(settings.finetune, seed=run["seed"]), quality_settings=settings.quality,
         compute=settings.compute,
     )  # fmt: skip

@@ -1,7 +1,9 @@
 """How probable it is that a label is right, given what several judges see who do not know it.
 
 How far each judge is trusted is found from the labels themselves: the mixture of judges that makes them likeliest (expectation-
-maximisation: Dempster, Laird & Rubin, 1977). How people mislabel is found likewise: how common each scene truly is, and how often
+maximisation: Dempster, Laird & Rubin, 1977). A mixture of judges who agree is less sure than it might be (Ranjan & Gneiting, 2010,
+"Combining probability forecasts"), and one of judges fitted to few labels surer; how sure to be of it, is found from the labels, too.
+How people mislabel is found likewise: how common each scene truly is, and how often
 it is given which label (Dawid & Skene, 1979). That matters most where scenes are rare: if one window in five carries a wrong label,
 most of what is called by a rare scene's name is something else.
 
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
+from scipy.special import expit, softmax
 
 from training.dataset import WindowSet
 
@@ -27,6 +29,12 @@ _IMAGINED = 10.0
 """Imaginary windows of each scene, labelled as wrongly as all are: they keep a scene of few windows from being all right or all wrong."""
 _UNSEEN = 3.0
 """Imaginary windows of each scene, in how common it is: what nobody has called by its name may be there all the same."""
+_EXPONENTS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
+"""Of what the judges see together: below 1 it is taken to be less sure than it says, above 1 surer."""
+_ALIKE = 40.0
+"""Imaginary windows of each scene while an exponent is chosen: it is not to be made up for by a scene's own way of being mislabelled."""
+_LEAST = 1e-4
+"""Probability that any scene has in anybody's eyes."""
 _TINY = 1e-12
 
 
@@ -50,6 +58,28 @@ def trust_shares(judges: Array, labels: NDArray[np.int64], *, train: NDArray[np.
         shares = (blame / blame.sum(0)).mean(1)
     trusted: Array = shares[:-1] / shares[:-1].sum()
     return trusted
+
+
+def calibrated(seen: Array, labels: NDArray[np.int64], *, train: NDArray[np.bool_]) -> tuple[Array, float]:
+    """What the judges see together, made as sure as makes the given labels likeliest (temperature scaling: Guo et al., 2017).
+
+    Labels are wrong in ways of their own: each exponent is judged under the errors of labelling that fit it best, or the doubt about
+    the labels would be blamed on the judges.
+
+    Args:
+        seen: (n, scenes) probabilities of the scenes, by somebody who does not know the label.
+        labels: (n,) the labels given, some of them wrong.
+        train: (n,) mask of the labels to go by.
+
+    Returns:
+        (n, scenes) probabilities, and the exponent.
+    """
+    logs = np.log(np.maximum(seen, _LEAST))
+    options = {exponent: softmax(exponent * logs, axis=1) for exponent in _EXPONENTS}
+    likely = {exponent: _likelihood(each[train], labels[train]) for exponent, each in options.items()}
+    # Of equals the one that changes least.
+    best = max(_EXPONENTS, key=lambda exponent: (round(likely[exponent], 9), -abs(np.log(exponent))))
+    return options[best], best
 
 
 def label_runs(windows: WindowSet) -> NDArray[np.int64]:
@@ -101,6 +131,26 @@ def label_belief(
         channel = (called + imagined) / (called.sum(1, keepdims=True) + _IMAGINED)
     wrong = (np.bincount(labels, weights=train * (1 - belief), minlength=scenes) + 1) / (counts + 1 / _WRONG)
     return belief, wrong
+
+
+def _likelihood(seen: Array, labels: NDArray[np.int64]) -> float:
+    """Mean log probability of labels, with scenes as common and as mislabelled as makes them likeliest."""
+    if not len(labels):
+        return 0.0
+    scenes = seen.shape[1]
+    common, channel, value = np.full(scenes, 1 / scenes), _evenly(_WRONG, scenes), 0.0
+    for _ in range(_EM_STEPS):
+        truth = seen * common
+        truth = truth / truth.sum(1, keepdims=True) * channel[:, labels].T
+        given = truth.sum(1, keepdims=True)
+        value = float(np.log(given + _TINY).mean())
+        truth /= given + _TINY
+        common = (truth.sum(0) + 1) / (len(labels) + scenes)
+        called = np.zeros((scenes, scenes))
+        np.add.at(called.T, labels, truth)
+        imagined = _ALIKE * _evenly(1 - float(called.trace()) / len(labels), scenes)
+        channel = (called + imagined) / (called.sum(1, keepdims=True) + _ALIKE)
+    return value
 
 
 def _evenly(wrong: float, scenes: int) -> Array:

@@ -7,7 +7,8 @@ Several judges say which scene a window shows, none of them from its own label:
 - the class-balanced vote of the nearest windows of other people in the original model's features;
 - the original model as it is.
 
-From what they see comes the probability that a label is right: the *belief* (:mod:`training.belief`). Judges that were fitted to
+From what they see, made as sure as the labels bear out, comes the probability that a label is right: the *belief*
+(:mod:`training.belief`). Judges that were fitted to
 wrong labels repeat them, the more so for rare scenes; so they are fitted again, each window counting by the belief in it, and judge
 anew. The score is the belief, with a part of the rank within (scene, person), shrunk to the scene where a person has few windows;
 times the *physical* quality: is there a signal at all (coverage, flat lines, gravity's size).
@@ -24,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from training.belief import label_belief, label_runs, trust_shares
+from training.belief import calibrated, label_belief, label_runs, trust_shares
 from training.dataset import UNLABELLED, WindowSet
 from training.filterloss import logit_adjustment
 from training.folds import grouped_folds
@@ -63,6 +64,8 @@ class Quality:
     """Scene that the judges together see; -1 where that was not kept."""
     trust: dict[str, float]
     """Judge → its share in the judgement."""
+    sure: float
+    """The exponent of the judgement: above 1 the judges together are surer than their mixture says, below 1 less sure."""
     wrong: dict[str, float]
     """Scene → share of its labels that are wrong, as estimated."""
 
@@ -120,7 +123,8 @@ def score_quality(
         told = partial(_within, progress, number, settings.rounds)
         judges = _judges(windows, features, weights, head, train=train, settings=settings, seed=seed, progress=told)
         shares = trust_shares(np.stack(list(judges.values())), labels, train=train)
-        seen = np.einsum("j,jns->ns", shares, np.stack(list(judges.values())))
+        mixed = np.einsum("j,jns->ns", shares, np.stack(list(judges.values())))
+        seen, sure = calibrated(mixed, labels, train=train)
         belief, wrong = label_belief(seen, labels, runs, train=train, novelty=settings.novelty)
         weights = np.maximum(belief, settings.floor)
     heads = np.mean([judges[name] for name in judges if name not in {_NEIGHBOURS, _ORIGINAL}], axis=0)
@@ -130,7 +134,7 @@ def score_quality(
     score = np.clip(((1 - settings.rank_share) * belief + settings.rank_share * ranked) * physical, 0, 1)
     return Quality(
         margin=margin, neighbours=neighbours, original=original, physical=physical, belief=belief, score=score,
-        seen=seen.argmax(1), trust=dict(zip(judges, map(float, shares), strict=True)),
+        seen=seen.argmax(1), trust=dict(zip(judges, map(float, shares), strict=True)), sure=sure,
         wrong=dict(zip(windows.scene_names, map(float, wrong), strict=True)),
     )  # fmt: skip
 

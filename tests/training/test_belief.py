@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
 
-from training.belief import label_belief, trust_shares
+from training.belief import calibrated, label_belief, trust_shares
 
 
 def test_a_sessions_windows_are_believed_together() -> None:
@@ -85,3 +86,51 @@ def test_most_of_what_is_called_by_a_rare_scenes_name_is_something_else() -> Non
 def test_with_one_scene_there_is_nothing_else_that_a_label_could_mean() -> None:
     belief, _ = label_belief(np.ones((5, 1)), np.zeros(5, np.int64), np.arange(5), train=np.ones(5, bool), novelty=0.1)
     assert belief.min() > 0.9
+
+
+def judged(modesty: float, *, spread: float = 4.0, systematic: bool = False) -> tuple[np.ndarray, ...]:
+    """One label in five is wrong; the judge says true probabilities to the power of 1 / modesty: (seen, labels, wrong)."""
+    rng = np.random.default_rng(1)
+    true = softmax(rng.normal(0, spread, (2000, 4)), axis=1)
+    truth = (true.cumsum(1) > rng.random((2000, 1))).argmax(1)
+    wrong = rng.random(2000) < 0.2
+    labels = np.where(wrong, (truth + (1 if systematic else rng.integers(1, 4, 2000))) % 4, truth)
+    return softmax(np.log(true) / modesty, axis=1), labels, wrong
+
+
+@pytest.mark.parametrize("modesty", [0.5, 1.0, 2.0])
+def test_judges_are_made_as_sure_as_they_are_right(modesty: float) -> None:
+    seen, labels, _ = judged(modesty)
+    assert calibrated(seen, labels, train=np.ones(2000, bool))[1] == modesty
+
+
+def test_labels_that_always_err_the_same_way_are_no_fault_of_the_judges() -> None:
+    """One label in five names the next scene: whoever took that for the judges' error would make them doubt themselves."""
+    seen, labels, _ = judged(1.0, systematic=True)
+    assert calibrated(seen, labels, train=np.ones(2000, bool))[1] >= 1
+
+
+def test_wrong_labels_are_not_believed_because_judges_who_agree_are_modest() -> None:
+    seen, labels, wrong = judged(4.0, spread=8.0)
+    everything, alone = np.ones(2000, bool), np.arange(2000)
+    modest, _ = label_belief(seen, labels, alone, train=everything, novelty=0.1)
+    found, _ = calibrated(seen, labels, train=everything)
+    sure, _ = label_belief(found, labels, alone, train=everything, novelty=0.1)
+    assert modest[wrong].mean() > 0.3
+    assert sure[wrong].mean() < 0.2
+    assert sure[~wrong].mean() > 0.95
+
+
+@given(
+    seen=arrays(np.float64, (12, 3), elements=st.floats(0.0, 1.0)),
+    labels=arrays(np.int64, 12, elements=st.integers(0, 2)),
+    learned=st.integers(0, 12),
+)
+def test_calibrated_judges_still_say_probabilities_and_name_the_same_scene(
+    seen: np.ndarray, labels: np.ndarray, learned: int
+) -> None:
+    found, exponent = calibrated(seen, labels, train=np.arange(12) < learned)
+    np.testing.assert_allclose(found.sum(1), 1)
+    assert exponent > 0
+    rows = np.arange(12)
+    assert (found[rows, seen.argmax(1)] >= found.max(1) - 1e-9).all()

@@ -14,6 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from training.arm import FILTERLOSS
+from training.transfer import Row, aims, overview
+
 _ROUNDS = (("hard", 3), ("few-imbalanced,few,every-label", 3), ("all", 5))
 """Regimes and seeds, in the order in which a table is wanted."""
 _QUICK_MINUTES = 30.0
@@ -67,12 +70,12 @@ def _sensorloop(environ: Mapping[str, str], *arguments: str) -> None:
 
 def _write(home: Path, found: Mapping[str, Any], regimes: str) -> None:
     """Whole or not at all; the round before stays until this one is there."""
+    rows = [Row(**row) for each in found.values() for row in each["rows"]]
+    tables = [(home / "experiments" / name / "transfer.md").read_text(encoding="utf-8") for name in found]
+    result = {"regimes": regimes, "aims": aims(rows, f"{FILTERLOSS}-auto"), "pairs": found}
     for file, text in (
-        ("transfer.json", json.dumps({"regimes": regimes, "pairs": found}, indent=1)),
-        (
-            "transfer.md",
-            "\n".join((home / "experiments" / name / "transfer.md").read_text(encoding="utf-8") for name in found),
-        ),
+        ("transfer.json", json.dumps(result, indent=1)),
+        ("transfer.md", "\n".join([overview(rows), *tables])),
     ):
         partial = home / f".{file}"
         partial.write_text(text, encoding="utf-8")

@@ -23,7 +23,7 @@ POLICIES: tuple[Weights, ...] = ("tiers", "per_sample", "learned", "auto")
 Start = Literal["original", "scratch", "pooled"]
 """The original model; nothing; the original model, with the source's windows beside the target's."""
 
-ORIGINAL, FILTERLOSS, ORACLE = "original", "filterloss", "oracle"
+ORIGINAL, FILTERLOSS, ORACLE, PRUNED = "original", "filterloss", "oracle", "pruned"
 FREE = "free-"
 """Begins the name of an arm as people run it."""
 
@@ -60,7 +60,7 @@ _REMEDIES = (
     Arm(name="logit-adjusted", adjust=True),
     Arm(name="label-smoothing", loss=Loss(smoothing=0.1)),
     Arm(name="generalised-cross-entropy", loss=Loss(kind="generalised")),
-    Arm(name="pruned", weights="pruned"),
+    Arm(name=PRUNED, weights="pruned"),
 )
 AS_RUN = (
     *(replace(arm, name=FREE + arm.name, near=False) for arm in _REMEDIES),

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.arm import CONVENTIONAL, EVERY, FREE, ORACLE, ORIGINAL
+from training.arm import CONVENTIONAL, EVERY, FREE, ORACLE, ORIGINAL, PRUNED, SAME_RECIPE
 
 Array = NDArray[np.float64]
 Interval = tuple[float, float]
@@ -114,6 +114,72 @@ def closed(found: Sequence[Row]) -> dict[str, float]:
         for name, row in arms.items():
             gained[name] += row.to_best or 0.0
     return {name: value / possible for name, value in gained.items()} if possible > 0 else {}
+
+
+def overview(found: Sequence[Row]) -> str:
+    """A table for each regime: macro-F1 of each arm in each pair that has all of the regime's arms, and the means over these pairs."""
+    lines = []
+    for regime in dict.fromkeys(row.regime for row in found):
+        table = _by_arm(found, regime)
+        pairs = list(dict.fromkeys(row.pair for arms in table.values() for row in arms))
+        values = {arm: _means(each) for arm, each in table.items()}
+        top = max(f1 for arm, (f1, _) in values.items() if arm != ORACLE)
+        lines += [
+            f"### {regime}: macro-F1 in each pair, and the means of macro-F1 and of the recovery ratio",
+            "",
+            f"| arm | {' | '.join(pairs)} | mean | recovery |",
+            f"|---|{'---|' * len(pairs)}---|---|",
+        ]
+        for arm, (f1, recovery) in values.items():
+            each = " | ".join(f"{row.macro_f1:.3f}" for row in table[arm])
+            mean = f"**{f1:.3f}**" if f1 == top else f"{f1:.3f}"
+            lines.append(f"| {arm} | {each} | {mean} | {recovery:.3f} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def aims(found: Sequence[Row], arm: str) -> dict[str, dict[str, Any]]:
+    """Regime → how far an arm is ahead of what it is to be ahead of, in means of macro-F1 over the pairs.
+
+    ``conventional``: the best single arm as people run it, and the lead over it; ``conventional_of_each_pair``: the lead over each pair's
+    own best, which nobody knows beforehand; ``same_recipe``: likewise the best single arm that has all but the weights; ``pruned``: over
+    pruning with the same recipe; ``closed``: the share of the way from the best of each pair to the oracle. What an experiment has no
+    arms for is None.
+    """
+    result = {}
+    for regime in dict.fromkeys(row.regime for row in found):
+        table = _by_arm(found, regime)
+        if arm not in table:
+            continue
+        values = {name: _means(each)[0] for name, each in table.items()}
+        same = [each.name for each in SAME_RECIPE if each.name != PRUNED]
+        best = {
+            what: max((name for name in names if name in values), key=values.__getitem__, default=None)
+            for what, names in (("conventional", CONVENTIONAL), ("same_recipe", same))
+        }
+        leads = [row.to_best for row in table[arm] if row.to_best is not None]
+        result[regime] = {
+            **{what: None if name is None else {"arm": name, "lead": values[arm] - values[name]} for what, name in best.items()},
+            "conventional_of_each_pair": float(np.mean(leads)) if leads else None,
+            "pruned": values[arm] - values[PRUNED] if PRUNED in values else None,
+            "closed": closed([row for each in table.values() for row in each]).get(arm),
+        }  # fmt: skip
+    return result
+
+
+def _by_arm(found: Sequence[Row], regime: str) -> dict[str, list[Row]]:
+    """Arm → its rows, of the pairs that have every arm, in one order of pairs."""
+    mine = [row for row in found if row.regime == regime]
+    arms = [name for name in EVERY if any(row.arm == name for row in mine)]
+    pairs = [
+        pair for pair in dict.fromkeys(row.pair for row in mine) if {r.arm for r in mine if r.pair == pair} >= {*arms}
+    ]
+    at = {(row.pair, row.arm): row for row in mine}
+    return {arm: [at[pair, arm] for pair in pairs] for arm in arms} if pairs else {}
+
+
+def _means(each: Sequence[Row]) -> tuple[float, float]:
+    return float(np.mean([row.macro_f1 for row in each])), float(np.mean([row.recovery_ratio for row in each]))
 
 
 def markdown(found: Sequence[Row]) -> str:

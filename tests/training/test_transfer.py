@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training.transfer import closed, markdown, original_beaten, rows
+from training.transfer import aims, closed, markdown, original_beaten, overview, rows
 
 SCENES = ["Run", "Walk"]
 
@@ -81,3 +81,38 @@ def test_the_table_reads() -> None:
     line = next(line for line in text.splitlines() if line.startswith("| filterloss-auto"))
     assert line.startswith("| filterloss-auto | **0.860** | 0.860 to 0.860 | 0.860 | 0.860 | +0.360")
     assert text.index("| original |") < text.index("| free-plain |") < text.index("| oracle |"), "in families"
+
+
+BOTH = [
+    cell(arm, 0, value, pair=pair)
+    for pair, values in (("a", (0.6, 0.7, 0.5, 0.7, 0.6, 0.8, 0.9)), ("b", (0.5, 0.4, 0.7, 0.6, 0.7, 0.8, 0.9)))
+    for arm, value in zip(
+        ("original", "free-plain", "free-focal", "oversampling", "pruned", "filterloss-auto", "oracle"), values, strict=True
+    )
+]  # fmt: skip
+
+
+def test_the_overview_has_pairs_side_by_side_and_their_means() -> None:
+    lines = overview(rows(BOTH)).splitlines()
+    assert "| arm | a | b | mean | recovery |" in lines
+    assert "| free-focal | 0.500 | 0.700 | 0.600 | 0.600 |" in lines
+    assert "| filterloss-auto | 0.800 | 0.800 | **0.800** | 0.800 |" in lines, "the oracle is no rival"
+
+
+def test_a_pair_that_lacks_an_arm_is_in_no_mean() -> None:
+    lacking = [each for each in BOTH if (each["pair"], each["arm"]) != ("b", "free-focal")]
+    assert "| arm | a | mean | recovery |" in overview(rows(lacking))
+
+
+def test_how_far_it_is_ahead_of_what_it_is_to_be_ahead_of() -> None:
+    found = aims(rows(BOTH), "filterloss-auto")["hard"]
+    assert found["conventional"] == {"arm": "free-focal", "lead": pytest.approx(0.2)}
+    assert found["conventional_of_each_pair"] == pytest.approx(0.1), "0.7 is the best in both, of another arm each"
+    assert found["same_recipe"] == {"arm": "oversampling", "lead": pytest.approx(0.15)}
+    assert found["pruned"] == pytest.approx(0.15)
+    assert found["closed"] == pytest.approx(0.5)
+    without = aims(rows([each for each in BOTH if each["arm"] in {"original", "filterloss-auto"}]), "filterloss-auto")
+    assert without["hard"] == {
+        "conventional": None, "conventional_of_each_pair": None, "same_recipe": None, "pruned": None, "closed": None,
+    }  # fmt: skip
+    assert aims(rows(CELLS), "filterloss-tiers") == {}

@@ -80,6 +80,12 @@ def frozen_split(
     split = _split(settings, windows, present)
     # New windows of the people held out are neither asked nor trained on.
     asked = split.holdout & _among(windows, current)
+    if not asked.any():
+        msg = (
+            f"None of the windows of holdout {current.name} is labelled in this version of the lake, though some of its people's are. "
+            f"'sensorloop registry renew-holdout --cohort {cohort}' asks their windows of now."
+        )
+        raise RunError(msg)
     return dataclasses.replace(split, holdout=asked), current
 
 

@@ -163,15 +163,15 @@ def bench(settings: Settings, folder: Path, run: dict[str, Any]) -> Bench:
     # Another split would try the models on people whose labels judged them; another recipe would go by this one's name.
     if folder.name != key(settings, run):
         msg = (
-            f"Run {folder.name} was scored with other settings: [data], [quality] or [finetune] has been changed since. "
-            "Change it back, or rescore, and use the new run key."
+            f"Run {folder.name} was scored with other settings: [data], [quality] or [finetune] has been changed since, or sensorloop "
+            "brought up to date. Rescore, and use the new run key; or change the settings back."
         )
         raise RunError(msg)
     features = scores.pop("features")
     scores.setdefault("seen", np.full(len(windows), UNLABELLED))  # a run from before it was kept
     return Bench(
         windows=windows, train=split.train, holdout=split.holdout, features=features,
-        quality=Quality(trust=run["trust"], sure=run.get("sure", 1.0), wrong=run["wrong"], **scores), original=original,
+        quality=Quality(trust=run["trust"], sure=run["sure"], wrong=run["wrong"], **scores), original=original,
         settings=replace(settings.finetune, seed=run["seed"]), quality_settings=settings.quality,
         compute=settings.compute,
     )  # fmt: skip

@@ -213,7 +213,7 @@ def tune(
         checkpoint: where the training keeps how far it is; None: nowhere.
         progress: told after each epoch.
     """
-    weighed = weigh(arm.weights, data, quality, seed=settings.seed)
+    weighed = ranks().agreed(weigh(arm.weights, data, quality, seed=settings.seed))
     tuned = finetune(
         original, cached, data.labels, weighed.weights, data.groups, believed=weighed.believed, adjust=arm.adjust,
         shares=settings.shares, sampler=_sampler(arm.sampler, settings.seed), loss=arm.loss, near=arm.near, settings=settings,

@@ -1,15 +1,15 @@
 """Where a training stands, so that a killed one goes on instead of beginning anew.
 
-A file of tensors and numbers (loadable with ``weights_only=True``), whole or not at all. It names the training that it is of: another
-one's is not taken up, and neither is a damaged one; then the training begins at the beginning.
+A file of tensors and numbers (loadable with ``weights_only=True``) behind their digest, whole or not at all. It names the training that
+it is of: another one's is not taken up, and neither is a damaged one; then the training begins at the beginning.
 """
 
 from __future__ import annotations
 
 import copy
+import hashlib
 import io
 import os
-import pickle
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +20,8 @@ from typing import Any
 import torch
 
 _OF = "training"
+_DIGEST = 32
+"""Bytes: a flipped bit is another model, and torch.load would not see it."""
 
 
 class Checkpoint:
@@ -45,10 +47,13 @@ class Checkpoint:
         if self._path is None:
             return {}
         try:
-            state: dict[str, Any] = torch.load(self._path, weights_only=True, map_location="cpu")
-        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError):
+            content = self._path.read_bytes()
+        except OSError:
             return {}
-        return state if isinstance(state, dict) and state.get(_OF) == self._training else {}
+        if content[:_DIGEST] != hashlib.blake2b(content[_DIGEST:], digest_size=_DIGEST).digest():
+            return {}
+        state: dict[str, Any] = torch.load(io.BytesIO(content[_DIGEST:]), weights_only=True, map_location="cpu")
+        return state if state[_OF] == self._training else {}
 
     def save(self, state: Callable[[], dict[str, Any]]) -> bool:
         """Save what ``state`` returns, if it is time to; says whether it was."""
@@ -85,6 +90,7 @@ class Checkpoint:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         partial = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         with partial.open("wb") as file:
+            file.write(hashlib.blake2b(content, digest_size=_DIGEST).digest())
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

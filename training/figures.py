@@ -70,7 +70,7 @@ def comparison_figure(arms: Mapping[str, Mapping[str, float]], threshold: float)
             axes.text(value + 0.015, at, f"{value:.3f}", va="center", fontsize=8, bbox=box, zorder=3)
         axes.set_yticks(range(len(names)), names)
         axes.set_xlim(
-            0, 1.2 * max(1.0, *(value for value in values if not np.isnan(value)))
+            0, 1.2 * max([1.0, *(value for value in values if not np.isnan(value))])
         )  # a recovery ratio may well be above 1; there is room for the number
         axes.set_title(title, fontsize=10)
     panels[2].axvline(threshold, color="#c0392b", linewidth=1, linestyle="--")

@@ -38,6 +38,7 @@ from training.losses import CROSS_ENTROPY, Loss
 from training.network import SceneNet, Trainable
 from training.quality import adjustment
 from training.ranks import ranks
+from training.runkey import RECIPE
 from training.settings import ComputeSettings, FineTuneSettings
 from training.step import Stepper, require_finite
 from training.tracking import NullRun, Progress, RunLog, no_progress
@@ -75,7 +76,7 @@ def trainable(settings: FineTuneSettings) -> Trainable:
 
 
 def epochs_of(windows: int, settings: FineTuneSettings) -> int:
-    """Passes over so many windows: as many as are set, within the steps that are set."""
+    """Passes over so many windows: as many as are set, within the steps that are set, but one at least."""
     steps_per_epoch = math.ceil(windows / settings.batch)
     return max(1, min(settings.epochs, settings.max_steps // steps_per_epoch))
 
@@ -218,7 +219,7 @@ class _Trainer:
         self._stepper = Stepper(
             self._part, self._held, self._labels.to(self._where), self._weights.to(self._where), where=self._where, loss=loss,
             pull=settings.pull, batch=settings.batch, ranks=self._ranks, compute=compute,
-            steps=2 * min(settings.max_steps, settings.epochs * math.ceil(len(labels) / settings.batch)),
+            steps=2 * epochs_of(len(labels), settings) * math.ceil(len(labels) / settings.batch),
         )  # fmt: skip
 
     @torch.inference_mode()
@@ -275,7 +276,7 @@ class _Trainer:
 
     def restart(self, rows: NDArray[np.int64], pull: float) -> None:
         """Back to the original's weights, with a head fitted on these rows."""
-        head = self._fitted(rows, pull)
+        head = self._ranks.agreed(self._fitted(rows, pull))
         layer = self._net.backbone.fc
         with torch.no_grad():
             for parameter, start in zip(self._part.parameters(), self._origin, strict=True):
@@ -320,6 +321,7 @@ class _Trainer:
         """Of everything that decides what this training does."""
         recipe = {key: value for key, value in asdict(self._settings).items() if key not in {"device", "threads"}}
         choices = [
+            RECIPE,
             recipe,
             asdict(head),
             asdict(self._loss),

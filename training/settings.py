@@ -146,7 +146,7 @@ class FineTuneSettings:
     epochs: int = 20
     """Passes over the data that train below the head, if that is worth it to people of the training part who were left out."""
     max_steps: int = 600
-    """Most steps; with many windows there are fewer passes."""
+    """Most steps; with many windows there are fewer passes, but one at least."""
     worth: float = 0.01
     """What training below the head must gain in balanced accuracy, 0 to 1, among people left out; less is chance as often as not."""
     batch: int = 64

@@ -1,7 +1,8 @@
 """What an experiment's cells come to: means, and how sure one can be, over seeds and people.
 
-Intervals are percentiles of a bootstrap of two levels: seeds are drawn, and of each the people of its holdout, with all their windows.
-Arms that are compared are drawn alike, so that what they share does not blur their difference.
+Intervals are percentiles of a bootstrap: people are drawn, each with all their windows in every seed that holds them out, since asking
+the same person twice is no second opinion; and seeds. A draw that loses a scene is another question and is not counted. Of fewer than
+five people there is no interval. Arms that are compared are drawn alike, so that what they share does not blur their difference.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from training.arm import CONVENTIONAL, EVERY, FREE, ORACLE, ORIGINAL, PRUNED, SA
 
 Array = NDArray[np.float64]
 Interval = tuple[float, float]
-_DRAWS = 1000
+_DRAWS, _MOST_DRAWS, _LEAST_DRAWS = 1000, 4000, 200
+"""How many draws count, how many are made for them, and with how few there is no interval."""
+_LEAST_PEOPLE = 5
 _PLAIN = FREE + "plain"
 
 
@@ -31,8 +34,8 @@ class Row:
     arm: str
     seeds: int
     macro_f1: float
-    interval: Interval
-    """95 %, of the macro-F1."""
+    interval: Interval | None
+    """95 %, of the macro-F1; None where too few people are held out."""
     accuracy: float
     recovery_ratio: float
     recall: dict[str, float | None]
@@ -41,7 +44,7 @@ class Row:
     """Mean difference of macro-F1 to plain fine-tuning as people run it, seed by seed; None without it."""
     to_plain_interval: Interval | None
     to_best: float | None
-    """The same to the best conventional arm (by its mean) as people run it."""
+    """The same to the best of the usual arms (:data:`training.arm.CONVENTIONAL`, by its mean)."""
     to_best_interval: Interval | None
     spread: float | None
     """Of balanced accuracy over the last epochs, among people left out; None where no epochs were trained."""
@@ -73,7 +76,7 @@ def _group(pair: str, regime: str, arms: Mapping[str, Sequence[Mapping[str, Any]
     usual = [arm for arm in CONVENTIONAL if arm in arms]
     best = max(usual, key=means.__getitem__) if usual else None
 
-    def to(arm: str, other: str | None) -> tuple[float, Interval] | tuple[None, None]:
+    def to(arm: str, other: str | None) -> tuple[float | None, Interval | None]:
         if other is None or other not in arms:
             return None, None
         return means[arm] - means[other], _interval(draws[arm] - draws[other])
@@ -223,26 +226,29 @@ def original_beaten(cells: Iterable[Mapping[str, Any]], arm: str) -> list[tuple[
 def _drawn_f1(cells: Sequence[Mapping[str, Any]], seed: int) -> Array:
     """(draws,) mean macro-F1 of drawn seeds with drawn people; the same draws for every arm, since they have the same holdouts."""
     rng = np.random.default_rng(seed)
-    people = [_people(cell) for cell in cells]
-    picked = rng.integers(len(cells), size=(_DRAWS, len(cells)))
-    by_seed = []
-    for confusions in people:
-        count = len(confusions)
-        # (draws, seeds): a seed that is drawn twice has other people each time.
-        drawn = rng.integers(count, size=(_DRAWS, len(cells), count))
-        times = np.apply_along_axis(np.bincount, 2, drawn, minlength=count)
-        by_seed.append(_f1(np.einsum("dsp,pij->dsij", times, confusions)))
-    values = np.stack(by_seed, axis=2)  # (draws, place, seed)
-    at = np.arange(len(cells))
-    chosen: Array = values[np.arange(_DRAWS)[:, None], at[None], picked]
-    return np.asarray(np.nanmean(chosen, axis=1), np.float64)
+    names = np.unique(np.concatenate([np.array(cell["subjects"]) for cell in cells]))
+    if len(names) < _LEAST_PEOPLE:
+        return np.empty(0)
+    times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=_MOST_DRAWS)
+    picked = rng.integers(len(cells), size=(_MOST_DRAWS, len(cells)))
+    confusions = [_people(cell, names) for cell in cells]
+    drawn = [np.einsum("dp,pij->dij", times, each) for each in confusions]
+    whole = np.all(
+        [(each.sum(2) > 0)[:, all_.sum((0, 2)) > 0].all(1) for each, all_ in zip(drawn, confusions, strict=True)],
+        axis=0,
+    )
+    if whole.sum() < _LEAST_DRAWS:
+        return np.empty(0)
+    values = np.stack([_f1(each[whole]) for each in drawn], axis=1)
+    chosen: Array = np.take_along_axis(values, picked[whole], axis=1)[:_DRAWS].mean(1)
+    return chosen
 
 
-def _people(cell: Mapping[str, Any]) -> NDArray[np.int64]:
-    """(people, scenes, scenes) confusion matrices of a cell's holdout."""
-    names, person = np.unique(np.array(cell["subjects"]), return_inverse=True)
+def _people(cell: Mapping[str, Any], names: NDArray[np.str_]) -> NDArray[np.int64]:
+    """(people, scenes, scenes) confusion matrices of a cell's holdout; nothing of those who are not in it."""
     scenes = len(cell["scenes"])
     found = np.zeros((len(names), scenes, scenes), np.int64)
+    person = np.searchsorted(names, np.array(cell["subjects"]))
     np.add.at(found, (person, np.array(cell["truth"]), np.array(cell["predicted"])), 1)
     return found
 
@@ -255,8 +261,10 @@ def _f1(confusion: NDArray[np.int64]) -> Array:
     return np.asarray(np.nanmean(f1, axis=-1), np.float64)
 
 
-def _interval(values: Array) -> Interval:
-    low, high = np.nanquantile(values, [0.025, 0.975])
+def _interval(values: Array) -> Interval | None:
+    if not len(values):
+        return None
+    low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
 
 
@@ -265,11 +273,11 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _range(interval: Interval) -> str:
-    return f"{interval[0]:.3f} to {interval[1]:.3f}"
+def _range(interval: Interval | None) -> str:
+    return "–" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
 
 
 def _difference(value: float | None, interval: Interval | None) -> str:
-    if value is None or interval is None:
+    if value is None:
         return "–"
-    return f"{value:+.3f} ({interval[0]:+.3f} to {interval[1]:+.3f})"
+    return f"{value:+.3f}" + ("" if interval is None else f" ({interval[0]:+.3f} to {interval[1]:+.3f})")

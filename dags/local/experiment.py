@@ -229,7 +229,11 @@ def _command(environ: Mapping[str, str], *arguments: str) -> dict[str, Any]:
 def _picture(folder: Path, name: str, regime: str, found: Sequence[Row]) -> str:
     from training.figures import transfer_figure
 
-    values = {row.arm: (row.macro_f1, *row.interval) for row in found if row.regime == regime}
+    values = {
+        row.arm: (row.macro_f1, *(row.interval or (row.macro_f1, row.macro_f1)))
+        for row in found
+        if row.regime == regime
+    }
     file = folder / f"{regime}.png"
     figure = transfer_figure(values, title=f"{name}, {regime}", highlight=FILTERLOSS, limit=ORACLE)
     with whole(file) as partial:

@@ -26,8 +26,18 @@ def test_another_trainings_and_a_damaged_one_are_not_taken_up(tmp_path: Path) ->
     Checkpoint(file, "a", every=NOW).save(lambda: {"epoch": 3})
     assert Checkpoint(file, "b", every=NOW).load() == {}
     whole = file.read_bytes()
-    for broken in (b"", b"no archive", whole[: len(whole) // 2]):
+    for broken in (b"", b"no archive", whole[: len(whole) // 2], whole + b"x", bytes(len(whole))):
         file.write_bytes(broken)
+        assert Checkpoint(file, "a", every=NOW).load() == {}
+
+
+def test_a_single_bit_that_flipped_is_seen(tmp_path: Path) -> None:
+    """torch.load takes a tensor with other numbers for a tensor."""
+    file = tmp_path / "checkpoint.pt"
+    Checkpoint(file, "a", every=NOW).save(lambda: {"parameters": torch.arange(64.0)})
+    whole = file.read_bytes()
+    for at in range(0, len(whole), 7):
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
         assert Checkpoint(file, "a", every=NOW).load() == {}
 
 

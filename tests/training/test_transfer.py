@@ -61,6 +61,46 @@ def test_people_who_differ_make_the_interval_wide_and_the_difference_narrow() ->
     assert 0 <= low < high < 0.03
 
 
+def test_the_same_people_asked_in_more_seeds_are_no_more_people() -> None:
+    """Six people of whom some are always misread: however many seeds hold them out, they are six."""
+
+    def uneven(seed: int) -> dict[str, Any]:
+        made = cell("free-plain", seed, 0.9)
+        made["predicted"] = [
+            1 - truth if person in {"p0", "p1"} else said
+            for person, truth, said in zip(made["subjects"], made["truth"], made["predicted"], strict=True)
+        ]
+        return made
+
+    one, ten = (rows([uneven(seed) for seed in range(many)])[0].interval for many in (1, 10))
+    assert one is not None
+    assert ten == pytest.approx(one, abs=0.02)
+
+
+def test_of_four_people_there_is_no_interval() -> None:
+    few = rows([cell("free-plain", 0, 0.5, people=4), cell("filterloss-auto", 0, 0.7, people=4)])
+    assert few[1].interval is few[1].to_plain_interval is None
+    assert few[1].to_plain == pytest.approx(0.2)
+    line = next(line for line in markdown(few).splitlines() if line.startswith("| filterloss-auto"))
+    assert line.startswith("| filterloss-auto | **0.700** | – | 0.700 | 0.700 | +0.200 |")
+
+
+def test_a_draw_that_loses_a_scene_does_not_count() -> None:
+    """One person alone shows Walk, and is misread; who leaves them out is not right more often."""
+    made = cell("free-plain", 0, 1.0)
+    keep = [
+        at
+        for at, (person, truth) in enumerate(zip(made["subjects"], made["truth"], strict=True))
+        if (person == "p0") == (truth == 1)
+    ]
+    for name in ("subjects", "truth", "predicted"):
+        made[name] = [made[name][at] for at in keep]
+    made["predicted"] = [0] * len(keep)
+    interval = rows([made])[0].interval
+    assert interval is not None
+    assert interval[1] < 0.5
+
+
 def test_only_seeds_that_all_arms_have_are_compared() -> None:
     cells = [*CELLS, cell("free-plain", 3, 0.99)]
     found = {row.arm: row for row in rows(cells)}

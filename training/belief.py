@@ -13,6 +13,8 @@ evidence is added, as far as a further window tells anything new.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
@@ -31,6 +33,10 @@ _UNSEEN = 3.0
 """Imaginary windows of each scene, in how common it is: what nobody has called by its name may be there all the same."""
 _EXPONENTS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 """Of what the judges see together: below 1 it is taken to be less sure than it says, above 1 surer."""
+_USUAL = 0.5
+"""Standard deviation of an exponent's logarithm before any label is seen: judges are off by a half or so, and few labels say little."""
+_LOOKS = 4.0
+"""Evidence of a run is worth no more single looks, however long it is: the same judges err about all of it in the same way."""
 _ALIKE = 40.0
 """Imaginary windows of each scene while an exponent is chosen: it is not to be made up for by a scene's own way of being mislabelled."""
 _LEAST = 1e-4
@@ -60,25 +66,33 @@ def trust_shares(judges: Array, labels: NDArray[np.int64], *, train: NDArray[np.
     return trusted
 
 
-def calibrated(seen: Array, labels: NDArray[np.int64], *, train: NDArray[np.bool_]) -> tuple[Array, float]:
+def calibrated(
+    seen: Array, labels: NDArray[np.int64], runs: NDArray[np.int64], *, train: NDArray[np.bool_], novelty: float
+) -> tuple[Array, float]:
     """What the judges see together, made as sure as makes the given labels likeliest (temperature scaling: Guo et al., 2017).
 
     Labels are wrong in ways of their own: each exponent is judged under the errors of labelling that fit it best, or the doubt about
-    the labels would be blamed on the judges.
+    the labels would be blamed on the judges. Where labels are too few to say, it stays as it is.
 
     Args:
         seen: (n, scenes) probabilities of the scenes, by somebody who does not know the label.
         labels: (n,) the labels given, some of them wrong.
+        runs: (n,) what was labelled together and is right or wrong together.
         train: (n,) mask of the labels to go by.
+        novelty: how much a further window of a run tells, 0 to 1.
 
     Returns:
         (n, scenes) probabilities, and the exponent.
     """
     logs = np.log(np.maximum(seen, _LEAST))
+    size = np.bincount(runs, weights=train)[runs[train]]
+    counts = _worth(size, novelty) / np.maximum(size, 1)
     options = {exponent: softmax(exponent * logs, axis=1) for exponent in _EXPONENTS}
-    likely = {exponent: _likelihood(each[train], labels[train]) for exponent, each in options.items()}
-    # Of equals the one that changes least.
-    best = max(_EXPONENTS, key=lambda exponent: (round(likely[exponent], 9), -abs(np.log(exponent))))
+    likely = {
+        exponent: _likelihood(each[train], labels[train], counts) - (np.log(exponent) / _USUAL) ** 2 / 2
+        for exponent, each in options.items()
+    }
+    best = max(_EXPONENTS, key=lambda exponent: round(likely[exponent], 9))
     return options[best], best
 
 
@@ -107,7 +121,9 @@ def label_belief(
     n, scenes = seen.shape
     given = (np.arange(n), labels)
     size = np.bincount(runs)
-    counts = np.bincount(labels, weights=train, minlength=scenes)
+    # What is labelled together is one mistake or none, not as many as it has windows.
+    times = train * _worth(size[runs], novelty) / size[runs]
+    counts = np.bincount(labels, weights=times, minlength=scenes)
     seen = np.clip(seen, (1 - _SURE) / max(scenes - 1, 1), _SURE)
     surest = np.log(_SURE / (1 - _SURE) * max(scenes - 1, 1))
     common, channel = (counts + _UNSEEN) / (counts.sum() + scenes * _UNSEEN), _evenly(_WRONG, scenes)
@@ -122,33 +138,34 @@ def label_belief(
         belief = expit(_pooled(evidence, runs, size, novelty) + before[labels])
         truth = (1 - belief)[:, None] * instead / against[:, None]
         truth[given] = belief
-        truth[~train] = 0
+        truth *= times[:, None]
         called = np.zeros((scenes, scenes))
         np.add.at(called.T, labels, truth)
         common = (truth.sum(0) + _UNSEEN) / (truth.sum() + scenes * _UNSEEN)
-        doubted = (float((1 - belief)[train].sum()) + _WRONG * _IMAGINED) / (counts.sum() + _IMAGINED)
+        doubted = (float(times @ (1 - belief)) + _WRONG * _IMAGINED) / (counts.sum() + _IMAGINED)
         imagined = _IMAGINED * _evenly(doubted, scenes)
         channel = (called + imagined) / (called.sum(1, keepdims=True) + _IMAGINED)
-    wrong = (np.bincount(labels, weights=train * (1 - belief), minlength=scenes) + 1) / (counts + 1 / _WRONG)
+    labelled = np.bincount(labels, weights=train, minlength=scenes)
+    wrong = (np.bincount(labels, weights=train * (1 - belief), minlength=scenes) + 1) / (labelled + 1 / _WRONG)
     return belief, wrong
 
 
-def _likelihood(seen: Array, labels: NDArray[np.int64]) -> float:
-    """Mean log probability of labels, with scenes as common and as mislabelled as makes them likeliest."""
+def _likelihood(seen: Array, labels: NDArray[np.int64], counts: Array) -> float:
+    """Σ counts · log probability of labels, scenes being as common and as mislabelled as suits them (by expectation-maximisation)."""
     if not len(labels):
         return 0.0
-    scenes = seen.shape[1]
+    scenes, total = seen.shape[1], float(counts.sum())
     common, channel, value = np.full(scenes, 1 / scenes), _evenly(_WRONG, scenes), 0.0
     for _ in range(_EM_STEPS):
         truth = seen * common
         truth = truth / truth.sum(1, keepdims=True) * channel[:, labels].T
         given = truth.sum(1, keepdims=True)
-        value = float(np.log(given + _TINY).mean())
-        truth /= given + _TINY
-        common = (truth.sum(0) + 1) / (len(labels) + scenes)
+        value = float(counts @ np.log(given[:, 0] + _TINY))
+        truth *= (counts / (given[:, 0] + _TINY))[:, None]
+        common = (truth.sum(0) + 1) / (total + scenes)
         called = np.zeros((scenes, scenes))
         np.add.at(called.T, labels, truth)
-        imagined = _ALIKE * _evenly(1 - float(called.trace()) / len(labels), scenes)
+        imagined = _ALIKE * _evenly(1 - float(called.trace()) / total, scenes)
         channel = (called + imagined) / (called.sum(1, keepdims=True) + _ALIKE)
     return value
 
@@ -162,6 +179,11 @@ def _evenly(wrong: float, scenes: int) -> Array:
 
 def _pooled(evidence: Array, runs: NDArray[np.int64], size: NDArray[np.int64], novelty: float) -> Array:
     """(n,) evidence of each window and of its run: a run speaks for its windows; what a window says itself still counts in full."""
-    together = (np.bincount(runs, weights=evidence) / np.maximum(size, 1))[runs] * (1 + novelty * (size[runs] - 1))
-    pooled: Array = together + (1 - novelty) * (evidence - together / (1 + novelty * (size[runs] - 1)))
+    mean, worth = (np.bincount(runs, weights=evidence) / np.maximum(size, 1))[runs], _worth(size[runs], novelty)
+    pooled: Array = mean * worth + (1 - novelty) * (evidence - mean)
     return pooled
+
+
+def _worth(size: NDArray[Any], novelty: float) -> Array:
+    """How many single looks a run of so many windows is worth."""
+    return np.minimum(1 + novelty * (size - 1.0), _LOOKS)

@@ -124,7 +124,7 @@ def score_quality(
         judges = _judges(windows, features, weights, head, train=train, settings=settings, seed=seed, progress=told)
         shares = trust_shares(np.stack(list(judges.values())), labels, train=train)
         mixed = np.einsum("j,jns->ns", shares, np.stack(list(judges.values())))
-        seen, sure = calibrated(mixed, labels, train=train)
+        seen, sure = calibrated(mixed, labels, runs, train=train, novelty=settings.novelty)
         belief, wrong = label_belief(seen, labels, runs, train=train, novelty=settings.novelty)
         weights = np.maximum(belief, settings.floor)
     heads = np.mean([judges[name] for name in judges if name not in {_NEIGHBOURS, _ORIGINAL}], axis=0)

@@ -101,20 +101,20 @@ def judged(modesty: float, *, spread: float = 4.0, systematic: bool = False) -> 
 @pytest.mark.parametrize("modesty", [0.5, 1.0, 2.0])
 def test_judges_are_made_as_sure_as_they_are_right(modesty: float) -> None:
     seen, labels, _ = judged(modesty)
-    assert calibrated(seen, labels, train=np.ones(2000, bool))[1] == modesty
+    assert calibrated(seen, labels, np.arange(2000), train=np.ones(2000, bool), novelty=0.1)[1] == modesty
 
 
 def test_labels_that_always_err_the_same_way_are_no_fault_of_the_judges() -> None:
     """One label in five names the next scene: whoever took that for the judges' error would make them doubt themselves."""
     seen, labels, _ = judged(1.0, systematic=True)
-    assert calibrated(seen, labels, train=np.ones(2000, bool))[1] >= 1
+    assert calibrated(seen, labels, np.arange(2000), train=np.ones(2000, bool), novelty=0.1)[1] >= 1
 
 
 def test_wrong_labels_are_not_believed_because_judges_who_agree_are_modest() -> None:
     seen, labels, wrong = judged(4.0, spread=8.0)
     everything, alone = np.ones(2000, bool), np.arange(2000)
     modest, _ = label_belief(seen, labels, alone, train=everything, novelty=0.1)
-    found, _ = calibrated(seen, labels, train=everything)
+    found, _ = calibrated(seen, labels, alone, train=everything, novelty=0.1)
     sure, _ = label_belief(found, labels, alone, train=everything, novelty=0.1)
     assert modest[wrong].mean() > 0.3
     assert sure[wrong].mean() < 0.2
@@ -129,8 +129,35 @@ def test_wrong_labels_are_not_believed_because_judges_who_agree_are_modest() -> 
 def test_calibrated_judges_still_say_probabilities_and_name_the_same_scene(
     seen: np.ndarray, labels: np.ndarray, learned: int
 ) -> None:
-    found, exponent = calibrated(seen, labels, train=np.arange(12) < learned)
+    rows = np.arange(12)
+    found, exponent = calibrated(seen, labels, rows // 3, train=rows < learned, novelty=0.1)
     np.testing.assert_allclose(found.sum(1), 1)
     assert exponent > 0
-    rows = np.arange(12)
     assert (found[rows, seen.argmax(1)] >= found.max(1) - 1e-9).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_few_labels_or_the_same_again_and_again_do_not_make_judges_sure(seed: int) -> None:
+    """Judges who are as sure as they are right stay so: on forty labels, and on four hundred of twenty runs whose windows are alike."""
+    rng = np.random.default_rng(seed)
+    for times in (2, 20):
+        true = np.repeat(softmax(rng.normal(0, 4, (20, 4)), axis=1), times, axis=0)
+        labels = np.repeat((true[::times].cumsum(1) > rng.random((20, 1))).argmax(1), times)
+        runs = np.repeat(np.arange(20), times)
+        exponent = calibrated(true, labels, runs, train=np.ones(len(runs), bool), novelty=0.1)[1]
+        assert 0.5 <= exponent <= 2
+
+
+def test_a_long_session_is_not_condemned_by_a_mild_look_against_it() -> None:
+    """Two to one against a label in every window of it: however many say so, they look at the same ride with the same eyes."""
+    labels = np.repeat([0, 1, 2, 3], 500)
+    seen = np.full((2000, 4), 0.02)
+    seen[np.arange(2000), labels] = 0.94
+    seen[:500] = [0.3, 0.64, 0.03, 0.03]
+    beliefs = [
+        label_belief(seen[::step], labels[::step], labels[::step], train=np.ones(2000 // step, bool), novelty=0.1)[0][0]
+        for step in (100, 10, 1)
+    ]
+    assert beliefs[0] > 0.3
+    assert min(beliefs[1:]) > 0.05
+    assert beliefs[2] == pytest.approx(beliefs[1], abs=0.05), "fifty or five hundred"

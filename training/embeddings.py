@@ -2,7 +2,7 @@
 
 An embedding is found again by the network's digest, the window's id and the content that the network is fed, so that neither another
 model nor a window that was cut anew meets an old one. Scores are not kept: how far a judge is trusted, and how many labels of a scene
-are wrong, is found from all labels together, and takes seconds where the forward pass takes hours.
+are wrong, is found from all labels together, and takes seconds where the forward pass takes minutes.
 
 Batches are always of the same size, the last one filled up: a matrix product's last bits depend on its shape, and what is embedded in
 parts must be what is embedded at once.

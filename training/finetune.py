@@ -65,7 +65,7 @@ class FineTuned:
     validation: float
     """Balanced accuracy among people left out, of the head that was chosen; of the network, where nobody chose."""
     validation_original: float
-    """The original's, on the same."""
+    """The original's: on the same people, or on the whole training part where nobody chose."""
 
 
 def trainable(settings: FineTuneSettings) -> Trainable:

@@ -2,8 +2,8 @@
 
 ``tiers``: k tiers, a weight each, chosen by cross-validation over people (as published). ``per_sample``: the probability that a label is
 right, to a power that people left out choose. ``learned``: the map from that probability to the weight, its two parameters found by
-gradient on people left out (:mod:`training.learned`). ``auto``: the probability itself, unless one of the others, or equal weights, does
-better on people left out than chance would have it.
+gradient on people left out (:mod:`training.learned`). ``auto``: the probability itself, unless one of the others does better on
+people left out than chance would have it. Equal weights are among what ``tiers`` tries; they are judged by themselves to be told of.
 """
 
 from __future__ import annotations

@@ -39,8 +39,13 @@ _FLAT = 1e-8
 """Variance below which a channel is a flat line: float32 has noise of its own, and every sensor far more."""
 _DOUBT = 0.5
 """Below it, a look at a window speaks against its label."""
+_AT_ONCE = 4096
+"""Windows whose signals are checked at once: each takes several copies of them."""
 _SIMILARITIES = 1 << 26
 """Of windows with windows, in memory at once: 256 MiB."""
+_ASKED = 20_000
+"""Windows that vote, and that teach the heads of a fold, at most: beyond it neither knows more, and everybody's votes of everybody
+would take the square of a million."""
 _NEIGHBOURS, _ORIGINAL = "neighbours", "original"
 
 
@@ -119,9 +124,13 @@ def score_quality(
     settings = settings or QualitySettings()
     labels, groups, runs = windows.scenes, windows.groups(), label_runs(windows)
     weights = np.ones(len(labels))
+    voters = _some(np.flatnonzero(train), labels, seed)
+    near = _neighbourhood(voters, groups, features, settings.neighbours)
     for number in range(settings.rounds):
         told = partial(_within, progress, number, settings.rounds)
-        judges = _judges(windows, features, weights, head, train=train, settings=settings, seed=seed, progress=told)
+        judges = _judges(
+            windows, features, weights, head, (voters, near), train=train, settings=settings, seed=seed, progress=told
+        )
         shares = trust_shares(np.stack(list(judges.values())), labels, train=train)
         mixed = np.einsum("j,jns->ns", shares, np.stack(list(judges.values())))
         seen, sure = calibrated(mixed, labels, runs, train=train, novelty=settings.novelty)
@@ -144,6 +153,7 @@ def _judges(
     features: NDArray[np.floating],
     weights: Array,
     head: Head,
+    neighbourhood: tuple[NDArray[np.int64], NDArray[np.int64]],
     *,
     train: NDArray[np.bool_],
     settings: QualitySettings,
@@ -157,7 +167,7 @@ def _judges(
         told = partial(_within, progress, number, 2)
         found = _out_of_fold(labels, groups, features, weights, head, train, scenes, settings, seed, told)
         judges |= {f"heads without the {name}, pull {pull:g}": each for pull, each in found.items()}
-    judges[_NEIGHBOURS] = _votes(labels, people, features, weights, train, scenes, settings.neighbours)
+    judges[_NEIGHBOURS] = _votes(*neighbourhood, labels, weights, scenes)
     judges[_ORIGINAL] = softmax(head.logits(features), axis=1)
     return judges
 
@@ -179,7 +189,16 @@ def physical_checks(windows: WindowSet) -> dict[str, Array]:
     ``coverage``: share of the grid backed by samples; ``channels that move``: share of the channels there are that are no flat line;
     ``gravity``: the acceleration's root mean square over 0.7 g, at most 1; 1 where there is no accelerometer.
     """
-    signals = windows.signals
+    axes = [windows.channels.index(name) for name in ("acc_x", "acc_y", "acc_z") if name in windows.channels]
+    parts = [windows.signals[at : at + _AT_ONCE] for at in range(0, max(len(windows), 1), _AT_ONCE)]
+    moving, gravity = zip(*(_moving_and_gravity(part, axes) for part in parts), strict=True)
+    return {
+        "coverage": np.clip(windows.coverage.astype(np.float64), 0, 1), "channels that move": np.concatenate(moving),
+        "gravity": np.concatenate(gravity),
+    }  # fmt: skip
+
+
+def _moving_and_gravity(signals: NDArray[np.float32], axes: list[int]) -> tuple[Array, Array]:
     with np.errstate(invalid="ignore"):
         present: NDArray[np.bool_] = np.asarray(~np.isnan(signals))
         count = np.maximum(present.sum(2), 1)
@@ -188,15 +207,12 @@ def physical_checks(windows: WindowSet) -> dict[str, Array]:
     there: NDArray[np.bool_] = np.asarray(present.any(axis=2))
     flat = ((spread.sum(2) / count < _FLAT) & there).sum(1) / np.maximum(there.sum(1), 1)
     gravity: Array = np.ones(len(signals))
-    axes = [windows.channels.index(name) for name in ("acc_x", "acc_y", "acc_z") if name in windows.channels]
     if len(axes) == 3:
         size = np.sqrt(np.where(present[:, axes], signals[:, axes].astype(np.float64) ** 2, 0).sum(1).mean(1))
         measured = there[:, axes].all(1)
         # Running doubles it and a phone's gain may be off by a tenth; nothing near zero is an accelerometer at work.
         gravity = np.where(measured, np.clip(size / (0.7 * _GRAVITY), 0, 1), 1.0)
-    return {
-        "coverage": np.clip(windows.coverage.astype(np.float64), 0, 1), "channels that move": 1 - flat, "gravity": gravity,
-    }  # fmt: skip
+    return 1 - flat, gravity
 
 
 def _out_of_fold(
@@ -219,8 +235,8 @@ def _out_of_fold(
     total = {pull: np.zeros((len(labels), scenes)) for pull in settings.pulls}
     times = np.zeros(len(labels))
     for number in range(folds):
-        learn, judge = train & (fold != number), (fold == number) | ~train
-        if not learn.any():  # one group only: nobody is left to judge it
+        learn, judge = _some(np.flatnonzero(train & (fold != number)), labels, seed), (fold == number) | ~train
+        if not len(learn):  # one group only: nobody is left to judge it
             continue
         shift = adjustment(labels[learn], weights[learn], scenes)
         for pull in settings.pulls:
@@ -240,33 +256,49 @@ def adjustment(labels: NDArray[np.int64], weights: NDArray[np.floating], scenes:
     return shift
 
 
-def _votes(
-    labels: NDArray[np.int64],
-    groups: NDArray[np.int64],
-    features: NDArray[np.floating],
-    weights: Array,
-    train: NDArray[np.bool_],
-    scenes: int,
-    neighbours: int,
-) -> Array:
-    """(n, scenes) shares of the votes of the nearest training windows of other people, each scene's votes counting by its rarity."""
-    rows = np.flatnonzero(train)
+def _neighbourhood(
+    voters: NDArray[np.int64], groups: NDArray[np.int64], features: NDArray[np.floating], count: int
+) -> NDArray[np.int64]:
+    """(n, count) the nearest of the voters who are other people's, the nearest first; -1 where there are no more."""
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    rarity = 1 / np.maximum(np.bincount(labels[rows], weights=weights[rows], minlength=scenes), 1)
-    votes = np.full((len(labels), scenes), 1 / scenes)
+    found = np.full((len(features), count), -1)
     for group in np.unique(groups):
-        mine, others = np.flatnonzero(groups == group), rows[groups[rows] != group]
+        mine, others = np.flatnonzero(groups == group), voters[groups[voters] != group]
         if not len(others):
             continue
         for part in np.array_split(mine, math.ceil(len(mine) * len(others) / _SIMILARITIES)):
-            near = others[_nearest(unit[part] @ unit[others].T, neighbours)]
-            weight = rarity[labels[near]] * weights[near]
-            cast = np.zeros((len(part), scenes))
-            np.add.at(cast, (np.arange(len(part))[:, None], labels[near]), weight)
-            # One vote spread evenly: that a few agree is no certainty.
-            cast += weight.mean(1, keepdims=True) / scenes
-            votes[part] = cast / cast.sum(1, keepdims=True)
+            near = others[_nearest(unit[part] @ unit[others].T, count)]
+            found[part, : near.shape[1]] = near
+    return found
+
+
+def _votes(
+    voters: NDArray[np.int64], near: NDArray[np.int64], labels: NDArray[np.int64], weights: Array, scenes: int
+) -> Array:
+    """(n, scenes) shares of the votes of the voters near each window, each scene's votes counting by its rarity; even without any."""
+    there = near >= 0
+    rarity = 1 / np.maximum(np.bincount(labels[voters], weights=weights[voters], minlength=scenes), 1)
+    weight = np.where(there, rarity[labels[near]] * weights[near], 0.0)
+    cast = np.zeros((len(near), scenes))
+    np.add.at(cast, (np.arange(len(near))[:, None], labels[near]), weight)
+    # One vote spread evenly: that a few agree is no certainty.
+    cast += (weight.sum(1) / np.maximum(there.sum(1), 1))[:, None] / scenes
+    total = cast.sum(1, keepdims=True)
+    votes: Array = np.divide(cast, total, out=np.full_like(cast, 1 / scenes), where=total > 0)
     return votes
+
+
+def _some(rows: NDArray[np.int64], labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """These rows, or of very many as many as can be asked in minutes: of each scene the same number, of rare ones all."""
+    if len(rows) <= _ASKED:
+        return rows
+    order = np.random.default_rng(seed).permutation(rows)
+    scene = labels[order]
+    within = np.empty(len(order), np.int64)
+    for each in np.unique(scene):
+        mine = np.flatnonzero(scene == each)
+        within[mine] = np.arange(len(mine))
+    return np.sort(order[np.argsort(within, kind="stable")[:_ASKED]])
 
 
 def _nearest(similarity: NDArray[np.floating], count: int) -> NDArray[np.int64]:

@@ -177,3 +177,12 @@ def test_nobody_of_it_is_in_this_version(place: Place) -> None:
     mask, _ = split(place, found)
     with pytest.raises(RunError, match="None of the people of holdout"):
         split(place, found.select(mask.train))
+
+
+def test_none_of_its_windows_is_left_though_its_people_are(place: Place) -> None:
+    """They have been cut or labelled anew: other windows were never asked, and none is no measure."""
+    found = load(place)
+    mask, _ = split(place, found)
+    renamed = np.where(mask.holdout, np.char.add("x", found.window_ids), found.window_ids)
+    with pytest.raises(RunError, match="None of the windows of holdout .*renew-holdout"):
+        split(place, dataclasses.replace(found, window_ids=renamed))

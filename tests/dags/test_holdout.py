@@ -184,5 +184,5 @@ def test_none_of_its_windows_is_left_though_its_people_are(place: Place) -> None
     found = load(place)
     mask, _ = split(place, found)
     renamed = np.where(mask.holdout, np.char.add("x", found.window_ids), found.window_ids)
-    with pytest.raises(RunError, match="None of the windows of holdout .*renew-holdout"):
+    with pytest.raises(RunError, match=r"None of the windows of holdout .*renew-holdout"):
         split(place, dataclasses.replace(found, window_ids=renamed))

@@ -66,7 +66,7 @@ bench-ingest: $(READY)  ## how fast ingestion is, beside what → var/bench/inge
 bench-transfer: $(READY)  ## FilterLoss beside what people use → var/bench/transfer.json (QUICK=1: 30 minutes; PAIRS="name=SOURCE,TARGET …")
 	@PYTHONPATH=$(CURDIR) $(BIN)/python -m benchmarks.transfer
 
-bench-quality: $(READY)  ## how well the quality score finds planted faults → var/bench/quality.json (QUICK=1: in some minutes)
+bench-quality: $(READY)  ## how well the quality score finds planted faults → var/bench/quality.json (QUICK=1: in some minutes; SEEDS=n)
 	@PYTHONPATH=$(CURDIR) $(BIN)/python -m benchmarks.quality
 
 bench-rescore: $(READY)  ## embeddings a second of a rescoring beside the bare forward pass → var/bench/rescore.json (QUICK=1; WINDOWS=n)

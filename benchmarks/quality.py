@@ -2,7 +2,7 @@
 
 The fleets go through Kafka into a lake, and an original model is trained on the source, as for ``make bench-transfer`` (and shared with
 it). All labels of the target are right; then faults of each kind are planted in 5, 20 and 40 % of the windows, and the score of every
-window is held against whether it has one. ``QUICK=1``: a quarter of the fleets and one seed.
+window is held against whether it has one. ``QUICK=1``: a quarter of the fleets and one seed; ``SEEDS=n``: so many draws of the faults.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from training.settings import QualitySettings
 
 QUICK = bool(os.environ.get("QUICK"))
 SHARES = (0.05, 0.2, 0.4)
-SEEDS = 1 if QUICK else 3
+SEEDS = int(os.environ.get("SEEDS", "1" if QUICK else "3"))
 SIZE = 0.25 if QUICK else 1.0
 _TITLES: dict[Kind, str] = {
     "uniform": "labels flipped, any other scene",

@@ -164,7 +164,7 @@ def bench(settings: Settings, folder: Path, run: dict[str, Any]) -> Bench:
     if folder.name != key(settings, run):
         msg = (
             f"Run {folder.name} was scored with other settings: [data], [quality] or [finetune] has been changed since, or sensorloop "
-            "brought up to date. Rescore, and use the new run key; or change the settings back."
+            "brought up to date: rescore, and use the new run key, or change the settings back."
         )
         raise RunError(msg)
     features = scores.pop("features")

@@ -321,15 +321,9 @@ class _Trainer:
         """Of everything that decides what this training does."""
         recipe = {key: value for key, value in asdict(self._settings).items() if key not in {"device", "threads"}}
         choices = [
-            RECIPE,
-            recipe,
-            asdict(head),
-            asdict(self._loss),
-            self._adjust,
-            near,
-            trainable(self._settings),
+            RECIPE, recipe, asdict(head), asdict(self._loss), self._adjust, near, trainable(self._settings),
             self._original.digest(),
-        ]
+        ]  # fmt: skip
         found = hashlib.blake2b(json.dumps(choices, default=str).encode(), digest_size=8)
         rows = self._sampled(np.arange(len(self._label_array)))
         for array in (self._features, self._label_array, self._weight_array, groups, believed, rows):

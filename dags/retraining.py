@@ -78,7 +78,7 @@ def rescore(
     )
     tiers = tiers_of(scored.score, settings.quality.thresholds)
     folder.mkdir(parents=True, exist_ok=True)
-    found |= {"trust": scored.trust, "sure": scored.sure, "wrong": scored.wrong}
+    found |= {"trust": scored.trust, "temperature": scored.temperature, "wrong": scored.wrong}
     # Each whole or not at all, and what makes it a run last.
     with whole(folder / runs.SCORES) as partial, partial.open("wb") as file:
         arrays: dict[str, Any] = {

@@ -148,7 +148,6 @@ def bench(settings: Settings, folder: Path, run: dict[str, Any]) -> Bench:
     import numpy as np
 
     from training.arms import Bench
-    from training.dataset import UNLABELLED
     from training.errors import RunError
     from training.original import OriginalModel
     from training.quality import Quality
@@ -168,10 +167,9 @@ def bench(settings: Settings, folder: Path, run: dict[str, Any]) -> Bench:
         )
         raise RunError(msg)
     features = scores.pop("features")
-    scores.setdefault("seen", np.full(len(windows), UNLABELLED))  # a run from before it was kept
     return Bench(
         windows=windows, train=split.train, holdout=split.holdout, features=features,
-        quality=Quality(trust=run["trust"], sure=run["sure"], wrong=run["wrong"], **scores), original=original,
+        quality=Quality(trust=run["trust"], temperature=run["temperature"], wrong=run["wrong"], **scores), original=original,
         settings=replace(settings.finetune, seed=run["seed"]), quality_settings=settings.quality,
         compute=settings.compute,
     )  # fmt: skip

@@ -13,8 +13,6 @@ evidence is added, as far as a further window tells anything new.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
@@ -32,7 +30,7 @@ _IMAGINED = 10.0
 _UNSEEN = 3.0
 """Imaginary windows of each scene, in how common it is: what nobody has called by its name may be there all the same."""
 _EXPONENTS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
-"""Of what the judges see together: below 1 it is taken to be less sure than it says, above 1 surer."""
+"""Inverse temperatures of what the judges see together: below 1 it is taken to be less sure than it says, above 1 surer."""
 _USUAL = 0.5
 """Standard deviation of an exponent's logarithm before any label is seen: judges are off by a half or so, and few labels say little."""
 _LOOKS = 4.0
@@ -82,18 +80,17 @@ def calibrated(
         novelty: how much a further window of a run tells, 0 to 1.
 
     Returns:
-        (n, scenes) probabilities, and the exponent.
+        (n, scenes) probabilities, and the temperature: below 1 they are surer than they were, above 1 less sure.
     """
     logs = np.log(np.maximum(seen, _LEAST))
-    size = np.bincount(runs, weights=train)[runs[train]]
-    counts = _worth(size, novelty) / np.maximum(size, 1)
+    counts = _counts(runs, novelty)[train]
     options = {exponent: softmax(exponent * logs, axis=1) for exponent in _EXPONENTS}
     likely = {
         exponent: _likelihood(each[train], labels[train], counts) - (np.log(exponent) / _USUAL) ** 2 / 2
         for exponent, each in options.items()
     }
     best = max(_EXPONENTS, key=lambda exponent: round(likely[exponent], 9))
-    return options[best], best
+    return options[best], 1 / best
 
 
 def label_runs(windows: WindowSet) -> NDArray[np.int64]:
@@ -121,8 +118,7 @@ def label_belief(
     n, scenes = seen.shape
     given = (np.arange(n), labels)
     size = np.bincount(runs)
-    # What is labelled together is one mistake or none, not as many as it has windows.
-    times = train * _worth(size[runs], novelty) / size[runs]
+    times = train * _counts(runs, novelty)
     counts = np.bincount(labels, weights=times, minlength=scenes)
     seen = np.clip(seen, (1 - _SURE) / max(scenes - 1, 1), _SURE)
     surest = np.log(_SURE / (1 - _SURE) * max(scenes - 1, 1))
@@ -184,6 +180,14 @@ def _pooled(evidence: Array, runs: NDArray[np.int64], size: NDArray[np.int64], n
     return pooled
 
 
-def _worth(size: NDArray[Any], novelty: float) -> Array:
+def _counts(runs: NDArray[np.int64], novelty: float) -> Array:
+    """(n,) how much each window counts as evidence of how people label: a run is one mistake or none, not as many as it has windows."""
+    size = np.bincount(runs)[runs]
+    counts: Array = _worth(size, novelty) / size
+    return counts
+
+
+def _worth(size: NDArray[np.int64], novelty: float) -> Array:
     """How many single looks a run of so many windows is worth."""
-    return np.minimum(1 + novelty * (size - 1.0), _LOOKS)
+    worth: Array = np.minimum(1 + novelty * (size - 1.0), _LOOKS)
+    return worth

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from training.belief import calibrated, label_belief, label_runs, trust_shares
-from training.dataset import UNLABELLED, WindowSet
+from training.dataset import WindowSet
 from training.filterloss import logit_adjustment
 from training.folds import grouped_folds
 from training.heads import Head, fit_head
@@ -66,11 +66,11 @@ class Quality:
     score: Array
     """All of it together."""
     seen: NDArray[np.int64]
-    """Scene that the judges together see; -1 where that was not kept."""
+    """Scene that the judges together see."""
     trust: dict[str, float]
     """Judge → its share in the judgement."""
-    sure: float
-    """The exponent of the judgement: above 1 the judges together are surer than their mixture says, below 1 less sure."""
+    temperature: float
+    """Of the judgement: below 1 the judges together are surer than their mixture says, above 1 less sure."""
     wrong: dict[str, float]
     """Scene → share of its labels that are wrong, as estimated."""
 
@@ -91,7 +91,7 @@ class Quality:
         found = []
         for at, label in enumerate(windows.scenes.tolist()):
             against = [f"{text} ({look[at]:.2f})" for text, look in looks.items() if look[at] < _DOUBT]
-            if against and self.seen[at] not in {label, UNLABELLED}:
+            if against and self.seen[at] != label:
                 against.insert(0, f"it looks like {windows.scene_names[self.seen[at]]}")
             if self.physical[at] < _DOUBT:
                 poor = ", ".join(f"{name} {check[at]:.2f}" for name, check in checks.items() if check[at] < 1)
@@ -133,7 +133,7 @@ def score_quality(
         )
         shares = trust_shares(np.stack(list(judges.values())), labels, train=train)
         mixed = np.einsum("j,jns->ns", shares, np.stack(list(judges.values())))
-        seen, sure = calibrated(mixed, labels, runs, train=train, novelty=settings.novelty)
+        seen, temperature = calibrated(mixed, labels, runs, train=train, novelty=settings.novelty)
         belief, wrong = label_belief(seen, labels, runs, train=train, novelty=settings.novelty)
         weights = np.maximum(belief, settings.floor)
     heads = np.mean([judges[name] for name in judges if name not in {_NEIGHBOURS, _ORIGINAL}], axis=0)
@@ -143,7 +143,7 @@ def score_quality(
     score = np.clip(((1 - settings.rank_share) * belief + settings.rank_share * ranked) * physical, 0, 1)
     return Quality(
         margin=margin, neighbours=neighbours, original=original, physical=physical, belief=belief, score=score,
-        seen=seen.argmax(1), trust=dict(zip(judges, map(float, shares), strict=True)), sure=sure,
+        seen=seen.argmax(1), trust=dict(zip(judges, map(float, shares), strict=True)), temperature=temperature,
         wrong=dict(zip(windows.scene_names, map(float, wrong), strict=True)),
     )  # fmt: skip
 

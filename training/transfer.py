@@ -120,13 +120,18 @@ def closed(found: Sequence[Row]) -> dict[str, float]:
 
 
 def overview(found: Sequence[Row]) -> str:
-    """A table for each regime: macro-F1 of each arm in each pair that has all of the regime's arms, and the means over these pairs."""
+    """A table for each regime: macro-F1 of each arm in each pair that has all of the regime's arms, and the means over these pairs.
+
+    Of a regime of which no pair has all arms, as after a bench that was stopped early, there is none.
+    """
     lines = []
     for regime in dict.fromkeys(row.regime for row in found):
         table = _by_arm(found, regime)
-        pairs = list(dict.fromkeys(row.pair for arms in table.values() for row in arms))
+        if not table:
+            continue
+        pairs = [row.pair for row in next(iter(table.values()))]
         values = {arm: _means(each) for arm, each in table.items()}
-        top = max(f1 for arm, (f1, _) in values.items() if arm != ORACLE)
+        top = max((f1 for arm, (f1, _) in values.items() if arm != ORACLE), default=None)
         lines += [
             f"### {regime}: macro-F1 in each pair, and the means of macro-F1 and of the recovery ratio",
             "",
@@ -147,7 +152,7 @@ def aims(found: Sequence[Row], arm: str) -> dict[str, dict[str, Any]]:
     ``conventional``: the best single arm as people run it, and the lead over it; ``conventional_of_each_pair``: the lead over each pair's
     own best, which nobody knows beforehand; ``same_recipe``: likewise the best single arm that has all but the weights; ``pruned``: over
     pruning with the same recipe; ``closed``: the share of the way from the best of each pair to the oracle. What an experiment has no
-    arms for is None.
+    arms for is None. ``pairs`` are those that have all of the regime's arms: the others are in no mean.
     """
     result = {}
     for regime in dict.fromkeys(row.regime for row in found):
@@ -162,6 +167,7 @@ def aims(found: Sequence[Row], arm: str) -> dict[str, dict[str, Any]]:
         }
         leads = [row.to_best for row in table[arm] if row.to_best is not None]
         result[regime] = {
+            "pairs": [row.pair for row in table[arm]],
             **{what: None if name is None else {"arm": name, "lead": values[arm] - values[name]} for what, name in best.items()},
             "conventional_of_each_pair": float(np.mean(leads)) if leads else None,
             "pruned": values[arm] - values[PRUNED] if PRUNED in values else None,

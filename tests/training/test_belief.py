@@ -101,13 +101,13 @@ def judged(modesty: float, *, spread: float = 4.0, systematic: bool = False) -> 
 @pytest.mark.parametrize("modesty", [0.5, 1.0, 2.0])
 def test_judges_are_made_as_sure_as_they_are_right(modesty: float) -> None:
     seen, labels, _ = judged(modesty)
-    assert calibrated(seen, labels, np.arange(2000), train=np.ones(2000, bool), novelty=0.1)[1] == modesty
+    assert calibrated(seen, labels, np.arange(2000), train=np.ones(2000, bool), novelty=0.1)[1] == 1 / modesty
 
 
 def test_labels_that_always_err_the_same_way_are_no_fault_of_the_judges() -> None:
     """One label in five names the next scene: whoever took that for the judges' error would make them doubt themselves."""
     seen, labels, _ = judged(1.0, systematic=True)
-    assert calibrated(seen, labels, np.arange(2000), train=np.ones(2000, bool), novelty=0.1)[1] >= 1
+    assert calibrated(seen, labels, np.arange(2000), train=np.ones(2000, bool), novelty=0.1)[1] <= 1
 
 
 def test_wrong_labels_are_not_believed_because_judges_who_agree_are_modest() -> None:
@@ -130,9 +130,9 @@ def test_calibrated_judges_still_say_probabilities_and_name_the_same_scene(
     seen: np.ndarray, labels: np.ndarray, learned: int
 ) -> None:
     rows = np.arange(12)
-    found, exponent = calibrated(seen, labels, rows // 3, train=rows < learned, novelty=0.1)
+    found, temperature = calibrated(seen, labels, rows // 3, train=rows < learned, novelty=0.1)
     np.testing.assert_allclose(found.sum(1), 1)
-    assert exponent > 0
+    assert temperature > 0
     assert (found[rows, seen.argmax(1)] >= found.max(1) - 1e-9).all()
 
 
@@ -144,8 +144,8 @@ def test_few_labels_or_the_same_again_and_again_do_not_make_judges_sure(seed: in
         true = np.repeat(softmax(rng.normal(0, 4, (20, 4)), axis=1), times, axis=0)
         labels = np.repeat((true[::times].cumsum(1) > rng.random((20, 1))).argmax(1), times)
         runs = np.repeat(np.arange(20), times)
-        exponent = calibrated(true, labels, runs, train=np.ones(len(runs), bool), novelty=0.1)[1]
-        assert 0.5 <= exponent <= 2
+        temperature = calibrated(true, labels, runs, train=np.ones(len(runs), bool), novelty=0.1)[1]
+        assert 0.5 <= temperature <= 2
 
 
 def test_a_long_session_is_not_condemned_by_a_mild_look_against_it() -> None:

@@ -58,7 +58,7 @@ def test_a_holdouts_labels_teach_nothing() -> None:
     np.testing.assert_array_equal(one.neighbours[train], two.neighbours[train])
     np.testing.assert_array_equal(one.belief[train], two.belief[train])
     np.testing.assert_array_equal(one.score[train], two.score[train])
-    assert (one.trust, one.sure, one.wrong) == (two.trust, two.sure, two.wrong)
+    assert (one.trust, one.temperature, one.wrong) == (two.trust, two.temperature, two.wrong)
 
 
 def test_one_person_alone_is_judged_by_what_is_left() -> None:

@@ -139,6 +139,14 @@ def test_the_overview_has_pairs_side_by_side_and_their_means() -> None:
     assert "| filterloss-auto | 0.800 | 0.800 | **0.800** | 0.800 |" in lines, "the oracle is no rival"
 
 
+def test_pairs_that_have_no_arms_in_common_have_no_overview() -> None:
+    """A bench that was stopped early: nothing can be said of them together yet."""
+    apart = rows([cell("free-plain", 0, 0.5, pair="a"), cell("oracle", 0, 0.9, pair="b")])
+    assert overview(apart) == ""
+    assert aims(apart, "filterloss-auto") == {}
+    assert "| oracle | 0.900 | 0.900 | 0.900 |" in overview(rows([cell("oracle", 0, 0.9)]))
+
+
 def test_a_pair_that_lacks_an_arm_is_in_no_mean() -> None:
     lacking = [each for each in BOTH if (each["pair"], each["arm"]) != ("b", "free-focal")]
     assert "| arm | a | mean | recovery |" in overview(rows(lacking))
@@ -146,6 +154,7 @@ def test_a_pair_that_lacks_an_arm_is_in_no_mean() -> None:
 
 def test_how_far_it_is_ahead_of_what_it_is_to_be_ahead_of() -> None:
     found = aims(rows(BOTH), "filterloss-auto")["hard"]
+    assert found["pairs"] == ["a", "b"]
     assert found["conventional"] == {"arm": "free-focal", "lead": pytest.approx(0.2)}
     assert found["conventional_of_each_pair"] == pytest.approx(0.1), "0.7 is the best in both, of another arm each"
     assert found["same_recipe"] == {"arm": "oversampling", "lead": pytest.approx(0.15)}
@@ -153,6 +162,6 @@ def test_how_far_it_is_ahead_of_what_it_is_to_be_ahead_of() -> None:
     assert found["closed"] == pytest.approx(0.5)
     without = aims(rows([each for each in BOTH if each["arm"] in {"original", "filterloss-auto"}]), "filterloss-auto")
     assert without["hard"] == {
-        "conventional": None, "conventional_of_each_pair": None, "same_recipe": None, "pruned": None, "closed": None,
+        "pairs": ["a", "b"], "conventional": None, "conventional_of_each_pair": None, "same_recipe": None, "pruned": None, "closed": None,
     }  # fmt: skip
     assert aims(rows(CELLS), "filterloss-tiers") == {}

@@ -123,10 +123,7 @@ def _weight_lost(
 ) -> tuple[float, str]:
     """The largest share of the weight of its right windows that a scene loses in FilterLoss, and which scene."""
     windows = planted.windows
-    data = Labelled(
-        features=features, labels=windows.scenes, groups=windows.groups(), score=quality.score, belief=quality.belief,
-        head=Head.of(net),
-    )  # fmt: skip
+    data = Labelled.of(windows, features, quality, Head.of(net))
     weights = weigh(RETRAINING[FILTERLOSS].weights, data, QualitySettings(), seed=seed).weights
     kept = {
         name: float(weights[rows].mean() / weights.max())

@@ -113,10 +113,7 @@ def _finetune(options: argparse.Namespace) -> dict[str, Any] | None:
             settings=QualitySettings(),
             seed=settings.seed,
         )
-        data = Labelled(
-            features=features, labels=windows.scenes, groups=windows.groups(), score=quality.score, belief=quality.belief,
-            head=Head.of(net),
-        )  # fmt: skip
+        data = Labelled.of(windows, features, quality, Head.of(net))
         cached = infer(net.split(trainable(settings))[0].eval(), torch.from_numpy(windows.signals), where=where)
         tuned, weighed = tune(
             net, arm, cached, data, settings=settings, quality=QualitySettings(), run=NullRun(), compute=compute,

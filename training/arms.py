@@ -76,11 +76,8 @@ class Bench:
 
 def labelled(bench: Bench) -> Labelled:
     """The training windows as policies see them."""
-    train = bench.train
-    return Labelled(
-        features=bench.features[train], labels=bench.windows.scenes[train], groups=bench.windows.groups()[train],
-        score=bench.quality.score[train], belief=bench.quality.belief[train], head=Head.of(bench.original.net),
-    )  # fmt: skip
+    everything = Labelled.of(bench.windows, bench.features, bench.quality, Head.of(bench.original.net))
+    return everything.select(bench.train)
 
 
 def run_arms(

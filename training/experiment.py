@@ -177,10 +177,7 @@ class _Scene:
             self._windows, features, Head.of(net), train=np.ones(len(rows), bool), settings=self._recipe.quality,
             seed=self._seed,
         )  # fmt: skip
-        return Labelled(
-            features=features, labels=self._windows.scenes, groups=self._windows.groups(), score=quality.score,
-            belief=quality.belief, head=Head.of(net), wrong=self._planted.wrong,
-        )  # fmt: skip
+        return Labelled.of(self._windows, features, quality, Head.of(net), wrong=self._planted.wrong)
 
     def train(self, arm: Arm) -> dict[str, Any]:
         """A cell."""

@@ -15,7 +15,8 @@ from training.errors import DataError
 Kind = Literal["uniform", "look_alike", "session", "subject", "signal"]
 """``uniform``: windows labelled as any other scene. ``look_alike``: as the scene that theirs is taken for most easily. ``session``: all
 windows of a session as another scene. ``subject``: all windows of some people, each of their scenes as another. ``signal``: the label is
-right and the signal is not: a sensor that stands still, a gap, or an accelerometer without gravity."""
+right and the signal is not: sensors that stand still, a gap, an accelerometer without gravity, tops that are cut off, a clock that
+stutters."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
@@ -125,18 +126,46 @@ def _by_group(
 
 
 def _corrupted(windows: WindowSet, chosen: NDArray[np.bool_], rng: np.random.Generator) -> WindowSet:
-    """A third of them each: the sensors stand still; half of the window or more is a gap; gravity is gone from the accelerometer."""
+    """As many of them each: sensors that stand still, a gap of half the window or more, no gravity, tops cut off, a stuttering clock."""
     signals, coverage = windows.signals.copy(), windows.coverage.copy()
     samples = signals.shape[2]
     axes = [at for at, name in enumerate(windows.channels) if name.startswith("acc_")]
     for number, row in enumerate(rng.permutation(np.flatnonzero(chosen))):
-        if number % 3 == 0:
+        kind = number % 5
+        if kind == 0:
             signals[row] = signals[row, :, :1]
-        elif number % 3 == 1:
+        elif kind == 1:
             length = int(samples * rng.uniform(0.5, 0.9))
             begin = int(rng.integers(0, samples - length + 1))
             signals[row, :, begin : begin + length] = np.nan
             coverage[row] *= 1 - length / samples
-        else:
+        elif kind == 2:
             signals[row, axes] *= rng.uniform(0.0, 0.3)
+        elif kind == 3:
+            signals[row] = _cut_off(signals[row], rng.uniform(0.1, 0.3))
+        else:
+            signals[row] = _stuttering(signals[row], windows.rate_hz, rng)
     return replace(windows, signals=signals, coverage=coverage)
+
+
+def _cut_off(signals: NDArray[np.float32], share: float) -> NDArray[np.float32]:
+    """(c, t) signals whose share of largest and of smallest values is beyond the sensor's range."""
+    there = ~np.isnan(signals).all(1)
+    cut = signals.copy()
+    low, high = np.nanquantile(signals[there], [share, 1 - share], axis=1, keepdims=True)
+    cut[there] = np.clip(signals[there], low, high)
+    return cut
+
+
+def _stuttering(signals: NDArray[np.float32], rate_hz: float, rng: np.random.Generator) -> NDArray[np.float32]:
+    """(c, t) signals of which every now and then 0.2 to 0.3 s are missing, with a straight line instead, as the lake has it."""
+    stuttered, at, samples = signals.copy(), 0, signals.shape[1]
+    while at < samples:
+        at += int(rate_hz * rng.uniform(0.05, 0.3))
+        end = min(at + int(rate_hz * rng.uniform(0.2, 0.3)), samples - 1)
+        if end - at > 1:
+            rise = np.linspace(0, 1, end - at + 1)
+            first, last = signals[:, at, None], signals[:, end, None]
+            stuttered[:, at : end + 1] = first + (last - first) * rise
+        at = end + 1
+    return stuttered

@@ -51,6 +51,23 @@ def fit_head(
     loss: Loss = CROSS_ENTROPY,
     iterations: int = 100,
 ) -> Head:
+    """The last head of :func:`head_path`: the one at the optimum."""
+    return head_path(
+        features, labels, weights, start=start, pull=pull, adjustment=adjustment, loss=loss, iterations=iterations
+    )[-1]
+
+
+def head_path(
+    features: NDArray[np.floating],
+    labels: NDArray[np.int64],
+    weights: NDArray[np.floating],
+    *,
+    start: Head,
+    pull: float,
+    adjustment: NDArray[np.floating] | None = None,
+    loss: Loss = CROSS_ENTROPY,
+    iterations: int = 100,
+) -> list[Head]:
     """Minimise Σ w·ℓ / Σ w + pull · mean‖h‖² / 2 · ‖W − W₀‖² (L2-SP: Li et al., 2018, "Explicit inductive bias for transfer learning").
 
     Args:
@@ -62,6 +79,10 @@ def fit_head(
         adjustment: (scenes,) added to the logits, see :func:`training.filterloss.logit_adjustment`.
         loss: ℓ; cross-entropy makes the problem convex.
         iterations: of L-BFGS, at most.
+
+    Returns:
+        Heads after 1, 2, 4, 8, … iterations, as many as ``iterations`` leaves room for, and that at the optimum; one that was reached
+        earlier than that stands in the remaining places, too.
     """
     rows = np.flatnonzero(weights > 0)
     h = features[rows].astype(np.float64)
@@ -73,6 +94,8 @@ def fit_head(
     constant = np.sqrt(size / h.shape[1])
     h = np.hstack([h, np.full((len(h), 1), constant)])
     first = np.hstack([start.weight, start.bias[:, None] / constant])
+    places = [1 << power for power in range(iterations.bit_length()) if 1 << power < iterations]
+    passed: list[Array] = []
 
     def objective(flat: Array) -> tuple[float, Array]:
         change = flat.reshape(first.shape)
@@ -80,8 +103,22 @@ def fit_head(
         value = (w * losses).sum() + pull * size / 2 * (change**2).sum()
         return float(value), ((slopes * w[:, None]).T @ h + pull * size * change).ravel()
 
+    def passing(flat: Array) -> None:
+        passed.append(flat.copy() if len(passed) + 1 in places else flat)
+
     # Matrices are small: threads that share them wait for each other most of the time, and on a busy machine all of it.
     with _BLAS.limit(limits=1, user_api="blas"):
-        found = minimize(objective, np.zeros(first.size), jac=True, method="L-BFGS-B", options={"maxiter": iterations})
-    fitted = first + found.x.reshape(first.shape)
-    return Head(weight=fitted[:, :-1], bias=fitted[:, -1] * constant)
+        found = minimize(
+            objective,
+            np.zeros(first.size),
+            jac=True,
+            method="L-BFGS-B",
+            options={"maxiter": iterations},
+            callback=passing,
+        )
+
+    def head(flat: Array) -> Head:
+        fitted = first + flat.reshape(first.shape)
+        return Head(weight=fitted[:, :-1], bias=fitted[:, -1] * constant)
+
+    return [*(head(passed[place - 1] if place <= len(passed) else found.x) for place in places), head(found.x)]

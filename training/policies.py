@@ -9,7 +9,7 @@ people left out than chance would have it. Equal weights are among what ``tiers`
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,12 @@ from scipy.special import softmax
 
 from training.arm import Weights
 from training.choosing import People
+from training.dataset import WindowSet
 from training.errors import SettingsError
 from training.folds import grouped_folds
 from training.heads import Head
 from training.learned import learn_map
+from training.quality import Quality
 from training.settings import QualitySettings
 from training.weights import choose_weights, held_out_logits, tiers_of, weighted_balanced_accuracy
 
@@ -43,11 +45,33 @@ class Labelled:
     score: Array
     """(n,) quality."""
     belief: Array
-    """(n,) probabilities that the labels are right."""
+    """(n,) probabilities that the labels are right; lower where the signal is poor (:attr:`Quality.worth`)."""
     head: Head
     """The original's."""
     wrong: NDArray[np.bool_] | None = None
     """(n,) where the label is known to be wrong: for the oracle alone."""
+
+    @classmethod
+    def of(
+        cls,
+        windows: WindowSet,
+        features: NDArray[np.floating],
+        quality: Quality,
+        head: Head,
+        *,
+        wrong: NDArray[np.bool_] | None = None,
+    ) -> Labelled:
+        """Windows as they were scored; the arguments are those of the fields, and of :func:`training.quality.score_quality`."""
+        return cls(
+            features=features, labels=windows.scenes, groups=windows.groups(), score=quality.score, belief=quality.worth,
+            head=head, wrong=wrong,
+        )  # fmt: skip
+
+    def select(self, rows: NDArray[np.bool_]) -> Labelled:
+        """Some of them."""
+        arrays = ("features", "labels", "groups", "score", "belief")
+        wrong = None if self.wrong is None else self.wrong[rows]
+        return replace(self, **{name: getattr(self, name)[rows] for name in arrays}, wrong=wrong)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -4,6 +4,8 @@ Several judges say which scene a window shows, none of them from its own label:
 
 - heads fitted without this person, and heads fitted without this session. The former are not taken in by a person who is
   labelled wrongly throughout, the latter know the person's own manner: what is unusual is not wrong;
+  Those that are held least to the original also judge while they learn, a mean over their epochs (after Pleiss et al., 2020,
+  "Identifying mislabeled data using the area under the margin ranking"): what they see early, wrong labels have not yet taught them;
 - the class-balanced vote of the nearest windows of other people in the original model's features;
 - the original model as it is.
 
@@ -11,7 +13,7 @@ From what they see, made as sure as the labels bear out, comes the probability t
 (:mod:`training.belief`). Judges that were fitted to
 wrong labels repeat them, the more so for rare scenes; so they are fitted again, each window counting by the belief in it, and judge
 anew. The score is the belief, with a part of the rank within (scene, person), shrunk to the scene where a person has few windows;
-times the *physical* quality: is there a signal at all (coverage, flat lines, gravity's size).
+times the *physical* quality: is there a signal at all (:mod:`training.physical`).
 """
 
 from __future__ import annotations
@@ -29,24 +31,20 @@ from training.belief import calibrated, label_belief, label_runs, trust_shares
 from training.dataset import WindowSet
 from training.filterloss import logit_adjustment
 from training.folds import grouped_folds
-from training.heads import Head, fit_head
+from training.heads import Head, head_path
+from training.physical import physical_checks, physical_quality
 from training.settings import QualitySettings
 from training.tracking import Progress, no_progress
 
 Array = NDArray[np.float64]
-_GRAVITY = 9.81
-_FLAT = 1e-8
-"""Variance below which a channel is a flat line: float32 has noise of its own, and every sensor far more."""
 _DOUBT = 0.5
-"""Below it, a look at a window speaks against its label."""
-_AT_ONCE = 4096
-"""Windows whose signals are checked at once: each takes several copies of them."""
+"""Below it, a look at a window speaks against its label, or its signal is poor."""
 _SIMILARITIES = 1 << 26
 """Of windows with windows, in memory at once: 256 MiB."""
 _ASKED = 20_000
 """Windows that vote, and that teach the heads of a fold, at most: beyond it neither knows more, and everybody's votes of everybody
 would take the square of a million."""
-_NEIGHBOURS, _ORIGINAL = "neighbours", "original"
+_NEIGHBOURS, _ORIGINAL, _OVER_EPOCHS = "neighbours", "original", "over epochs"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -73,6 +71,15 @@ class Quality:
     """Of the judgement: below 1 the judges together are surer than their mixture says, above 1 less sure."""
     wrong: dict[str, float]
     """Scene → share of its labels that are wrong, as estimated."""
+
+    @property
+    def worth(self) -> Array:
+        """(n,) what a window is worth to training, 0 to 1: the belief in its label, less where its signal is poor.
+
+        A signal that is merely not perfect costs nothing: where phones drop a third of their samples, so will those to be recognised.
+        """
+        worth: Array = self.belief * np.minimum(self.physical / _DOUBT, 1)
+        return worth
 
     def looks(self) -> dict[str, Array]:
         """Every score by its name."""
@@ -166,7 +173,7 @@ def _judges(
     for number, (name, groups) in enumerate((("person", people), ("session", windows.session_groups()))):
         told = partial(_within, progress, number, 2)
         found = _out_of_fold(labels, groups, features, weights, head, train, scenes, settings, seed, told)
-        judges |= {f"heads without the {name}, pull {pull:g}": each for pull, each in found.items()}
+        judges |= {f"heads without the {name}, {which}": each for which, each in found.items()}
     judges[_NEIGHBOURS] = _votes(*neighbourhood, labels, weights, scenes)
     judges[_ORIGINAL] = softmax(head.logits(features), axis=1)
     return judges
@@ -174,45 +181,6 @@ def _judges(
 
 def _within(progress: Progress, number: int, rounds: int, done: int, total: int, text: str) -> None:
     progress(number * total + done, rounds * total, text)
-
-
-def physical_quality(windows: WindowSet) -> Array:
-    """(n,) share of the grid with a signal, less for flat channels and for an acceleration that is not gravity's size."""
-    checks = physical_checks(windows)
-    # In this order: a product's last bits depend on it.
-    return checks["coverage"] * checks["channels that move"] * checks["gravity"]
-
-
-def physical_checks(windows: WindowSet) -> dict[str, Array]:
-    """Check → (n,) how well windows pass it, from 0 to 1.
-
-    ``coverage``: share of the grid backed by samples; ``channels that move``: share of the channels there are that are no flat line;
-    ``gravity``: the acceleration's root mean square over 0.7 g, at most 1; 1 where there is no accelerometer.
-    """
-    axes = [windows.channels.index(name) for name in ("acc_x", "acc_y", "acc_z") if name in windows.channels]
-    parts = [windows.signals[at : at + _AT_ONCE] for at in range(0, max(len(windows), 1), _AT_ONCE)]
-    moving, gravity = zip(*(_moving_and_gravity(part, axes) for part in parts), strict=True)
-    return {
-        "coverage": np.clip(windows.coverage.astype(np.float64), 0, 1), "channels that move": np.concatenate(moving),
-        "gravity": np.concatenate(gravity),
-    }  # fmt: skip
-
-
-def _moving_and_gravity(signals: NDArray[np.float32], axes: list[int]) -> tuple[Array, Array]:
-    with np.errstate(invalid="ignore"):
-        present: NDArray[np.bool_] = np.asarray(~np.isnan(signals))
-        count = np.maximum(present.sum(2), 1)
-        mean = np.where(present, signals, 0).sum(2) / count
-        spread = np.where(present, signals - mean[..., None], 0) ** 2
-    there: NDArray[np.bool_] = np.asarray(present.any(axis=2))
-    flat = ((spread.sum(2) / count < _FLAT) & there).sum(1) / np.maximum(there.sum(1), 1)
-    gravity: Array = np.ones(len(signals))
-    if len(axes) == 3:
-        size = np.sqrt(np.where(present[:, axes], signals[:, axes].astype(np.float64) ** 2, 0).sum(1).mean(1))
-        measured = there[:, axes].all(1)
-        # Running doubles it and a phone's gain may be off by a tenth; nothing near zero is an accelerometer at work.
-        gravity = np.where(measured, np.clip(size / (0.7 * _GRAVITY), 0, 1), 1.0)
-    return 1 - flat, gravity
 
 
 def _out_of_fold(
@@ -226,13 +194,14 @@ def _out_of_fold(
     settings: QualitySettings,
     seed: int,
     progress: Progress,
-) -> dict[float, Array]:
-    """Pull → (n, scenes) probabilities, each by heads that have not seen the window's group."""
+) -> dict[str, Array]:
+    """Which heads → (n, scenes) probabilities, each by heads that have not seen the window's group."""
     rows = np.flatnonzero(train)
     fold = np.full(len(labels), -1)
     fold[rows] = grouped_folds(groups[rows], labels[rows], settings.folds, rng=np.random.default_rng(seed))
     folds = int(fold.max()) + 1
-    total = {pull: np.zeros((len(labels), scenes)) for pull in settings.pulls}
+    weakest = min(settings.pulls)
+    total = {name: np.zeros((len(labels), scenes)) for name in (*map(_at, settings.pulls), _OVER_EPOCHS)}
     times = np.zeros(len(labels))
     for number in range(folds):
         learn, judge = _some(np.flatnonzero(train & (fold != number)), labels, seed), (fold == number) | ~train
@@ -240,12 +209,19 @@ def _out_of_fold(
             continue
         shift = adjustment(labels[learn], weights[learn], scenes)
         for pull in settings.pulls:
-            fitted = fit_head(features[learn], labels[learn], weights[learn], start=head, pull=pull, adjustment=shift)
-            total[pull][judge] += softmax(fitted.logits(features[judge]), axis=1)
+            path = head_path(features[learn], labels[learn], weights[learn], start=head, pull=pull, adjustment=shift)
+            seen = [softmax(each.logits(features[judge]), axis=1) for each in path[-1 if pull > weakest else 0 :]]
+            total[_at(pull)][judge] += seen[-1]
+            if pull == weakest:
+                total[_OVER_EPOCHS][judge] += np.mean(seen, axis=0)
         times[judge] += 1
         progress(number + 1, folds, "out of fold")
     even = np.where(times[:, None] == 0, 1 / scenes, 0.0)
-    return {pull: each / np.maximum(times, 1)[:, None] + even for pull, each in total.items()}
+    return {name: each / np.maximum(times, 1)[:, None] + even for name, each in total.items()}
+
+
+def _at(pull: float) -> str:
+    return f"pull {pull:g}"
 
 
 def adjustment(labels: NDArray[np.int64], weights: NDArray[np.floating], scenes: int) -> NDArray[np.floating]:

@@ -97,10 +97,7 @@ def test_no_scene_loses_more_than_a_third_of_the_weight_of_its_right_labels() ->
     quality = score_quality(
         found.windows, features, Head.of(net), train=np.ones(len(found.windows), bool), settings=settings
     )
-    data = Labelled(
-        features=features, labels=found.windows.scenes, groups=found.windows.groups(), score=quality.score,
-        belief=quality.belief, head=Head.of(net),
-    )  # fmt: skip
+    data = Labelled.of(found.windows, features, quality, Head.of(net))
     weights = weigh(RETRAINING[FILTERLOSS].weights, data, settings, seed=0).weights
     assert weights.min() < weights.max(), "nothing was distrusted"
     for scene in range(3):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax
 
 from tests.training.made import network
-from training.heads import Head, fit_head
+from training.heads import Head, fit_head, head_path
 from training.losses import CROSS_ENTROPY, Loss
 
 N, D, SCENES = 40, 6, 3
@@ -108,3 +108,23 @@ def test_the_head_of_a_network_says_what_the_network_says() -> None:
     with torch.inference_mode():
         expected = net.backbone.fc(features)
     np.testing.assert_allclose(Head.of(net).logits(features.numpy()), expected.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_path_leads_from_the_start_to_the_optimum() -> None:
+    """Each head is the one that a search of so many iterations ends at."""
+    features, labels, weights, start = made(3)
+    path = head_path(features, labels, weights, start=start, pull=1e-3, iterations=20)
+    assert len(path) == len([1, 2, 4, 8, 16, 20])
+    for iterations, head in zip([1, 2, 4, 8, 16, 20], path, strict=True):
+        alone = fit_head(features, labels, weights, start=start, pull=1e-3, iterations=iterations)
+        np.testing.assert_array_equal(head.weight, alone.weight)
+        np.testing.assert_array_equal(head.bias, alone.bias)
+    values = [objective(head, features, labels, weights, start, 1e-3) for head in (start, *path)]
+    assert values == sorted(values, reverse=True)
+
+
+def test_a_search_that_ends_early_stands_in_the_remaining_places() -> None:
+    features, labels, weights, start = made(3)
+    path = head_path(features, labels, weights, start=start, pull=1e6, iterations=1000)
+    assert len(path) == 11
+    np.testing.assert_array_equal(path[-2].weight, path[-1].weight)

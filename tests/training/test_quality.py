@@ -14,7 +14,7 @@ from training import quality as module
 from training.arms import features_of
 from training.dataset import WindowSet
 from training.heads import Head
-from training.quality import Quality, _nearest, _some, physical_quality, score_quality
+from training.quality import Quality, _nearest, _some, score_quality
 from training.settings import QualitySettings
 from training.weights import choose_weights, effective_size, tiers_of
 
@@ -61,29 +61,26 @@ def test_a_holdouts_labels_teach_nothing() -> None:
     assert (one.trust, one.temperature, one.wrong) == (two.trust, two.temperature, two.wrong)
 
 
+def test_a_poor_signal_is_worth_less_and_an_imperfect_one_is_not() -> None:
+    made = windows(people=4, each=5)
+    gaps = replace(made, coverage=np.where(np.arange(len(made)) % 3, np.float32(0.6), np.float32(0.2)))
+    whole, sparse = scored(made), scored(gaps)
+    np.testing.assert_array_equal(whole.belief, sparse.belief)
+    poor = np.arange(len(made)) % 3 == 0
+    np.testing.assert_allclose(sparse.worth[poor], 0.4 * whole.worth[poor], rtol=1e-6)
+    np.testing.assert_array_equal(sparse.worth[~poor], whole.worth[~poor])
+
+
+def test_heads_judge_over_their_epochs_as_well() -> None:
+    quality = scored(flipped(0.2)[0])
+    assert {"heads without the person, over epochs", "heads without the session, over epochs"} <= quality.trust.keys()
+
+
 def test_one_person_alone_is_judged_by_what_is_left() -> None:
     """Nobody else to learn from: the heads of other people have no opinion, and nothing is NaN."""
     quality = scored(windows(people=1, each=6))
     assert np.isfinite(quality.score).all()
     assert sum(quality.trust.values()) == pytest.approx(1)
-
-
-def test_a_flat_line_and_a_dead_accelerometer_are_poor_signals() -> None:
-    made = windows(people=2, each=2)
-    signals = made.signals.copy()
-    signals[0] = 0
-    signals[1, :, :] = signals[1, :, :1]
-    quality = physical_quality(replace(made, signals=signals))
-    assert quality[0] == 0
-    assert quality[1] < 0.1
-    assert (quality[2:] > 0.9).all()
-
-
-def test_a_missing_sensor_is_no_fault() -> None:
-    made = windows(people=2, each=2)
-    channels = (*made.channels, "mag_x")
-    signals = np.concatenate([made.signals, np.full_like(made.signals[:, :1], np.nan)], axis=1)
-    assert (physical_quality(replace(made, signals=signals, channels=channels)) > 0.9).all()
 
 
 def test_tiers() -> None:
@@ -154,11 +151,3 @@ def test_asking_only_some_still_finds_the_wrong_labels(monkeypatch: pytest.Monke
     labelled, wrong = flipped(0.2)
     monkeypatch.setattr(module, "_ASKED", len(labelled) // 3)
     assert roc_auc_score(~wrong, scored(labelled).score) > 0.9
-
-
-def test_signals_are_checked_in_pieces_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = windows(people=2, each=3)
-    at_once = physical_quality(made)
-    monkeypatch.setattr(module, "_AT_ONCE", 4)
-    np.testing.assert_array_equal(physical_quality(made), at_once)
-    assert physical_quality(made.select(np.zeros(len(made), bool))).shape == (0,)

@@ -187,7 +187,7 @@ class _Scene:
         net, details = self._tuned(arm, data, curves)
         seconds = time.perf_counter() - begin
         holdout = self._target.select(self._split.holdout)
-        predicted = infer(net, torch.from_numpy(holdout.signals)).argmax(1).numpy()
+        predicted = self._predicted(net, arm)
         found = evaluate(holdout.scenes, predicted, holdout.scene_names, subjects=holdout.subjects)
         wrong = self._planted.wrong
         return {
@@ -199,6 +199,16 @@ class _Scene:
             "scenes": list(holdout.scene_names), "truth": holdout.scenes.tolist(), "predicted": predicted.tolist(),
             "subjects": holdout.subjects.tolist(),
         }  # fmt: skip
+
+    def _predicted(self, net: SceneNet, arm: Arm) -> NDArray[np.int64]:
+        """(n,) scenes of the holdout; where the frozen part is the original's, from what that made of it already."""
+        if arm.start == "scratch":
+            logits = infer(net, torch.from_numpy(self._target.signals[self._split.holdout]))
+        else:
+            _, part = net.split(trainable(self._recipe.finetune))
+            logits = infer(part, self._cached.inputs[torch.from_numpy(np.flatnonzero(self._split.holdout))])
+        predicted: NDArray[np.int64] = logits.argmax(1).numpy()
+        return predicted
 
     def _tuned(self, arm: Arm, data: Labelled, curves: _Curves) -> tuple[SceneNet, dict[str, Any]]:
         original, rows = self._pair.original.net, self._planted.rows

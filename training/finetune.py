@@ -239,8 +239,9 @@ class _Trainer:
     ) -> _ChosenHead:
         """The pull and the share of the way by people left out, each fold in turn.
 
-        Of those that are as good as the best, the farthest from the original: the heads that are judged have seen fewer people
-        than the one that will be used, and so look best nearer to the original than it will. No better than the original: it stays.
+        If the original is as good as the best, it stays: a gain that these people cannot tell from chance is no reason to leave what
+        is known to work. Otherwise, of those that are as good as the best, the farthest from it: the heads that are judged have seen
+        fewer people than the one that will be used, and so look best nearer to the original than it will.
         """
         labels, origin = self._label_array, self._head.logits(self._features)
         people = People(labels, groups, np.asarray(believed, np.float64), seed=self._settings.seed)
@@ -258,10 +259,11 @@ class _Trainer:
             for share in shares:
                 judged.append(people.judge(((1 - share) * origin + share * fitted).argmax(1)))
                 tried.append(replace(chosen, pull=pull, share=share, value=float(judged[-1][0])))
-        good = [
-            each for each, fine in zip(tried, people.as_good_as_the_best(judged), strict=True) if fine and each.value > each.original + 1e-9
-        ]  # fmt: skip
-        return max(good, key=lambda each: (each.share, -each.pull), default=chosen)
+        stays_fine, *fine = people.as_good_as_the_best(judged)
+        if stays_fine:
+            return chosen
+        good = [each for each, enough in zip(tried[1:], fine, strict=True) if enough and each.value > each.original]
+        return max(good, key=lambda each: (each.share, -each.pull))
 
     @property
     def head_only(self) -> bool:

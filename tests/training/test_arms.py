@@ -12,6 +12,7 @@ import torch
 from tests.training.made import network, windows
 from training.arm import ARMS
 from training.arms import Bench, features_of, run_arms
+from training.choosing import People
 from training.errors import NonFiniteLoss, SettingsError
 from training.evaluation import evaluate
 from training.finetune import epochs_of, finetune, one_cycle, trainable
@@ -137,6 +138,17 @@ def test_people_left_out_choose_how_far_to_go(bench: Bench) -> None:
         net, cached, mixed, ones, labelled.groups(), believed=ones, adjust=True, shares=(1.0,), settings=QUICK
     )
     assert noisy.validation >= noisy.validation_original
+
+
+def test_a_gain_that_could_be_chance_leaves_the_original(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """People left out see that a head is better than this untrained network; whether by chance is what decides."""
+    tuned = tune(bench)
+    assert tuned.share > 0  # type: ignore[attr-defined]
+    assert tuned.validation > tuned.validation_original  # type: ignore[attr-defined]
+    monkeypatch.setattr(People, "as_good_as_the_best", lambda _, judged: [True] * len(judged))
+    stays = tune(bench)
+    assert (stays.share, stays.validation) == (0.0, tuned.validation_original)  # type: ignore[attr-defined]
+    assert stays.net.digest() == bench.original.net.digest()  # type: ignore[attr-defined]
 
 
 def test_resampling_changes_what_an_epoch_is_and_not_how_many_steps_there_are(bench: Bench) -> None:

@@ -55,7 +55,7 @@ browser:  # Chromium for the tests that look at pages; only where we may install
 test: $(READY) browser  ## lint, types and tests, with the real broker, Airflow, MLflow and browser
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 	@# Two processes, a file in one of them, the long ones first: most tests wait for a service, and each process has services of its own.
-	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=30 --durations-min=5 $(ARGS)
 
 coverage:  ## the same, and which lines no test has run
 	@$(MAKE) test ARGS="--cov --cov-report=term $(ARGS)"

@@ -76,8 +76,7 @@ class Bench:
 
 def labelled(bench: Bench) -> Labelled:
     """The training windows as policies see them."""
-    everything = Labelled.of(bench.windows, bench.features, bench.quality, Head.of(bench.original.net))
-    return everything.select(bench.train)
+    return Labelled.of(bench.windows, bench.features, bench.quality, Head.of(bench.original.net), rows=bench.train)
 
 
 def run_arms(

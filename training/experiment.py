@@ -30,7 +30,7 @@ from training.heads import Head
 from training.network import SceneNet, infer
 from training.original import OriginalModel, fit_network
 from training.policies import Labelled
-from training.quality import score_quality
+from training.quality import Quality, score_quality
 from training.regimes import Planted, Regime, plant, relabelled
 from training.runkey import RECIPE
 from training.settings import Architecture, DataSettings, FineTuneSettings, OriginalSettings, QualitySettings
@@ -170,14 +170,20 @@ class _Scene:
         return relabelled(self._target, self._planted)
 
     @cached_property
-    def _labelled(self) -> Labelled:
-        rows, net = self._planted.rows, self._pair.original.net
-        features = self._cached.features[rows]
-        quality = score_quality(
-            self._windows, features, Head.of(net), train=np.ones(len(rows), bool), settings=self._recipe.quality,
-            seed=self._seed,
+    def _features(self) -> NDArray[np.floating]:
+        return self._cached.features[self._planted.rows]
+
+    @cached_property
+    def _quality(self) -> Quality:
+        return score_quality(
+            self._windows, self._features, Head.of(self._pair.original.net), train=np.ones(len(self._windows), bool),
+            settings=self._recipe.quality, seed=self._seed,
         )  # fmt: skip
-        return Labelled.of(self._windows, features, quality, Head.of(net), wrong=self._planted.wrong)
+
+    @cached_property
+    def _labelled(self) -> Labelled:
+        head = Head.of(self._pair.original.net)
+        return Labelled.of(self._windows, self._features, self._quality, head, wrong=self._planted.wrong)
 
     def train(self, arm: Arm) -> dict[str, Any]:
         """A cell."""
@@ -194,7 +200,7 @@ class _Scene:
             "accuracy": found.accuracy, "macro_f1": found.macro_f1, "recall": found.to_json()["recall"],
             "recovery_ratio": recovery_ratio(found.accuracy, self._pair.original.accuracy), "seconds": round(seconds, 2),
             "spread": curves.spread, "train_windows": len(wrong), "wrong": int(wrong.sum()),
-            "auroc": _auroc(data.belief, ~wrong), "details": details,
+            "auroc": _auroc(self._quality.belief, ~wrong), "details": details,
             # So that intervals over people can be had later.
             "scenes": list(holdout.scene_names), "truth": holdout.scenes.tolist(), "predicted": predicted.tolist(),
             "subjects": holdout.subjects.tolist(),
@@ -243,7 +249,7 @@ class _Scene:
             features=np.concatenate([data.features, theirs.features]),
             labels=np.concatenate([data.labels, source.scenes]),
             groups=np.concatenate([data.groups, data.groups.max() + 1 + source.groups()]),
-            score=np.concatenate([data.score, ones]), belief=np.concatenate([data.belief, ones]), head=data.head,
+            score=np.concatenate([data.score, ones]), worth=np.concatenate([data.worth, ones]), head=data.head,
         )  # fmt: skip
         return both, torch.cat([cached, theirs.inputs])
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from training import rules
 from training.dataset import WindowSet
 from training.errors import DataError
+from training.physical import moves
 
 Kind = Literal["uniform", "look_alike", "session", "subject", "signal"]
 """``uniform``: windows labelled as any other scene. ``look_alike``: as the scene that theirs is taken for most easily. ``session``: all
@@ -132,6 +133,8 @@ def _corrupted(windows: WindowSet, chosen: NDArray[np.bool_], rng: np.random.Gen
     axes = [at for at, name in enumerate(windows.channels) if name.startswith("acc_")]
     for number, row in enumerate(rng.permutation(np.flatnonzero(chosen))):
         kind = number % 5
+        if kind == 3 and not moves(signals[row : row + 1], windows.channels)[0]:
+            kind = 4  # at rest nothing reaches the end of a sensor's range
         if kind == 0:
             signals[row] = signals[row, :, :1]
         elif kind == 1:
@@ -152,6 +155,8 @@ def _cut_off(signals: NDArray[np.float32], share: float) -> NDArray[np.float32]:
     """(c, t) signals whose share of largest and of smallest values is beyond the sensor's range."""
     there = ~np.isnan(signals).all(1)
     cut = signals.copy()
+    if not there.any():
+        return cut
     low, high = np.nanquantile(signals[there], [share, 1 - share], axis=1, keepdims=True)
     cut[there] = np.clip(signals[there], low, high)
     return cut
@@ -162,7 +167,8 @@ def _stuttering(signals: NDArray[np.float32], rate_hz: float, rng: np.random.Gen
     stuttered, at, samples = signals.copy(), 0, signals.shape[1]
     while at < samples:
         at += int(rate_hz * rng.uniform(0.05, 0.3))
-        end = min(at + int(rate_hz * rng.uniform(0.2, 0.3)), samples - 1)
+        # Of two grid points there is nothing between: a slow grid has longer stalls.
+        end = min(at + max(3, int(rate_hz * rng.uniform(0.2, 0.3))), samples - 1)
         if end - at > 1:
             rise = np.linspace(0, 1, end - at + 1)
             first, last = signals[:, at, None], signals[:, end, None]

@@ -6,6 +6,8 @@ samples are joined by straight lines: so a clock that stutters shows as lines th
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter1d, minimum_filter1d
@@ -28,20 +30,19 @@ _INSIDE = 4
 """Times as many plateaus at the ends of a range as inside: a sensor of coarse numbers has them everywhere."""
 _VARIED = 0.7
 """Share of the values inside a range that differ from each other, at least: at rest a coarse sensor flickers between a few."""
+_AT_REST = {"acc": 2.0, "gyr": 0.5, "mag": 5.0}
+"""Sensor → range of a channel, in its unit (m/s², rad/s, µT), below which the phone is at rest: no sensor's range ends there, and coarse
+numbers flicker between a few values. Of a sensor that is not named here every range counts."""
 _STALL_S, _STALL = 0.1, 2.0
-"""A step is a stall if it is longer than this, in seconds, and than so many of the usual ones."""
-_AT_ONCE = 2048
-"""Windows whose signals are checked at once: each takes several copies of them."""
+"""A step is a stall if it is longer than this, in seconds, and than so many usual ones."""
+_AT_ONCE = 1 << 23
+"""Values that are checked at once: it takes several copies of them, some 100 MiB."""
 
 
-def physical_quality(windows: WindowSet) -> Array:
-    """(n,) the product of all :func:`physical_checks`."""
-    checks = physical_checks(windows)
-    quality = np.ones(len(windows))
-    # In their order: a product's last bits depend on it.
-    for check in checks.values():
-        quality = quality * check
-    return quality
+def physical_quality(checks: Mapping[str, Array]) -> Array:
+    """(n,) what the worst of :func:`physical_checks` says: several of them see the same lost samples."""
+    worst: Array = np.min(list(checks.values()), axis=0)
+    return worst
 
 
 def physical_checks(windows: WindowSet) -> dict[str, Array]:
@@ -49,27 +50,40 @@ def physical_checks(windows: WindowSet) -> dict[str, Array]:
 
     ``coverage``: share of the grid backed by samples; ``channels that move``: share of the channels there are that are no flat line;
     ``gravity``: the acceleration's root mean square over 0.7 g, at most 1; 1 where there is no accelerometer; ``range``: share of the
-    samples not cut off at an end of the sensor's range, in the channel with most of them; ``clock``: share of the time not in steps
-    much longer than usual between samples, of the sensor with most of them.
+    samples not cut off at an end of the sensor's range, in the channel with most of them; ``clock``: share of the time that has a
+    signal not in steps much longer than usual between samples, of the sensor with most of them.
+
+    Not seen: tops that stay cut off for half a second or longer, and any of a phone at rest or on a grid of less than some 10 Hz.
     """
-    parts = [windows.signals[at : at + _AT_ONCE] for at in range(0, max(len(windows), 1), _AT_ONCE)]
+    at_once = max(1, _AT_ONCE // max(1, windows.signals[:1].size))
+    parts = [windows.signals[at : at + at_once] for at in range(0, max(len(windows), 1), at_once)]
     axes = [windows.channels.index(name) for name in ("acc_x", "acc_y", "acc_z") if name in windows.channels]
     sensors: dict[str, list[int]] = {}
     for at, name in enumerate(windows.channels):
         sensors.setdefault(name.split("_")[0], []).append(at)
-    stall = max(2, round(_STALL_S * windows.rate_hz))
+    rest, stall = max(_PLATEAU, round(_REST_S * windows.rate_hz)), max(2, round(_STALL_S * windows.rate_hz))
+    least = _least(windows.channels)
     moving, gravity = zip(*(_moving_and_gravity(part, axes) for part in parts), strict=True)
+    stalled = [np.max([_stalled(part[:, each], stall) for each in sensors.values()], axis=0) for part in parts]
     return {
         "coverage": np.clip(windows.coverage.astype(np.float64), 0, 1),
         "channels that move": np.concatenate(moving),
         "gravity": np.concatenate(gravity),
-        "range": np.concatenate(
-            [1 - _clipped(part, max(_PLATEAU, round(_REST_S * windows.rate_hz))) for part in parts]
-        ),
-        "clock": np.concatenate(
-            [np.min([1 - _stalled(part[:, each], stall) for each in sensors.values()], axis=0) for part in parts]
-        ),
+        "range": 1 - np.concatenate([_clipped(part, rest, least) for part in parts]),
+        "clock": 1 - np.concatenate(stalled),
     }
+
+
+def moves(signals: NDArray[np.float32], channels: Sequence[str]) -> NDArray[np.bool_]:
+    """(n,) whether the phone is not at rest, by (n, c, t) signals: the range of some channel is more than coarse numbers flicker."""
+    there = ~np.isnan(signals)
+    ranges = np.where(there, signals, -np.inf).max(2) - np.where(there, signals, np.inf).min(2)
+    return np.asarray(np.any(ranges >= _least(channels), axis=1))
+
+
+def _least(channels: Sequence[str]) -> Array:
+    """(c,) the range of each channel below which the phone is at rest."""
+    return np.array([_AT_REST.get(name.split("_")[0], 0.0) for name in channels])
 
 
 def _moving_and_gravity(signals: NDArray[np.float32], axes: list[int]) -> tuple[Array, Array]:
@@ -82,19 +96,22 @@ def _moving_and_gravity(signals: NDArray[np.float32], axes: list[int]) -> tuple[
     flat = ((spread.sum(2) / count < _FLAT) & there).sum(1) / np.maximum(there.sum(1), 1)
     gravity: Array = np.ones(len(signals))
     if len(axes) == 3:
-        size = np.sqrt(np.where(present[:, axes], signals[:, axes].astype(np.float64) ** 2, 0).sum(1).mean(1))
-        measured = there[:, axes].all(1)
+        complete = np.all(present[:, axes], axis=1)
+        squares = np.where(complete, (np.nan_to_num(signals[:, axes]).astype(np.float64) ** 2).sum(1), 0)
+        size = np.sqrt(squares.sum(1) / np.maximum(complete.sum(1), 1))
+        measured = np.any(complete, axis=1)
         # Running doubles it and a phone's gain may be off by a tenth; nothing near zero is an accelerometer at work.
         gravity = np.where(measured, np.clip(size / (0.7 * _GRAVITY), 0, 1), 1.0)
     return 1 - flat, gravity
 
 
-def _clipped(signals: NDArray[np.float32], rest: int) -> Array:
+def _clipped(signals: NDArray[np.float32], rest: int, least: Array) -> Array:
     """(n,) share of samples cut off at an end of their channel's range, of the channel with most of them.
 
     Args:
         signals: (n, channels, t).
         rest: grid points of a plateau that is no cut top.
+        least: (channels,) range of one that moves.
     """
     if signals.shape[2] < _PLATEAU:
         return np.zeros(len(signals))
@@ -115,15 +132,19 @@ def _clipped(signals: NDArray[np.float32], rest: int) -> Array:
     at_end, inside = tops.sum(2) / count, (plateau & ~end).sum(2) / count
     between = np.sort(np.where(there & ~end & ~plateau, signals, np.nan), axis=2)
     with np.errstate(invalid="ignore"):
-        differ = (np.diff(between, axis=2) > exact).sum(2) + 1
+        differ = (np.diff(between, axis=2) > exact).sum(2)
     varied = differ >= _VARIED * np.maximum((~np.isnan(between)).sum(2), 1)
+    wide = (high - low)[..., 0] >= least
     several = (tops[:, :, 1:] & ~tops[:, :, :-1]).sum(2) + tops[:, :, 0] >= _TOPS
-    clipped: Array = np.where(varied & several & (at_end > _INSIDE * inside), at_end, 0.0).max(1)
+    clipped: Array = np.where(wide & varied & several & (at_end > _INSIDE * inside), at_end, 0.0).max(1)
     return clipped
 
 
 def _stalled(signals: NDArray[np.float32], stall: int) -> Array:
-    """(n,) share of the time in steps between a sensor's samples that are longer than ``stall`` grid points and than most of its steps.
+    """(n,) share of the time that has a signal in steps between samples that are longer than ``stall`` and than twice the usual one.
+
+    Usual is the lower quartile of a window's steps: many of them may be stalls. Between two samples all axes go straight; where nothing
+    moves, nothing is known of the clock.
 
     Args:
         signals: (n, axes, t) of one sensor.
@@ -132,21 +153,48 @@ def _stalled(signals: NDArray[np.float32], stall: int) -> Array:
     n, _, length = signals.shape
     if length < 3:
         return np.zeros(n)
+    missing: NDArray[np.bool_] = np.asarray(np.isnan(signals))
+    absent: NDArray[np.bool_] = np.asarray(missing.all(axis=2))
+    there = np.all(~missing | absent[..., None], axis=1) & ~np.all(absent, axis=1, keepdims=True)
+    largest = np.where(missing, 0, np.abs(signals)).max(2, keepdims=True)
     with np.errstate(invalid="ignore"):
-        exact = _EXACT * np.nanmax(np.abs(signals), axis=2, keepdims=True, initial=0)
         steps = np.diff(signals, axis=2)
-        straight = (np.abs(np.diff(steps, axis=2)) <= 2 * exact).all(1)
-        moves = (np.abs(steps[:, :, 1:]) > exact).any(1)
-    # Between two samples all axes go straight; a sensor that says the same again and again says nothing about its clock.
-    inner = straight & moves
-    gaps = ~inner
-    usual = np.maximum(gaps.shape[1] / np.maximum(gaps.sum(1), 1), 1.0)
+        straight = ((np.abs(np.diff(steps, axis=2)) <= 2 * _EXACT * largest) | absent[..., None]).all(1)
+        moves = (np.abs(steps) > _EXACT * largest).any(1)
+    known = moves[:, 1:] & moves[:, :-1] & there[:, 2:] & there[:, 1:-1] & there[:, :-2]
+    inner, samples = known & straight, known & ~straight
+    limits = np.maximum(np.ceil(_STALL * _usual_steps(inner, samples)), stall).astype(int)
     long = np.zeros(inner.shape, bool)
-    for points in np.unique(np.ceil(np.maximum(_STALL * usual, stall))).astype(int):
-        rows = np.ceil(np.maximum(_STALL * usual, stall)) == points
-        long[rows] = _longer(inner[rows], int(points))
-    share: Array = long.sum(1) / inner.shape[1]
+    for limit in np.unique(limits):
+        rows = limits == limit
+        long[rows] = _longer(inner[rows], int(limit))
+    share: Array = long.sum(1) / np.maximum(there.sum(1), 1)
     return share
+
+
+def _usual_steps(inner: NDArray[np.bool_], samples: NDArray[np.bool_]) -> Array:
+    """(n,) lower quartile of the steps from sample to sample, in grid points; 1 where there is none.
+
+    Args:
+        inner: (n, t) which grid points lie between two samples.
+        samples: (n, t) which are at a sample, or beside one.
+    """
+    n, length = inner.shape
+    padded = np.zeros((n, length + 2), np.int8)
+    padded[:, 1:-1] = inner
+    edges = np.diff(padded, axis=1)
+    row, begin = np.nonzero(edges == 1)
+    lengths = np.nonzero(edges == -1)[1] - begin + 1
+    single = (samples[:, 1:] & samples[:, :-1]).sum(1)
+    counts = np.bincount(row, minlength=n)
+    # The steps of one grid point come first; then the others, sorted within their window.
+    wanted = (counts + single) // 4
+    ordered = lengths[np.lexsort((lengths, row))]
+    first = np.cumsum(counts) - counts
+    usual = np.ones(n)
+    longer = (wanted >= single) & (counts > 0)
+    usual[longer] = ordered[(first + wanted - single)[longer]]
+    return usual
 
 
 def _longer(marks: NDArray[np.bool_], length: int) -> NDArray[np.bool_]:

@@ -9,7 +9,7 @@ people left out than chance would have it. Equal weights are among what ``tiers`
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -44,8 +44,8 @@ class Labelled:
     """(n,) their people."""
     score: Array
     """(n,) quality."""
-    belief: Array
-    """(n,) probabilities that the labels are right; lower where the signal is poor (:attr:`Quality.worth`)."""
+    worth: Array
+    """(n,) the belief in a label, less where the signal is poor (:meth:`training.quality.Quality.worth`)."""
     head: Head
     """The original's."""
     wrong: NDArray[np.bool_] | None = None
@@ -59,19 +59,24 @@ class Labelled:
         quality: Quality,
         head: Head,
         *,
+        rows: NDArray[np.bool_] | None = None,
         wrong: NDArray[np.bool_] | None = None,
     ) -> Labelled:
-        """Windows as they were scored; the arguments are those of the fields, and of :func:`training.quality.score_quality`."""
-        return cls(
-            features=features, labels=windows.scenes, groups=windows.groups(), score=quality.score, belief=quality.worth,
-            head=head, wrong=wrong,
-        )  # fmt: skip
+        """A training set out of windows that were scored.
 
-    def select(self, rows: NDArray[np.bool_]) -> Labelled:
-        """Some of them."""
-        arrays = ("features", "labels", "groups", "score", "belief")
-        wrong = None if self.wrong is None else self.wrong[rows]
-        return replace(self, **{name: getattr(self, name)[rows] for name in arrays}, wrong=wrong)
+        Args:
+            windows: n, labelled.
+            features: (n, d) of the original model.
+            quality: of all n.
+            head: the original's.
+            rows: (n,) mask of the training set; None: all.
+            wrong: (n,) where the label is known to be wrong, if it is.
+        """
+        rows = np.ones(len(windows), bool) if rows is None else rows
+        return cls(
+            features=features[rows], labels=windows.scenes[rows], groups=windows.groups()[rows], score=quality.score[rows],
+            worth=quality.worth(windows.scenes, rows), head=head, wrong=None if wrong is None else wrong[rows],
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -139,41 +144,41 @@ def _oracle(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
 
 def _tiers(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
     chosen = choose_weights(
-        data.features, data.labels, data.groups, data.score, data.belief, head=data.head, settings=settings, seed=seed
+        data.features, data.labels, data.groups, data.score, data.worth, head=data.head, settings=settings, seed=seed
     )
     weights = chosen.of(tiers_of(data.score, settings.thresholds))
     return Weighed(
-        weights=weights, believed=data.belief, details={"tier_weights": list(chosen.weights), "tried": chosen.tried}
+        weights=weights, believed=data.worth, details={"tier_weights": list(chosen.weights), "tried": chosen.tried}
     )
 
 
 def _per_sample(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
     fold = grouped_folds(data.groups, data.labels, settings.folds, rng=np.random.default_rng(seed))
-    options = {power: _floored(data.belief**power, settings) for power in _POWERS}
+    options = {power: _floored(data.worth**power, settings) for power in _POWERS}
     values = {power: _value(data, weights, fold, settings) for power, weights in options.items()}
     best = max(_POWERS, key=lambda power: round(values[power], 9))
-    return Weighed(weights=options[best], believed=data.belief, details={"power": best})
+    return Weighed(weights=options[best], believed=data.worth, details={"power": best})
 
 
 def _learned(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
     fold = grouped_folds(data.groups, data.labels, settings.folds, rng=np.random.default_rng(seed))
     found = learn_map(
-        data.features, data.labels, data.belief, fold, head=data.head, pull=min(settings.pulls), floor=settings.floor
+        data.features, data.labels, data.worth, fold, head=data.head, pull=min(settings.pulls), floor=settings.floor
     )
     return Weighed(
-        weights=found.of(data.belief), believed=data.belief, details={"slope": found.slope, "shift": found.shift}
+        weights=found.of(data.worth), believed=data.worth, details={"slope": found.slope, "shift": found.shift}
     )
 
 
 def _auto(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
     fold = grouped_folds(data.groups, data.labels, settings.folds, rng=np.random.default_rng(seed))
-    people = People(data.labels, data.groups, data.belief, seed=seed)
+    people = People(data.labels, data.groups, data.worth, seed=seed)
     # The simplest first: of those that are as good as the best, it is taken. Nothing about it is chosen, so nothing by chance.
     options = {
-        "per_sample": Weighed(weights=_floored(data.belief, settings), believed=data.belief, details={"power": 1.0}),
+        "per_sample": Weighed(weights=_floored(data.worth, settings), believed=data.worth, details={"power": 1.0}),
         "learned": _learned(data, settings, seed),
         "tiers": _tiers(data, settings, seed),
-        "equal": Weighed(weights=np.ones(len(data.labels)), believed=data.belief, details={}),
+        "equal": Weighed(weights=np.ones(len(data.labels)), believed=data.worth, details={}),
     }
     judged = [people.judge(_left_out(data, each.weights, fold, settings)) for each in options.values()]
     policy = next(name for name, good in zip(options, people.as_good_as_the_best(judged), strict=True) if good)
@@ -181,7 +186,7 @@ def _auto(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
     told = ", ".join(f"{name} {values[0]:.3f}" for name, values in zip(names, judged, strict=True))
     why = f"the simplest that is as good as the best; balanced accuracy among people left out, by belief: {told}"
     return Weighed(
-        weights=options[policy].weights, believed=data.belief,
+        weights=options[policy].weights, believed=data.worth,
         details={**options[policy].details, "policy": policy, "why": why},
     )  # fmt: skip
 
@@ -192,7 +197,7 @@ def _floored(weights: Array, settings: QualitySettings) -> Array:
 
 def _value(data: Labelled, weights: Array, fold: NDArray[np.int64], settings: QualitySettings) -> float:
     """Balanced accuracy, windows counting by the belief in them, of heads that have not seen the person."""
-    return weighted_balanced_accuracy(data.labels, _left_out(data, weights, fold, settings), data.belief)
+    return weighted_balanced_accuracy(data.labels, _left_out(data, weights, fold, settings), data.worth)
 
 
 def _left_out(data: Labelled, weights: Array, fold: NDArray[np.int64], settings: QualitySettings) -> NDArray[np.int64]:

@@ -4,7 +4,7 @@ Several judges say which scene a window shows, none of them from its own label:
 
 - heads fitted without this person, and heads fitted without this session. The former are not taken in by a person who is
   labelled wrongly throughout, the latter know the person's own manner: what is unusual is not wrong;
-  Those that are held least to the original also judge while they learn, a mean over their epochs (after Pleiss et al., 2020,
+  Those that are held least to the original also judge on the way there, a mean over their iterations (after Pleiss et al., 2020,
   "Identifying mislabeled data using the area under the margin ranking"): what they see early, wrong labels have not yet taught them;
 - the class-balanced vote of the nearest windows of other people in the original model's features;
 - the original model as it is.
@@ -19,7 +19,7 @@ times the *physical* quality: is there a signal at all (:mod:`training.physical`
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -44,7 +44,7 @@ _SIMILARITIES = 1 << 26
 _ASKED = 20_000
 """Windows that vote, and that teach the heads of a fold, at most: beyond it neither knows more, and everybody's votes of everybody
 would take the square of a million."""
-_NEIGHBOURS, _ORIGINAL, _OVER_EPOCHS = "neighbours", "original", "over epochs"
+_NEIGHBOURS, _ORIGINAL, _ON_THE_WAY = "neighbours", "original", "on the way"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -58,7 +58,7 @@ class Quality:
     original: Array
     """Of the label over the best other scene, in the eyes of the original model."""
     physical: Array
-    """Whether there is a signal at all."""
+    """Whether there is a signal at all: the worst of the checks."""
     belief: Array
     """Probability that the label is right."""
     score: Array
@@ -71,14 +71,28 @@ class Quality:
     """Of the judgement: below 1 the judges together are surer than their mixture says, above 1 less sure."""
     wrong: dict[str, float]
     """Scene → share of its labels that are wrong, as estimated."""
+    checks: dict[str, Array] = field(default_factory=dict)
+    """Of the signals, by their names (:func:`training.physical.physical_checks`); none where scores were read back."""
 
-    @property
-    def worth(self) -> Array:
-        """(n,) what a window is worth to training, 0 to 1: the belief in its label, less where its signal is poor.
+    def worth(self, labels: NDArray[np.int64], rows: NDArray[np.bool_]) -> Array:
+        """What the windows of a training set are worth: the belief in their labels, less where a signal is poor for its scene.
 
-        A signal that is merely not perfect costs nothing: where phones drop a third of their samples, so will those to be recognised.
+        Poor is less than half of what is usual (the median) for the scene: where phones drop samples whenever people walk, those that are
+        to be recognised will, too, and no scene loses weight for it.
+
+        Args:
+            labels: (n,) of all windows that were scored.
+            rows: (n,) mask of the training set's.
+
+        Returns:
+            (rows,) from 0 to 1.
         """
-        worth: Array = self.belief * np.minimum(self.physical / _DOUBT, 1)
+        physical, labels = self.physical[rows], labels[rows]
+        usual = np.zeros(len(physical))
+        for scene in np.unique(labels):
+            usual[labels == scene] = np.median(physical[labels == scene])
+        share = np.divide(physical, _DOUBT * usual, out=np.ones(len(physical)), where=usual > 0)
+        worth: Array = self.belief[rows] * np.minimum(share, 1)
         return worth
 
     def looks(self) -> dict[str, Array]:
@@ -94,14 +108,13 @@ class Quality:
             "the original model sees another scene": self.original,
             "its session's evidence is against it": self.belief,
         }
-        checks = physical_checks(windows)
         found = []
         for at, label in enumerate(windows.scenes.tolist()):
             against = [f"{text} ({look[at]:.2f})" for text, look in looks.items() if look[at] < _DOUBT]
             if against and self.seen[at] != label:
                 against.insert(0, f"it looks like {windows.scene_names[self.seen[at]]}")
             if self.physical[at] < _DOUBT:
-                poor = ", ".join(f"{name} {check[at]:.2f}" for name, check in checks.items() if check[at] < 1)
+                poor = ", ".join(f"{name} {check[at]:.2f}" for name, check in self.checks.items() if check[at] < 1)
                 against.append(f"the signal is poor ({poor})")
             found.append("; ".join(against))
         return found
@@ -145,13 +158,14 @@ def score_quality(
         weights = np.maximum(belief, settings.floor)
     heads = np.mean([judges[name] for name in judges if name not in {_NEIGHBOURS, _ORIGINAL}], axis=0)
     margin, original, neighbours = (_margin(p, labels) for p in (heads, judges[_ORIGINAL], judges[_NEIGHBOURS]))
-    physical = physical_quality(windows)
+    checks = physical_checks(windows)
+    physical = physical_quality(checks)
     ranked = _ranks(belief, labels, groups, settings.shrink, train=train)
     score = np.clip(((1 - settings.rank_share) * belief + settings.rank_share * ranked) * physical, 0, 1)
     return Quality(
         margin=margin, neighbours=neighbours, original=original, physical=physical, belief=belief, score=score,
         seen=seen.argmax(1), trust=dict(zip(judges, map(float, shares), strict=True)), temperature=temperature,
-        wrong=dict(zip(windows.scene_names, map(float, wrong), strict=True)),
+        checks=checks, wrong=dict(zip(windows.scene_names, map(float, wrong), strict=True)),
     )  # fmt: skip
 
 
@@ -201,7 +215,7 @@ def _out_of_fold(
     fold[rows] = grouped_folds(groups[rows], labels[rows], settings.folds, rng=np.random.default_rng(seed))
     folds = int(fold.max()) + 1
     weakest = min(settings.pulls)
-    total = {name: np.zeros((len(labels), scenes)) for name in (*map(_at, settings.pulls), _OVER_EPOCHS)}
+    total = {name: np.zeros((len(labels), scenes)) for name in (*map(_at, settings.pulls), _ON_THE_WAY)}
     times = np.zeros(len(labels))
     for number in range(folds):
         learn, judge = _some(np.flatnonzero(train & (fold != number)), labels, seed), (fold == number) | ~train
@@ -213,7 +227,7 @@ def _out_of_fold(
             seen = [softmax(each.logits(features[judge]), axis=1) for each in path[-1 if pull > weakest else 0 :]]
             total[_at(pull)][judge] += seen[-1]
             if pull == weakest:
-                total[_OVER_EPOCHS][judge] += np.mean(seen, axis=0)
+                total[_ON_THE_WAY][judge] += np.mean(seen, axis=0)
         times[judge] += 1
         progress(number + 1, folds, "out of fold")
     even = np.where(times[:, None] == 0, 1 / scenes, 0.0)

@@ -32,7 +32,7 @@ def labelled(*, wrong: float = 0.25, seed: int = 0) -> tuple[Labelled, np.ndarra
         labels=labels.astype(np.int64),
         groups=groups,
         score=belief,
-        belief=belief,
+        worth=belief,
         head=head,
         wrong=bad,
     )
@@ -57,7 +57,7 @@ def test_auto_says_why_and_does_nothing_where_nothing_helps() -> None:
     assert found.details["policy"] in {"per_sample", "learned", "tiers"}
     assert "equal weights" in found.details["why"]
     clean, _ = labelled(wrong=0.0)
-    flat = weigh("auto", replace(clean, belief=np.full(120, 0.99), score=np.full(120, 0.99)), QUALITY, seed=0)
+    flat = weigh("auto", replace(clean, worth=np.full(120, 0.99), score=np.full(120, 0.99)), QUALITY, seed=0)
     assert np.ptp(flat.weights) == 0
 
 
@@ -105,14 +105,14 @@ class TestLearned:
         """Against differences of whole fits; the adjustment's own dependence on the weights is left out, and small."""
         data, _ = labelled()
         fold = data.groups % 3
-        weights = np.clip(data.belief, 0.05, 1)
+        weights = np.clip(data.worth, 0.05, 1)
         arguments = {"head": data.head, "pull": 1e-2}
 
         def loss(each: np.ndarray) -> float:
-            value, _ = held_out_loss(data.features, data.labels, each, data.belief, fold, **arguments)  # type: ignore[arg-type]
+            value, _ = held_out_loss(data.features, data.labels, each, data.worth, fold, **arguments)  # type: ignore[arg-type]
             return value
 
-        _, slopes = held_out_loss(data.features, data.labels, weights, data.belief, fold, **arguments)  # type: ignore[arg-type]
+        _, slopes = held_out_loss(data.features, data.labels, weights, data.worth, fold, **arguments)  # type: ignore[arg-type]
         rng = np.random.default_rng(1)
         for _ in range(4):
             # Within each scene and fold, so that the scenes' shares of the weight stay as they are.
@@ -126,14 +126,14 @@ class TestLearned:
     def test_it_rises_with_belief_and_does_not_do_worse_than_the_belief_itself(self) -> None:
         data, _ = labelled(wrong=0.4)
         fold = data.groups % 3
-        found = learn_map(data.features, data.labels, data.belief, fold, head=data.head, pull=1e-3, floor=0.02)
+        found = learn_map(data.features, data.labels, data.worth, fold, head=data.head, pull=1e-3, floor=0.02)
         grid = np.linspace(0.01, 0.99, 50)
         assert (np.diff(found.of(grid)) >= 0).all()
         start = WeightMap(slope=1.0, shift=0.0, floor=0.02)
 
         def reached(which: WeightMap) -> float:
             return held_out_loss(
-                data.features, data.labels, which.of(data.belief), data.belief, fold, head=data.head, pull=1e-3
+                data.features, data.labels, which.of(data.worth), data.worth, fold, head=data.head, pull=1e-3
             )[0]
 
         assert reached(found) <= reached(start) + 1e-9
@@ -141,7 +141,7 @@ class TestLearned:
     def test_one_person_alone_judges_nobody(self) -> None:
         data, _ = labelled()
         found = learn_map(
-            data.features, data.labels, data.belief, np.zeros(120, np.int64), head=data.head, pull=1e-3, floor=0.02
+            data.features, data.labels, data.worth, np.zeros(120, np.int64), head=data.head, pull=1e-3, floor=0.02
         )
         np.testing.assert_allclose(found.of(np.array([0.2, 0.8])), 0.02 + 0.98 * np.array([0.2, 0.8]))
 

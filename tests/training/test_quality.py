@@ -14,8 +14,10 @@ from training import quality as module
 from training.arms import features_of
 from training.dataset import WindowSet
 from training.heads import Head
-from training.quality import Quality, _nearest, _some, score_quality
+from training.policies import Labelled
+from training.quality import Quality, _nearest, _out_of_fold, _some, score_quality
 from training.settings import QualitySettings
+from training.tracking import no_progress
 from training.weights import choose_weights, effective_size, tiers_of
 
 
@@ -61,19 +63,44 @@ def test_a_holdouts_labels_teach_nothing() -> None:
     assert (one.trust, one.temperature, one.wrong) == (two.trust, two.temperature, two.wrong)
 
 
-def test_a_poor_signal_is_worth_less_and_an_imperfect_one_is_not() -> None:
-    made = windows(people=4, each=5)
-    gaps = replace(made, coverage=np.where(np.arange(len(made)) % 3, np.float32(0.6), np.float32(0.2)))
-    whole, sparse = scored(made), scored(gaps)
-    np.testing.assert_array_equal(whole.belief, sparse.belief)
-    poor = np.arange(len(made)) % 3 == 0
-    np.testing.assert_allclose(sparse.worth[poor], 0.4 * whole.worth[poor], rtol=1e-6)
-    np.testing.assert_array_equal(sparse.worth[~poor], whole.worth[~poor])
+def test_a_signal_that_is_poor_for_its_scene_is_worth_less() -> None:
+    """A scene where all phones drop samples loses nothing: those that are to be recognised do, too."""
+    made = windows(people=4, each=6)
+    coverage = np.where(made.scenes == 0, 0.4, 0.9)
+    poor = np.arange(len(made)) % 6 == 0
+    gaps = replace(made, coverage=np.where(poor, coverage / 5, coverage).astype(np.float32))
+    quality, everything = scored(gaps), np.ones(len(made), bool)
+    np.testing.assert_array_equal(quality.belief, scored(made).belief)
+    worth = quality.worth(gaps.scenes, everything)
+    np.testing.assert_allclose(worth[poor], 0.4 * quality.belief[poor], rtol=1e-5)
+    np.testing.assert_array_equal(worth[~poor], quality.belief[~poor])
+    assert all("coverage 0." in reason for reason in np.array(quality.reasons(gaps))[poor])
+    train = gaps.subjects != "p0"
+    data = Labelled.of(gaps, np.ones((len(made), 2)), quality, Head.of(network()), rows=train)
+    np.testing.assert_array_equal(data.worth, worth[train])
+    assert len(data.labels) == len(data.groups) == len(data.score) == len(data.features) == train.sum()
 
 
-def test_heads_judge_over_their_epochs_as_well() -> None:
-    quality = scored(flipped(0.2)[0])
-    assert {"heads without the person, over epochs", "heads without the session, over epochs"} <= quality.trust.keys()
+def test_no_signal_at_all_in_a_scene_divides_nothing_by_nothing() -> None:
+    made = windows(people=3, each=3)
+    dead = replace(made, coverage=np.where(made.scenes == 1, 0, 1).astype(np.float32))
+    assert np.isfinite(scored(dead).worth(dead.scenes, np.ones(len(made), bool))).all()
+
+
+def test_heads_judge_on_the_way_as_well() -> None:
+    """As a mean of heads that have learned less than the last: they are less sure."""
+    labelled, _ = flipped(0.2)
+    net, people, ones = network(), labelled.groups(), np.ones(len(labelled))
+    found = _out_of_fold(
+        labelled.scenes, people, features_of(net, labelled), ones, Head.of(net), ones > 0, 3, QualitySettings(), 0, no_progress
+    )  # fmt: skip
+    assert found.keys() == {"pull 0.001", "pull 1e-05", "on the way"}
+    for each in found.values():
+        np.testing.assert_allclose(each.sum(1), 1)
+    assert found["on the way"].max(1).mean() < found["pull 1e-05"].max(1).mean() - 0.01
+    assert {"heads without the person, on the way", "heads without the session, on the way"} <= scored(
+        labelled
+    ).trust.keys()
 
 
 def test_one_person_alone_is_judged_by_what_is_left() -> None:

@@ -20,7 +20,7 @@ help:  ## this list
 $(READY): $(REQUIREMENTS) docker/python/uv.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "sensorloop needs Python 3.11: install it, or say which with 'make PYTHON=/path/to/python3.11 …'"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "'$(PYTHON)' is not Python 3.11: say which with 'make PYTHON=/path/to/python3.11 …'"; exit 1; }
-	@echo "Setting up $(VENV): about 1.5 GB to download, 6 GB on disk, once."
+	@echo "Setting up $(VENV): about 3 GB to download, 7 GB on disk, once."
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv var/uv || { echo "Python's venv module is missing (Debian: apt-get install python3.11-venv)"; exit 1; }
 	@var/uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r docker/python/uv.txt

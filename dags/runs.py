@@ -52,6 +52,21 @@ def find(settings: Settings, run_key: str) -> tuple[Path, dict[str, Any]]:
     return folder, {"labels_version": NO_LABELS, **run}  # a run from before labels could come later does not say
 
 
+def newest(settings: Settings) -> str:
+    """The run key of the last rescoring.
+
+    Raises:
+        TrainingError: there was none.
+    """
+    from training.errors import RunError
+
+    files = sorted(settings.runs.glob(f"*/{RUN}"), key=lambda file: file.stat().st_mtime)
+    if not files:
+        msg = f"There is no rescoring below {settings.runs}: 'sensorloop rescore' makes one; or set SENSORLOOP_HOME to where it was."
+        raise RunError(msg)
+    return files[-1].parent.name
+
+
 def judge(folder: Path, arm: str, **found: Any) -> None:
     """Keep what became of an arm's model: from here on the run is over."""
     (folder / arm).mkdir(exist_ok=True)

@@ -195,7 +195,7 @@ def most_distrusted(
         subject: only this person's.
 
     Raises:
-        RunError: there is no such rescoring.
+        RunError: there is no such rescoring, label or person.
         LakeError: the lake cannot be read.
     """
     import polars as pl
@@ -207,7 +207,13 @@ def most_distrusted(
     if rows.is_empty():
         msg = f"There is no rescoring {run_key} in the lake {settings.lake.uri}: 'sensorloop rescore' makes one and prints its run key."
         raise RunError(msg)
-    wanted = [pl.col(name) == value for name, value in (("label", scene), ("subject_id", subject)) if value is not None]
+    wanted = []
+    for name, value in (("label", scene), ("subject_id", subject)):
+        known = rows[name].unique().sort().to_list()
+        if value is not None and value not in known:
+            msg = f"Rescoring {run_key} has no {name} {value!r}; it has {', '.join(known)}."
+            raise RunError(msg)
+        wanted += [] if value is None else [pl.col(name) == value]
     chosen = rows.filter(*wanted).sort(pl.col("margin").is_null(), "score", "window_id")
     found = chosen.head(most)
     where = scan_windows(settings.lake, rows["lake_version"][0]).filter(

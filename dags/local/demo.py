@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import shutil
+import sys
 import time
 from dataclasses import dataclass, field
 from functools import partial
@@ -83,7 +84,7 @@ def run(*, home: Path, source: Path | None, target: Path | None, once: bool, siz
         with whole(demo.place / "summary.json") as partial:
             partial.write_text(json.dumps(found, indent=2, ensure_ascii=False), encoding="utf-8")
         summary.show(demo.console, found, file=demo.place / "summary.json")
-        _where_to_look(demo, settings, airflow, kafka)
+        _where_to_look(demo, settings, airflow, kafka, once=once)
         if not once:
             _wait_for_ctrl_c(demo.console)
 
@@ -192,14 +193,20 @@ def _airflow(demo: _Demo, services: process.Stack) -> standalone.LocalAirflow:
     return airflow
 
 
-def _where_to_look(demo: _Demo, settings: Settings, airflow: standalone.LocalAirflow, kafka: str) -> None:
+def _where_to_look(
+    demo: _Demo, settings: Settings, airflow: standalone.LocalAirflow, kafka: str, *, once: bool
+) -> None:
     print_ = demo.console.print
-    print_(f"\nMLflow   {settings.registry.tracking_uri}")
-    print_(f"Airflow  {airflow.url}  (user {airflow.user}, password in {airflow.password_file})")
-    print_(f"Kafka    {kafka}")
-    print_(
-        f"By hand  SENSORLOOP_HOME={demo.place} SENSORLOOP_CONFIG={demo.place}/sensorloop.toml sensorloop registry history"
-    )
+    program = Path(sys.executable).with_name("sensorloop")
+    shown = program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program
+    by_hand = f"SENSORLOOP_HOME={demo.place} SENSORLOOP_CONFIG={demo.place}/sensorloop.toml {shown}"
+    print_("")
+    if not once:
+        print_(f"MLflow   {settings.registry.tracking_uri}")
+        print_(f"Airflow  {airflow.url}  (user {airflow.user}, password in {airflow.password_file})")
+        print_(f"Kafka    {kafka}")
+        print_(f"By hand  {by_hand} registry history", soft_wrap=True)
+    print_(f"Labels   {by_hand} quality", soft_wrap=True)  # to be copied as one line
 
 
 def _wait_for_ctrl_c(console: Console) -> None:

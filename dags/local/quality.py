@@ -8,27 +8,35 @@ from typing import Annotated
 
 import typer
 
-from dags import scoring
+from dags import runs, scoring
 from dags.settings import load as load_settings
 from dags.terminal import progress, result, say
 
 
 def show(
-    run_key: Annotated[str, typer.Option(help="What 'sensorloop rescore' printed.")],
+    run_key: Annotated[
+        str | None, typer.Option(help="What 'sensorloop rescore' printed; the last rescoring if not said.")
+    ] = None,
     most: Annotated[int, typer.Option(min=1, help="How many windows to show.")] = 20,
     scene: Annotated[str | None, typer.Option(help="Only windows with this label.")] = None,
     subject: Annotated[str | None, typer.Option(help="Only this person's windows.")] = None,
 ) -> None:
-    """The labels that a rescoring distrusts most, the lowest score first, and what speaks against each."""
-    found, count = scoring.most_distrusted(load_settings(), run_key=run_key, most=most, scene=scene, subject=subject)
+    """The labels that a rescoring distrusts most, the lowest score first, and what speaks against each.
+
+    A number behind a reason is the look's, from 0 (against the label) to 1. The weight is FilterLoss's; – where a person is held out and
+    trains nothing. Windows that were too sparse to be scored come last.
+    """
+    settings = load_settings()
+    run_key = runs.newest(settings) if run_key is None else run_key
+    found, count = scoring.most_distrusted(settings, run_key=run_key, most=most, scene=scene, subject=subject)
     for each in found:
         weight = "–" if each.weight is None else f"{each.weight:.2f}"
         say(
             f"{each.score:.3f}  weight {weight}  {each.label}, {each.subject_id}, session {each.session_id}, {each.start}: "
             f"{each.reasons or 'nothing speaks against it'}"
         )
-    say(f"{len(found)} of {count:,} windows; the score is from 0 to 1, higher is cleaner.")
-    result(windows=count, shown=[asdict(each) for each in found])
+    say(f"{len(found)} of {count:,} windows of rescoring {run_key}; the score is from 0 to 1, higher is cleaner.")
+    result(run_key=run_key, windows=count, shown=[asdict(each) for each in found])
 
 
 def embed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -104,13 +105,28 @@ def test_the_labels_that_are_wrong_are_shown_first_with_what_speaks_against_them
     assert all(each.start.startswith("1970-01-01 00:0") for each in found)
     monkeypatch.setenv("SENSORLOOP_HOME", str(settings.home))
     monkeypatch.setenv("SENSORLOOP_CONFIG", str(settings.home / "sensorloop.toml"))
-    sensorloop.app(["quality", "--run-key", scored["run_key"], "--most", "2", "--subject", "p3"], standalone_mode=False)
+    sensorloop.app(["quality", "--most", "2", "--subject", "p3"], standalone_mode=False)
     told = capsys.readouterr()
     assert "it looks like Run" in told.err
-    assert "2 of 18 windows" in told.err
+    assert f"2 of 18 windows of rescoring {scored['run_key']}" in told.err
     assert [each["label"] for each in json.loads(told.out)["shown"]] == ["Still", "Still"]
+    with pytest.raises(RunError, match="has no label 'still'; it has Run, Still, Walk"):
+        scoring.most_distrusted(settings, run_key=scored["run_key"], most=1, scene="still")
+    with pytest.raises(RunError, match="has no subject_id 'nobody'; it has p0, p1"):
+        scoring.most_distrusted(settings, run_key=scored["run_key"], most=1, subject="nobody")
     with pytest.raises(RunError, match="There is no rescoring nothing"):
         scoring.most_distrusted(settings, run_key="nothing", most=1)
+
+
+def test_the_last_rescoring_is_found_and_none_is_said(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="'sensorloop rescore' makes one; or set SENSORLOOP_HOME"):
+        runs.newest(replace(settings, home=tmp_path))
+    for key, at in (("aa", 20), ("bb", 30), ("cc", 10)):
+        file = replace(settings, home=tmp_path).runs / key / runs.RUN
+        file.parent.mkdir(parents=True)
+        file.write_text("{}")
+        os.utime(file, (at, at))
+    assert runs.newest(replace(settings, home=tmp_path)) == "bb"
 
 
 def test_a_second_rescoring_embeds_what_is_new_and_nothing_else(settings: Settings, scored: dict[str, Any]) -> None:

@@ -79,6 +79,10 @@ def test_all_of_it_and_nothing_is_left(demo: Callable[[], subprocess.Popen[bytes
     assert (found["champion"]["version"] is not None) == found["verdict"]["passed"]
     assert found["seconds"].keys() == {"fleets", "broker", "ingestion", "mlflow", "original", "airflow", "retrain"}
     assert left_behind(tmp_path / "home") == []
+    # What it says to type works without any of the services.
+    told = (tmp_path / "demo.log").read_text(encoding="utf-8").split("\nLabels ")[1].splitlines()[0]
+    shown = subprocess.run(("bash", "-c", told), capture_output=True, text=True, check=True)
+    assert json.loads(shown.stdout)["run_key"] in shown.stderr
 
 
 @pytest.mark.parametrize(

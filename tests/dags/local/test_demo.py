@@ -29,7 +29,7 @@ def demo(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
     started: list[subprocess.Popen[bytes]] = []
 
     def start() -> subprocess.Popen[bytes]:
-        command = (sys.executable, "-m", "sensorloop", "demo", "--once", "--size", "0.15")
+        command = (sys.executable, "-m", "sensorloop", "demo", "--once", "--size", "0.1")
         environ = {**os.environ, **SMALL, "SENSORLOOP_HOME": str(tmp_path / "home")}
         with (tmp_path / "demo.log").open("wb") as log:
             started.append(subprocess.Popen(command, env=environ, stderr=log, stdout=log, start_new_session=True))

@@ -207,14 +207,13 @@ def most_distrusted(
     if rows.is_empty():
         msg = f"There is no rescoring {run_key} in the lake {settings.lake.uri}: 'sensorloop rescore' makes one and prints its run key."
         raise RunError(msg)
-    wanted = []
-    for name, value in (("label", scene), ("subject_id", subject)):
+    wanted = {name: value for name, value in (("label", scene), ("subject_id", subject)) if value is not None}
+    for name, value in wanted.items():
         known = rows[name].unique().sort().to_list()
-        if value is not None and value not in known:
+        if value not in known:
             msg = f"Rescoring {run_key} has no {name} {value!r}; it has {', '.join(known)}."
             raise RunError(msg)
-        wanted += [] if value is None else [pl.col(name) == value]
-    chosen = rows.filter(*wanted).sort(pl.col("margin").is_null(), "score", "window_id")
+    chosen = rows.filter(**wanted).sort(pl.col("margin").is_null(), "score", "window_id")
     found = chosen.head(most)
     where = scan_windows(settings.lake, rows["lake_version"][0]).filter(
         pl.col("window_id").is_in(found["window_id"].implode())

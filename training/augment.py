@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from training.spectrogram import triads
+from training.spectrogram import by_sensor, triads
 
 
 def augment(
@@ -35,12 +35,14 @@ def augment(
         rotation = _rotations(n, generator).to(signals)
         for axes in triads(channels).values():
             signals[:, list(axes)] = rotation @ signals[:, list(axes)]
-    prefixes = list(dict.fromkeys(channel.split("_")[0] for channel in channels))
-    owner = torch.tensor([prefixes.index(channel.split("_")[0]) for channel in channels])
-    factor = torch.exp(gain * torch.randn(n, len(prefixes), generator=generator)).to(signals)
-    missing = (torch.rand(n, len(prefixes), generator=generator) < sensor_dropout).to(signals.device)
+    sensors = list(by_sensor(channels).values())
+    owner = torch.empty(len(channels), dtype=torch.int64)
+    for at, mine in enumerate(sensors):
+        owner[mine] = at
+    factor = torch.exp(gain * torch.randn(n, len(sensors), generator=generator)).to(signals)
+    missing = (torch.rand(n, len(sensors), generator=generator) < sensor_dropout).to(signals.device)
     absent = signals.isnan().all(-1)
-    there = torch.stack([~absent[:, owner == at].all(1) for at in range(len(prefixes))], 1)
+    there = torch.stack([~absent[:, owner == at].all(1) for at in range(len(sensors))], 1)
     missing = missing & ~(missing | ~there).all(1, keepdim=True)
     factor = factor.masked_fill(missing, torch.nan)
     return signals * factor[:, owner.to(signals.device), None]

@@ -103,9 +103,6 @@ def head_path(
         value = (w * losses).sum() + pull * size / 2 * (change**2).sum()
         return float(value), ((slopes * w[:, None]).T @ h + pull * size * change).ravel()
 
-    def passing(flat: Array) -> None:
-        passed.append(flat.copy() if len(passed) + 1 in places else flat)
-
     # Matrices are small: threads that share them wait for each other most of the time, and on a busy machine all of it.
     with _BLAS.limit(limits=1, user_api="blas"):
         found = minimize(
@@ -114,7 +111,7 @@ def head_path(
             jac=True,
             method="L-BFGS-B",
             options={"maxiter": iterations},
-            callback=passing,
+            callback=lambda flat: passed.append(flat.copy()),
         )
 
     def head(flat: Array) -> Head:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter1d, minimum_filter1d
 
 from training.dataset import WindowSet
+from training.spectrogram import by_sensor, triads
 
 Array = NDArray[np.float64]
 _GRAVITY = 9.81
@@ -24,15 +25,11 @@ _PLATEAU = 3
 """Equal samples in a row, at an end of a channel's range, that were cut off there; two can be chance."""
 _TOPS = 4
 """Plateaus at the ends of a range, at least: one or two may be turning points."""
-_REST_S = 0.5
-"""A plateau of so long is no wave whose top is cut off, but a phone at rest whose sensor reports changes only."""
 _INSIDE = 4
 """Times as many plateaus at the ends of a range as inside: a sensor of coarse numbers has them everywhere."""
-_VARIED = 0.7
-"""Share of the values inside a range that differ from each other, at least: at rest a coarse sensor flickers between a few."""
 _AT_REST = {"acc": 2.0, "gyr": 0.5, "mag": 5.0}
 """Sensor → range of a channel, in its unit (m/s², rad/s, µT), below which the phone is at rest: no sensor's range ends there, and coarse
-numbers flicker between a few values. Of a sensor that is not named here every range counts."""
+numbers flicker between a few values. Of a sensor that is not named here nobody knows, and its range is not checked."""
 _STALL_S, _STALL = 0.1, 2.0
 """A step is a stall if it is longer than this, in seconds, and than so many usual ones."""
 _AT_ONCE = 1 << 23
@@ -53,23 +50,20 @@ def physical_checks(windows: WindowSet) -> dict[str, Array]:
     samples not cut off at an end of the sensor's range, in the channel with most of them; ``clock``: share of the time that has a
     signal not in steps much longer than usual between samples, of the sensor with most of them.
 
-    Not seen: tops that stay cut off for half a second or longer, and any of a phone at rest or on a grid of less than some 10 Hz.
+    Tops of a phone at rest, of a sensor other than accelerometer, gyroscope and magnetometer, or on a grid of less than some 10 Hz are not
+    seen to be cut off.
     """
     at_once = max(1, _AT_ONCE // max(1, windows.signals[:1].size))
     parts = [windows.signals[at : at + at_once] for at in range(0, max(len(windows), 1), at_once)]
-    axes = [windows.channels.index(name) for name in ("acc_x", "acc_y", "acc_z") if name in windows.channels]
-    sensors: dict[str, list[int]] = {}
-    for at, name in enumerate(windows.channels):
-        sensors.setdefault(name.split("_")[0], []).append(at)
-    rest, stall = max(_PLATEAU, round(_REST_S * windows.rate_hz)), max(2, round(_STALL_S * windows.rate_hz))
-    least = _least(windows.channels)
+    axes, sensors, least = triads(windows.channels).get("acc"), by_sensor(windows.channels), _least(windows.channels)
+    stall = max(2, round(_STALL_S * windows.rate_hz))
     moving, gravity = zip(*(_moving_and_gravity(part, axes) for part in parts), strict=True)
     stalled = [np.max([_stalled(part[:, each], stall) for each in sensors.values()], axis=0) for part in parts]
     return {
         "coverage": np.clip(windows.coverage.astype(np.float64), 0, 1),
         "channels that move": np.concatenate(moving),
         "gravity": np.concatenate(gravity),
-        "range": 1 - np.concatenate([_clipped(part, rest, least) for part in parts]),
+        "range": 1 - np.concatenate([_clipped(part, least) for part in parts]),
         "clock": 1 - np.concatenate(stalled),
     }
 
@@ -83,10 +77,13 @@ def moves(signals: NDArray[np.float32], channels: Sequence[str]) -> NDArray[np.b
 
 def _least(channels: Sequence[str]) -> Array:
     """(c,) the range of each channel below which the phone is at rest."""
-    return np.array([_AT_REST.get(name.split("_")[0], 0.0) for name in channels])
+    least = np.empty(len(channels))
+    for sensor, axes in by_sensor(channels).items():
+        least[axes] = _AT_REST.get(sensor, np.inf)
+    return least
 
 
-def _moving_and_gravity(signals: NDArray[np.float32], axes: list[int]) -> tuple[Array, Array]:
+def _moving_and_gravity(signals: NDArray[np.float32], axes: tuple[int, ...] | None) -> tuple[Array, Array]:
     with np.errstate(invalid="ignore"):
         present: NDArray[np.bool_] = np.asarray(~np.isnan(signals))
         count = np.maximum(present.sum(2), 1)
@@ -95,9 +92,9 @@ def _moving_and_gravity(signals: NDArray[np.float32], axes: list[int]) -> tuple[
     there: NDArray[np.bool_] = np.asarray(present.any(axis=2))
     flat = ((spread.sum(2) / count < _FLAT) & there).sum(1) / np.maximum(there.sum(1), 1)
     gravity: Array = np.ones(len(signals))
-    if len(axes) == 3:
-        complete = np.all(present[:, axes], axis=1)
-        squares = np.where(complete, (np.nan_to_num(signals[:, axes]).astype(np.float64) ** 2).sum(1), 0)
+    if axes is not None:
+        complete = np.all(present[:, list(axes)], axis=1)
+        squares = np.where(complete, (np.nan_to_num(signals[:, list(axes)]).astype(np.float64) ** 2).sum(1), 0)
         size = np.sqrt(squares.sum(1) / np.maximum(complete.sum(1), 1))
         measured = np.any(complete, axis=1)
         # Running doubles it and a phone's gain may be off by a tenth; nothing near zero is an accelerometer at work.
@@ -105,12 +102,11 @@ def _moving_and_gravity(signals: NDArray[np.float32], axes: list[int]) -> tuple[
     return 1 - flat, gravity
 
 
-def _clipped(signals: NDArray[np.float32], rest: int, least: Array) -> Array:
+def _clipped(signals: NDArray[np.float32], least: Array) -> Array:
     """(n,) share of samples cut off at an end of their channel's range, of the channel with most of them.
 
     Args:
         signals: (n, channels, t).
-        rest: grid points of a plateau that is no cut top.
         least: (channels,) range of one that moves.
     """
     if signals.shape[2] < _PLATEAU:
@@ -125,18 +121,13 @@ def _clipped(signals: NDArray[np.float32], rest: int, least: Array) -> Array:
         plateau = _longer(still, _PLATEAU - 1)
         # A plateau's first sample is the one that the others are equal to.
         plateau[:, :, :-1] |= plateau[:, :, 1:]
-        resting = _longer(plateau, rest)
         end = (signals >= high - exact) | (signals <= low + exact)
     count = np.maximum(there.sum(2), 1)
-    tops = plateau & end & ~resting
+    tops = plateau & end
     at_end, inside = tops.sum(2) / count, (plateau & ~end).sum(2) / count
-    between = np.sort(np.where(there & ~end & ~plateau, signals, np.nan), axis=2)
-    with np.errstate(invalid="ignore"):
-        differ = (np.diff(between, axis=2) > exact).sum(2)
-    varied = differ >= _VARIED * np.maximum((~np.isnan(between)).sum(2), 1)
     wide = (high - low)[..., 0] >= least
     several = (tops[:, :, 1:] & ~tops[:, :, :-1]).sum(2) + tops[:, :, 0] >= _TOPS
-    clipped: Array = np.where(wide & varied & several & (at_end > _INSIDE * inside), at_end, 0.0).max(1)
+    clipped: Array = np.where(wide & several & (at_end > _INSIDE * inside), at_end, 0.0).max(1)
     return clipped
 
 
@@ -160,8 +151,8 @@ def _stalled(signals: NDArray[np.float32], stall: int) -> Array:
     with np.errstate(invalid="ignore"):
         steps = np.diff(signals, axis=2)
         straight = ((np.abs(np.diff(steps, axis=2)) <= 2 * _EXACT * largest) | absent[..., None]).all(1)
-        moves = (np.abs(steps) > _EXACT * largest).any(1)
-    known = moves[:, 1:] & moves[:, :-1] & there[:, 2:] & there[:, 1:-1] & there[:, :-2]
+        moving = (np.abs(steps) > _EXACT * largest).any(1)
+    known = moving[:, 1:] & moving[:, :-1] & there[:, 2:] & there[:, 1:-1] & there[:, :-2]
     inner, samples = known & straight, known & ~straight
     limits = np.maximum(np.ceil(_STALL * _usual_steps(inner, samples)), stall).astype(int)
     long = np.zeros(inner.shape, bool)
@@ -185,7 +176,9 @@ def _usual_steps(inner: NDArray[np.bool_], samples: NDArray[np.bool_]) -> Array:
     edges = np.diff(padded, axis=1)
     row, begin = np.nonzero(edges == 1)
     lengths = np.nonzero(edges == -1)[1] - begin + 1
-    single = (samples[:, 1:] & samples[:, :-1]).sum(1)
+    # One sample between two grid points bends the line at both: only a third bend in a row is a step of one.
+    pairs = samples[:, 1:] & samples[:, :-1]
+    single = (pairs[:, 1:] & pairs[:, :-1]).sum(1)
     counts = np.bincount(row, minlength=n)
     # The steps of one grid point come first; then the others, sorted within their window.
     wanted = (counts + single) // 4

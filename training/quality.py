@@ -3,7 +3,7 @@
 Several judges say which scene a window shows, none of them from its own label:
 
 - heads fitted without this person, and heads fitted without this session. The former are not taken in by a person who is
-  labelled wrongly throughout, the latter know the person's own manner: what is unusual is not wrong;
+  labelled wrongly throughout, the latter know the person's own manner: what is unusual is not wrong.
   Those that are held least to the original also judge on the way there, a mean over their iterations (after Pleiss et al., 2020,
   "Identifying mislabeled data using the area under the margin ranking"): what they see early, wrong labels have not yet taught them;
 - the class-balanced vote of the nearest windows of other people in the original model's features;

@@ -20,6 +20,14 @@ _LEAST_SEGMENT = 4
 """Samples: two frequencies beside the mean."""
 
 
+def by_sensor(channels: Sequence[str]) -> dict[str, list[int]]:
+    """Positions of each sensor's channels, which begin with its name: ``{"acc": [0, 1, 2], "pressure": [3]}``."""
+    found: dict[str, list[int]] = {}
+    for at, channel in enumerate(channels):
+        found.setdefault(channel.split("_")[0], []).append(at)
+    return found
+
+
 def triads(channels: Sequence[str]) -> dict[str, tuple[int, int, int]]:
     """Positions of the three axes of each sensor that has them all: ``{"acc": (0, 1, 2)}``."""
     prefixes = dict.fromkeys(channel[:-2] for channel in channels if channel[-2:] in {"_x", "_y", "_z"})

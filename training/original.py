@@ -14,7 +14,7 @@ from torch.nn import functional
 from training.augment import augment
 from training.dataset import WindowSet
 from training.devices import Held, device, laid_out, precision, reproducible, seeded, threads
-from training.errors import ModelError
+from training.errors import MissingScene, ModelError
 from training.evaluation import Evaluation, evaluate
 from training.folds import split_by_subject
 from training.network import SceneNet, infer
@@ -122,13 +122,17 @@ def train_original(
         bit for bit on a CPU.
 
     Raises:
-        TooFewLabels, TooFewSubjects, MissingScene: the windows do not allow it.
+        TooFewLabels, TooFewSubjects, MissingScene: the windows do not allow it; of one scene only, too.
         NonFiniteLoss: the training diverged.
     """
     settings, data, run = settings or OriginalSettings(), data or DataSettings(), run or NullRun()
     windows = windows.with_channels(data.channels)
     if data.scenes:
         windows = windows.with_scenes(data.scenes)
+    if len(windows.scene_names) == 1:
+        only = windows.scene_names[0]
+        msg = f"The only scene is {only}: a model tells scenes apart. Label another, or name more than one in [data] scenes."
+        raise MissingScene(msg)
     # The people of [data] holdout_subjects are the target's: here it is always a share.
     split = split_by_subject(windows, share=data.holdout_share, seed=data.seed, min_labelled=data.min_labelled)
     train, holdout = windows.select(split.train), windows.select(split.holdout)

@@ -18,7 +18,6 @@ times the *physical* quality: is there a signal at all (:mod:`training.physical`
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -39,8 +38,6 @@ from training.tracking import Progress, no_progress
 Array = NDArray[np.float64]
 _DOUBT = 0.5
 """Below it, a look at a window speaks against its label, or its signal is poor."""
-_SIMILARITIES = 1 << 26
-"""Of windows with windows, in memory at once: 256 MiB."""
 _ASKED = 20_000
 """Windows that vote, and that teach the heads of a fold, at most: beyond it neither knows more, and everybody's votes of everybody
 would take the square of a million."""
@@ -141,6 +138,8 @@ def score_quality(
         seed: of the folds.
         progress: told after each fold.
     """
+    from cleanlab.rank import get_normalized_margin_for_each_label  # noqa: PLC0415  (as faiss, below)
+
     settings = settings or QualitySettings()
     labels, groups, runs = windows.scenes, windows.groups(), label_runs(windows)
     weights = np.ones(len(labels))
@@ -157,7 +156,9 @@ def score_quality(
         belief, wrong = label_belief(seen, labels, runs, train=train, novelty=settings.novelty)
         weights = np.maximum(belief, settings.floor)
     heads = np.mean([judges[name] for name in judges if name not in {_NEIGHBOURS, _ORIGINAL}], axis=0)
-    margin, original, neighbours = (_margin(p, labels) for p in (heads, judges[_ORIGINAL], judges[_NEIGHBOURS]))
+    margin, original, neighbours = (
+        get_normalized_margin_for_each_label(labels, each) for each in (heads, judges[_ORIGINAL], judges[_NEIGHBOURS])
+    )
     checks = physical_checks(windows)
     physical = physical_quality(checks)
     ranked = _ranks(belief, labels, groups, settings.shrink, train=train)
@@ -249,16 +250,17 @@ def adjustment(labels: NDArray[np.int64], weights: NDArray[np.floating], scenes:
 def _neighbourhood(
     voters: NDArray[np.int64], groups: NDArray[np.int64], features: NDArray[np.floating], count: int
 ) -> NDArray[np.int64]:
-    """(n, count) the nearest of the voters who are other people's, the nearest first; -1 where there are no more."""
-    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    """(n, count) the nearest of the voters who are other people's, by cosine, the nearest first; -1 where there are no more."""
+    import faiss  # noqa: PLC0415  (scores need it; training from scores that are there does not)
+
+    unit = np.asarray(features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12), np.float32)
     found = np.full((len(features), count), -1)
     for group in np.unique(groups):
         mine, others = np.flatnonzero(groups == group), voters[groups[voters] != group]
-        if not len(others):
-            continue
-        for part in np.array_split(mine, math.ceil(len(mine) * len(others) / _SIMILARITIES)):
-            near = others[_nearest(unit[part] @ unit[others].T, count)]
-            found[part, : near.shape[1]] = near
+        near = min(count, len(others))
+        if near:
+            _, at = faiss.knn(unit[mine], unit[others], near, metric=faiss.METRIC_INNER_PRODUCT)
+            found[mine, :near] = others[at]
     return found
 
 
@@ -289,33 +291,6 @@ def _some(rows: NDArray[np.int64], labels: NDArray[np.int64], seed: int) -> NDAr
         mine = np.flatnonzero(scene == each)
         within[mine] = np.arange(len(mine))
     return np.sort(order[np.argsort(within, kind="stable")[:_ASKED]])
-
-
-def _nearest(similarity: NDArray[np.floating], count: int) -> NDArray[np.int64]:
-    """(n, count) columns of the largest of (n, m) similarities, the largest first and of equals the first; all m if they are fewer.
-
-    What sorting whole rows gives, without sorting them: linear in m.
-    """
-    n, m = similarity.shape
-    if m <= count:
-        return np.argsort(-similarity, axis=1, kind="stable")
-    least = np.partition(similarity, m - count, axis=1)[:, m - count, None]
-    # Those above the least that counts are fewer than enough; of those equal to it, the first fill up.
-    above, equal = similarity > least, similarity == least
-    chosen = above | (equal & (equal.cumsum(1) <= count - above.sum(1, keepdims=True)))
-    columns = np.nonzero(chosen)[1].reshape(n, count)
-    order = np.argsort(-np.take_along_axis(similarity, columns, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(columns, order, axis=1)
-
-
-def _margin(probabilities: Array, labels: NDArray[np.int64]) -> Array:
-    """(n,) of the label over the best other scene, from [-1, 1] to [0, 1]."""
-    rows = np.arange(len(labels))
-    others = probabilities.copy()
-    given = others[rows, labels]
-    others[rows, labels] = -1
-    margin: Array = (given - others.max(1) + 1) / 2
-    return margin
 
 
 def _ranks(

@@ -143,6 +143,12 @@ def test_windows_that_do_not_allow_it_are_refused(made: WindowSet, error: type[E
         train(made)
 
 
+def test_a_model_of_one_scene_is_refused() -> None:
+    made = windows()
+    with pytest.raises(MissingScene, match=r"The only scene is .* \[data\] scenes"):
+        train(made.select(made.scenes == 0).with_scenes(made.scene_names[:1]))
+
+
 def test_what_is_saved_is_loaded(original: OriginalModel, tmp_path: Path) -> None:
     original.save(tmp_path / "original")
     loaded = OriginalModel.load(tmp_path / "original")

@@ -15,7 +15,7 @@ from training.arms import features_of
 from training.dataset import WindowSet
 from training.heads import Head
 from training.policies import Labelled
-from training.quality import Quality, _nearest, _out_of_fold, _some, score_quality
+from training.quality import Quality, _neighbourhood, _out_of_fold, _some, score_quality
 from training.settings import QualitySettings
 from training.tracking import no_progress
 from training.weights import choose_weights, effective_size, tiers_of
@@ -143,13 +143,26 @@ def test_cross_validation_distrusts_the_lowest_tier_where_labels_are_wrong() -> 
 
 
 @given(
-    similarity=arrays(np.float32, (5, 9), elements=st.integers(0, 4).map(float)),
-    count=st.integers(1, 12),
+    directions=arrays(np.int8, (14, 3), elements=st.integers(-3, 3)),
+    people=arrays(np.int64, 14, elements=st.integers(0, 3)),
+    voters=st.sets(st.integers(0, 13)),
+    count=st.integers(1, 16),
 )
-def test_the_nearest_are_those_that_sorting_finds(similarity: np.ndarray, count: int) -> None:
-    """Of equals the first, as a stable sort has them."""
-    expected = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
-    np.testing.assert_array_equal(_nearest(similarity, count), expected)
+def test_neighbours_are_the_nearest_voters_of_other_people(
+    directions: np.ndarray, people: np.ndarray, voters: set[int], count: int
+) -> None:
+    features = directions.astype(np.float32)
+    asked = np.array(sorted(voters), np.int64)
+    near = _neighbourhood(asked, people, features, count)
+    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    for at, row in enumerate(near):
+        others = asked[people[asked] != people[at]]
+        found = row[row >= 0]
+        assert len(found) == len(set(found)) == min(count, len(others))
+        assert set(found) <= set(others)
+        # Of equals it may be any: it is their similarities that must be the largest, the largest first.
+        expected = np.sort(unit[others] @ unit[at])[::-1][: len(found)]
+        np.testing.assert_allclose(unit[found] @ unit[at], expected, atol=1e-6)
 
 
 def test_a_reason_says_what_the_window_looks_like_and_what_is_poor_about_it() -> None:

@@ -35,6 +35,12 @@ _USUAL = 0.5
 """Standard deviation of an exponent's logarithm before any label is seen: judges are off by a half or so, and few labels say little."""
 _LOOKS = 4.0
 """Evidence of a run is worth no more single looks, however long it is: the same judges err about all of it in the same way."""
+_UNKNOWN, _KNOWN = 0.2, 0.3
+"""Of a scene's labels, the share that looks like it to the judges: below the first they do not know it on these phones, or hardly a label
+is right; above the second they do."""
+_LOPSIDED = 2.0
+"""Of such a scene, at most so many labels are taken to be wrong as if mistakes like those in the other labels were spread evenly, times
+this. Judges who take it for another scene would call all of its labels wrong, where no other label is."""
 _ALIKE = 40.0
 """Imaginary windows of each scene while an exponent is chosen: it is not to be made up for by a scene's own way of being mislabelled."""
 _LEAST = 1e-4
@@ -123,10 +129,15 @@ def label_belief(
     seen = np.clip(seen, (1 - _SURE) / max(scenes - 1, 1), _SURE)
     surest = np.log(_SURE / (1 - _SURE) * max(scenes - 1, 1))
     common, channel = (counts + _UNSEEN) / (counts.sum() + scenes * _UNSEEN), _evenly(_WRONG, scenes)
+    belief = np.full(n, 1 - _WRONG)
+    known = np.bincount(labels, weights=times * seen[given], minlength=scenes) / (counts + _TINY)
+    unknown = np.clip((_KNOWN - known) / (_KNOWN - _UNKNOWN), 0, 1)
     for _ in range(_EM_STEPS):
         together = common[:, None] * channel  # (truth, label)
         others = together * ~np.eye(scenes, dtype=bool)
         before = np.log(together.diagonal() + _TINY) - np.log(others.sum(0) + _TINY)
+        doubted = np.bincount(labels, weights=times * (1 - belief), minlength=scenes)
+        before += unknown * np.maximum(_least_odds(doubted, counts) - before, 0)
         # What a window may be instead: the scenes as likely as they are to be called by its label.
         instead = seen * (others / (others.sum(0) + _TINY))[:, labels].T
         against = instead.sum(1) + _TINY
@@ -138,12 +149,21 @@ def label_belief(
         called = np.zeros((scenes, scenes))
         np.add.at(called.T, labels, truth)
         common = (truth.sum(0) + _UNSEEN) / (truth.sum() + scenes * _UNSEEN)
-        doubted = (float(times @ (1 - belief)) + _WRONG * _IMAGINED) / (counts.sum() + _IMAGINED)
-        imagined = _IMAGINED * _evenly(doubted, scenes)
+        overall = (float(times @ (1 - belief)) + _WRONG * _IMAGINED) / (counts.sum() + _IMAGINED)
+        imagined = _IMAGINED * _evenly(overall, scenes)
         channel = (called + imagined) / (called.sum(1, keepdims=True) + _IMAGINED)
     labelled = np.bincount(labels, weights=train, minlength=scenes)
     wrong = (np.bincount(labels, weights=train * (1 - belief), minlength=scenes) + 1) / (labelled + 1 / _WRONG)
     return belief, wrong
+
+
+def _least_odds(doubted: NDArray[np.number], counts: NDArray[np.number]) -> Array:
+    """(scenes,) least log odds that a label is right, before anybody looks, given how many labels are doubted, and how many there are."""
+    elsewhere = counts.sum() - counts
+    wrong = (doubted.sum() - doubted + _WRONG * _IMAGINED) / (elsewhere + _IMAGINED)
+    strays = _LOPSIDED * wrong * elsewhere / max(len(counts) - 1, 1)
+    odds: Array = np.log(np.maximum(counts - strays, 0) + _TINY) - np.log(strays + _TINY)
+    return odds
 
 
 def _likelihood(seen: Array, labels: NDArray[np.int64], counts: Array) -> float:

@@ -38,6 +38,8 @@ from training.tracking import Progress, no_progress
 Array = NDArray[np.float64]
 _DOUBT = 0.5
 """Below it, a look at a window speaks against its label, or its signal is poor."""
+_KEPT = 0.25
+"""Of its weight, a scene keeps this share at least: judges who do not know it would have it unlearned."""
 _ASKED = 20_000
 """Windows that vote, and that teach the heads of a fold, at most: beyond it neither knows more, and everybody's votes of everybody
 would take the square of a million."""
@@ -75,7 +77,8 @@ class Quality:
         """What the windows of a training set are worth: the belief in their labels, less where a signal is poor for its scene.
 
         Poor is less than half of what is usual (the median) for the scene: where phones drop samples whenever people walk, those that are
-        to be recognised will, too, and no scene loses weight for it.
+        to be recognised will, too, and no scene loses weight for it. No scene loses more than three quarters of its weight, whatever the
+        judges say: where it would, each of its windows is lifted by the same part of what it lacks.
 
         Args:
             labels: (n,) of all windows that were scored.
@@ -90,6 +93,11 @@ class Quality:
             usual[labels == scene] = np.median(physical[labels == scene])
         share = np.divide(physical, _DOUBT * usual, out=np.ones(len(physical)), where=usual > 0)
         worth: Array = self.belief[rows] * np.minimum(share, 1)
+        for scene in np.unique(labels):
+            mine = labels == scene
+            mean = worth[mine].mean()
+            if mean < _KEPT:
+                worth[mine] += (1 - worth[mine]) * (_KEPT - mean) / (1 - mean)
         return worth
 
     def looks(self) -> dict[str, Array]:

@@ -83,6 +83,23 @@ def test_most_of_what_is_called_by_a_rare_scenes_name_is_something_else() -> Non
         assert wrong[scene] == pytest.approx((truth != labels)[rows].mean(), abs=0.1)
 
 
+@pytest.mark.parametrize("errors", [0.0, 0.1])
+def test_a_scene_that_the_judges_do_not_know_is_not_all_mislabelled(errors: float) -> None:
+    """On new phones it looks to them like another. Where other labels are hardly ever wrong, all of this scene's are hardly."""
+    rng = np.random.default_rng(0)
+    truth = np.repeat([0, 1, 2], [400, 200, 30])
+    labels = np.where(rng.random(630) < errors, (truth + rng.integers(1, 3, 630)) % 3, truth)
+    looks_like = np.where(truth == 2, 0, truth)
+    seen = np.full((630, 3), 0.02)
+    seen[np.arange(630), looks_like] = 0.9
+    seen[:, 2] = 0.08
+    belief, _ = label_belief(seen, labels, np.arange(630), train=np.ones(630, bool), novelty=0.1)
+    unknown = (labels == 2) & (truth == 2)
+    least = 0.5 if errors == 0 else 0.05
+    assert belief[unknown].mean() > least
+    assert belief[(labels == truth) & ~unknown].mean() > 0.95
+
+
 def test_with_one_scene_there_is_nothing_else_that_a_label_could_mean() -> None:
     belief, _ = label_belief(np.ones((5, 1)), np.zeros(5, np.int64), np.arange(5), train=np.ones(5, bool), novelty=0.1)
     assert belief.min() > 0.9

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -36,6 +37,11 @@ def scored(labelled: WindowSet, train: np.ndarray | None = None) -> Quality:
     return score_quality(
         labelled, features_of(net, labelled), Head.of(net), train=everything if train is None else train
     )
+
+
+@cache
+def scored_once() -> Quality:
+    return scored(flipped(0.2)[0])
 
 
 def test_planted_wrong_labels_score_lower() -> None:
@@ -85,6 +91,26 @@ def test_no_signal_at_all_in_a_scene_divides_nothing_by_nothing() -> None:
     made = windows(people=3, each=3)
     dead = replace(made, coverage=np.where(made.scenes == 1, 0, 1).astype(np.float32))
     assert np.isfinite(scored(dead).worth(dead.scenes, np.ones(len(made), bool))).all()
+
+
+@given(
+    belief=arrays(np.float64, 12, elements=st.floats(0, 1)),
+    physical=arrays(np.float64, 12, elements=st.floats(0, 1)),
+    labels=arrays(np.int64, 12, elements=st.integers(0, 2)),
+)
+def test_a_scene_keeps_a_quarter_of_its_weight_and_the_order_of_its_windows(
+    belief: np.ndarray, physical: np.ndarray, labels: np.ndarray
+) -> None:
+    made = replace(scored_once(), belief=belief, physical=physical)
+    worth = made.worth(labels, np.ones(12, bool))
+    assert worth.min() >= 0
+    assert worth.max() <= 1 + 1e-12
+    for scene in np.unique(labels):
+        mine = labels == scene
+        assert worth[mine].mean() >= 0.25 - 1e-9
+        order = np.argsort(belief[mine], kind="stable")
+        if (physical[mine] == physical[mine][0]).all():
+            assert (np.diff(worth[mine][order]) >= -1e-12).all()
 
 
 def test_heads_judge_on_the_way_as_well() -> None:

@@ -36,11 +36,11 @@ _USUAL = 0.5
 _LOOKS = 4.0
 """Evidence of a run is worth no more single looks, however long it is: the same judges err about all of it in the same way."""
 _UNKNOWN, _KNOWN = 0.2, 0.3
-"""Of a scene's labels, the share that looks like it to the judges: below the first they do not know it on these phones, or hardly a label
+"""Mean probability of a scene in the judges' eyes, over its labels: below the first they do not know it on these phones, or hardly a label
 is right; above the second they do."""
 _LOPSIDED = 2.0
-"""Of such a scene, at most so many labels are taken to be wrong as if mistakes like those in the other labels were spread evenly, times
-this. Judges who take it for another scene would call all of its labels wrong, where no other label is."""
+"""Before anybody looks, at most so many times as many labels of an unknown scene are taken to be wrong as mistakes like those in the
+labels of known scenes would make, spread evenly."""
 _ALIKE = 40.0
 """Imaginary windows of each scene while an exponent is chosen: it is not to be made up for by a scene's own way of being mislabelled."""
 _LEAST = 1e-4
@@ -132,16 +132,24 @@ def label_belief(
     belief = np.full(n, 1 - _WRONG)
     known = np.bincount(labels, weights=times * seen[given], minlength=scenes) / (counts + _TINY)
     unknown = np.clip((_KNOWN - known) / (_KNOWN - _UNKNOWN), 0, 1)
+    # How wrong labels are is measured on the others: where there are hardly any, what the judges see counts.
+    measure = float((counts * (1 - unknown)).sum())
+    unknown *= measure / (measure + _IMAGINED)
     for _ in range(_EM_STEPS):
         together = common[:, None] * channel  # (truth, label)
         others = together * ~np.eye(scenes, dtype=bool)
         before = np.log(together.diagonal() + _TINY) - np.log(others.sum(0) + _TINY)
         doubted = np.bincount(labels, weights=times * (1 - belief), minlength=scenes)
-        before += unknown * np.maximum(_least_odds(doubted, counts) - before, 0)
+        before += _lift(before, doubted, counts, unknown)
         # What a window may be instead: the scenes as likely as they are to be called by its label.
-        instead = seen * (others / (others.sum(0) + _TINY))[:, labels].T
+        kinds = others / (others.sum(0) + _TINY)
+        kinds += unknown * (_evenly(1.0, scenes) - kinds)
+        instead = seen * kinds[:, labels].T
         against = instead.sum(1) + _TINY
         evidence = np.clip(np.log(seen[given]) - np.log(against), -surest, surest)
+        # Who does not know a scene sees none of it anywhere: what tells is whether a window looks more or less like it than its others.
+        blindness = np.bincount(labels, weights=times * evidence, minlength=scenes) / (counts + _TINY)
+        evidence -= (unknown * np.minimum(blindness, 0))[labels]
         belief = expit(_pooled(evidence, runs, size, novelty) + before[labels])
         truth = (1 - belief)[:, None] * instead / against[:, None]
         truth[given] = belief
@@ -157,13 +165,22 @@ def label_belief(
     return belief, wrong
 
 
-def _least_odds(doubted: NDArray[np.number], counts: NDArray[np.number]) -> Array:
-    """(scenes,) least log odds that a label is right, before anybody looks, given how many labels are doubted, and how many there are."""
-    elsewhere = counts.sum() - counts
-    wrong = (doubted.sum() - doubted + _WRONG * _IMAGINED) / (elsewhere + _IMAGINED)
-    strays = _LOPSIDED * wrong * elsewhere / max(len(counts) - 1, 1)
-    odds: Array = np.log(np.maximum(counts - strays, 0) + _TINY) - np.log(strays + _TINY)
-    return odds
+def _lift(before: Array, doubted: NDArray[np.number], counts: NDArray[np.number], unknown: Array) -> Array:
+    """(scenes,) what is added to the log odds that a label is right, where the judges do not know its scene.
+
+    Args:
+        before: (scenes,) log odds as they would be.
+        doubted: (scenes,) labels that are taken to be wrong.
+        counts: (scenes,) labels.
+        unknown: (scenes,) from 0, known, to 1.
+    """
+    # Other unknown scenes are no measure of how often people err.
+    measure, doubt = counts * (1 - unknown), doubted * (1 - unknown)
+    wrong = (doubt.sum() - doubt + _WRONG * _IMAGINED) / (measure.sum() - measure + _IMAGINED)
+    strays = _LOPSIDED * wrong * (counts.sum() - counts) / max(len(counts) - 1, 1)
+    least = np.log(np.maximum(counts - strays, 0) + _TINY) - np.log(strays + _TINY)
+    lift: Array = unknown * np.maximum(least - before, 0)
+    return lift
 
 
 def _likelihood(seen: Array, labels: NDArray[np.int64], counts: Array) -> float:

@@ -28,6 +28,8 @@ from training.settings import QualitySettings
 from training.weights import choose_weights, held_out_logits, tiers_of, weighted_balanced_accuracy
 
 Array = NDArray[np.float64]
+_KEPT = 0.25
+"""Of its weight, a scene keeps this share at least: judges who do not know it would have it unlearned."""
 _POWERS = (1.0, 0.5, 2.0, 4.0)
 """Of the belief; 1 first: with equal results, the weight is the probability itself."""
 
@@ -114,7 +116,7 @@ def _balanced(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
 
 
 def _pruned(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
-    from cleanlab.filter import find_label_issues  # noqa: PLC0415  (one arm needs it, and not every GPU node has it)
+    from cleanlab.filter import find_label_issues  # noqa: PLC0415  (one arm needs it)
 
     fold = grouped_folds(data.groups, data.labels, settings.folds, rng=np.random.default_rng(seed))
     ones = np.ones(len(data.labels))
@@ -146,7 +148,7 @@ def _tiers(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
     chosen = choose_weights(
         data.features, data.labels, data.groups, data.score, data.worth, head=data.head, settings=settings, seed=seed
     )
-    weights = chosen.of(tiers_of(data.score, settings.thresholds))
+    weights = _floored(chosen.of(tiers_of(data.score, settings.thresholds)), data, settings)
     return Weighed(
         weights=weights, believed=data.worth, details={"tier_weights": list(chosen.weights), "tried": chosen.tried}
     )
@@ -154,7 +156,7 @@ def _tiers(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
 
 def _per_sample(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
     fold = grouped_folds(data.groups, data.labels, settings.folds, rng=np.random.default_rng(seed))
-    options = {power: _floored(data.worth**power, settings) for power in _POWERS}
+    options = {power: _floored(data.worth**power, data, settings) for power in _POWERS}
     values = {power: _value(data, weights, fold, settings) for power, weights in options.items()}
     best = max(_POWERS, key=lambda power: round(values[power], 9))
     return Weighed(weights=options[best], believed=data.worth, details={"power": best})
@@ -166,7 +168,9 @@ def _learned(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
         data.features, data.labels, data.worth, fold, head=data.head, pull=min(settings.pulls), floor=settings.floor
     )
     return Weighed(
-        weights=found.of(data.worth), believed=data.worth, details={"slope": found.slope, "shift": found.shift}
+        weights=_floored(found.of(data.worth), data, settings),
+        believed=data.worth,
+        details={"slope": found.slope, "shift": found.shift},
     )
 
 
@@ -175,7 +179,9 @@ def _auto(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
     people = People(data.labels, data.groups, data.worth, seed=seed)
     # The simplest first: of those that are as good as the best, it is taken. Nothing about it is chosen, so nothing by chance.
     options = {
-        "per_sample": Weighed(weights=_floored(data.worth, settings), believed=data.worth, details={"power": 1.0}),
+        "per_sample": Weighed(
+            weights=_floored(data.worth, data, settings), believed=data.worth, details={"power": 1.0}
+        ),
         "learned": _learned(data, settings, seed),
         "tiers": _tiers(data, settings, seed),
         "equal": Weighed(weights=np.ones(len(data.labels)), believed=data.worth, details={}),
@@ -191,8 +197,15 @@ def _auto(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
     )  # fmt: skip
 
 
-def _floored(weights: Array, settings: QualitySettings) -> Array:
-    return np.maximum(weights, settings.floor)
+def _floored(weights: Array, data: Labelled, settings: QualitySettings) -> Array:
+    """(n,) weights, none below the floor; where a scene has lost more than it may, its windows regain the same part of their loss."""
+    floored = np.maximum(weights, settings.floor)
+    for scene in np.unique(data.labels):
+        mine = data.labels == scene
+        mean = floored[mine].mean()
+        if mean < _KEPT:
+            floored[mine] += (1 - floored[mine]) * (_KEPT - mean) / (1 - mean)
+    return floored
 
 
 def _value(data: Labelled, weights: Array, fold: NDArray[np.int64], settings: QualitySettings) -> float:

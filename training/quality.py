@@ -28,6 +28,7 @@ from scipy.special import softmax
 
 from training.belief import calibrated, label_belief, label_runs, trust_shares
 from training.dataset import WindowSet
+from training.errors import ModelError
 from training.filterloss import logit_adjustment
 from training.folds import grouped_folds
 from training.heads import Head, head_path
@@ -38,8 +39,6 @@ from training.tracking import Progress, no_progress
 Array = NDArray[np.float64]
 _DOUBT = 0.5
 """Below it, a look at a window speaks against its label, or its signal is poor."""
-_KEPT = 0.25
-"""Of its weight, a scene keeps this share at least: judges who do not know it would have it unlearned."""
 _ASKED = 20_000
 """Windows that vote, and that teach the heads of a fold, at most: beyond it neither knows more, and everybody's votes of everybody
 would take the square of a million."""
@@ -77,8 +76,7 @@ class Quality:
         """What the windows of a training set are worth: the belief in their labels, less where a signal is poor for its scene.
 
         Poor is less than half of what is usual (the median) for the scene: where phones drop samples whenever people walk, those that are
-        to be recognised will, too, and no scene loses weight for it. No scene loses more than three quarters of its weight, whatever the
-        judges say: where it would, each of its windows is lifted by the same part of what it lacks.
+        to be recognised will, too, and no scene loses weight for it.
 
         Args:
             labels: (n,) of all windows that were scored.
@@ -91,13 +89,9 @@ class Quality:
         usual = np.zeros(len(physical))
         for scene in np.unique(labels):
             usual[labels == scene] = np.median(physical[labels == scene])
-        share = np.divide(physical, _DOUBT * usual, out=np.ones(len(physical)), where=usual > 0)
-        worth: Array = self.belief[rows] * np.minimum(share, 1)
-        for scene in np.unique(labels):
-            mine = labels == scene
-            mean = worth[mine].mean()
-            if mean < _KEPT:
-                worth[mine] += (1 - worth[mine]) * (_KEPT - mean) / (1 - mean)
+        poor = _DOUBT * usual
+        share = np.divide(np.minimum(physical, poor), poor, out=np.ones(len(physical)), where=poor > 0)
+        worth: Array = self.belief[rows] * share
         return worth
 
     def looks(self) -> dict[str, Array]:
@@ -145,9 +139,15 @@ def score_quality(
         settings: how.
         seed: of the folds.
         progress: told after each fold.
+
+    Raises:
+        ModelError: the model knows one scene only.
     """
     from cleanlab.rank import get_normalized_margin_for_each_label  # noqa: PLC0415  (as faiss, below)
 
+    if len(head.bias) == 1:
+        msg = f"A model that knows {windows.scene_names[0]} only cannot judge labels: train an original model of at least two scenes."
+        raise ModelError(msg)
     settings = settings or QualitySettings()
     labels, groups, runs = windows.scenes, windows.groups(), label_runs(windows)
     weights = np.ones(len(labels))
@@ -268,7 +268,8 @@ def _neighbourhood(
         near = min(count, len(others))
         if near:
             _, at = faiss.knn(unit[mine], unit[others], near, metric=faiss.METRIC_INNER_PRODUCT)
-            found[mine, :near] = others[at]
+            # Of a window whose features are not finite nobody is near, and faiss says -1.
+            found[mine, :near] = np.where(at < 0, -1, others[at])
     return found
 
 

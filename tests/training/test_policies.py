@@ -5,6 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from training import policies
 from training.arm import EVERY, POLICIES
@@ -49,6 +52,33 @@ def test_what_is_wrong_weighs_less_and_nothing_is_erased(policy: str) -> None:
     assert found.details
     again = weigh(policy, data, QUALITY, seed=0)  # type: ignore[arg-type]
     assert (again.weights == found.weights).all()
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_scene_whose_labels_nobody_believes_keeps_a_quarter_of_its_weight(policy: str) -> None:
+    data, _ = labelled()
+    nobodys = data.labels == 2
+    doubtful = np.where(nobodys, data.worth / 50, data.worth)
+    found = weigh(policy, replace(data, worth=doubtful, score=doubtful), QUALITY, seed=0)  # type: ignore[arg-type]
+    assert found.weights[nobodys].mean() >= 0.25 - 1e-12
+    assert found.weights.max() <= 1
+
+
+@given(
+    weights=arrays(np.float64, 12, elements=st.floats(0, 1)),
+    labels=arrays(np.int64, 12, elements=st.integers(0, 2)),
+)
+def test_what_a_scene_regains_is_the_same_part_of_what_each_window_lost(
+    weights: np.ndarray, labels: np.ndarray
+) -> None:
+    data = replace(labelled()[0], labels=labels)
+    found, floored = policies._floored(weights, data, QUALITY), np.maximum(weights, QUALITY.floor)
+    for scene in np.unique(labels):
+        mine = labels == scene
+        before = floored[mine].mean()
+        assert found[mine].mean() == pytest.approx(max(before, 0.25))
+        lost = 1 - floored[mine]
+        np.testing.assert_allclose(1 - found[mine], lost * (1 - found[mine].mean()) / (1 - before) if before < 1 else 0)
 
 
 def test_auto_says_why_and_does_nothing_where_nothing_helps() -> None:

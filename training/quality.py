@@ -141,12 +141,14 @@ def score_quality(
         progress: told after each fold.
 
     Raises:
-        ModelError: the model knows one scene only.
+        ModelError: the model knows one scene only, or makes something that is not finite of a window.
     """
-    from cleanlab.rank import get_normalized_margin_for_each_label  # noqa: PLC0415  (as faiss, below)
-
     if len(head.bias) == 1:
         msg = f"A model that knows {windows.scene_names[0]} only cannot judge labels: train an original model of at least two scenes."
+        raise ModelError(msg)
+    broken = int((~np.isfinite(features).all(1)).sum())
+    if broken:
+        msg = f"The model makes NaN or infinity of {broken} windows: train another original, with a smaller [original] learning_rate."
         raise ModelError(msg)
     settings = settings or QualitySettings()
     labels, groups, runs = windows.scenes, windows.groups(), label_runs(windows)
@@ -164,9 +166,7 @@ def score_quality(
         belief, wrong = label_belief(seen, labels, runs, train=train, novelty=settings.novelty)
         weights = np.maximum(belief, settings.floor)
     heads = np.mean([judges[name] for name in judges if name not in {_NEIGHBOURS, _ORIGINAL}], axis=0)
-    margin, original, neighbours = (
-        get_normalized_margin_for_each_label(labels, each) for each in (heads, judges[_ORIGINAL], judges[_NEIGHBOURS])
-    )
+    margin, original, neighbours = (_margin(each, labels) for each in (heads, judges[_ORIGINAL], judges[_NEIGHBOURS]))
     checks = physical_checks(windows)
     physical = physical_quality(checks)
     ranked = _ranks(belief, labels, groups, settings.shrink, train=train)
@@ -259,18 +259,26 @@ def _neighbourhood(
     voters: NDArray[np.int64], groups: NDArray[np.int64], features: NDArray[np.floating], count: int
 ) -> NDArray[np.int64]:
     """(n, count) the nearest of the voters who are other people's, by cosine, the nearest first; -1 where there are no more."""
-    import faiss  # noqa: PLC0415  (scores need it; training from scores that are there does not)
-
     unit = np.asarray(features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12), np.float32)
     found = np.full((len(features), count), -1)
     for group in np.unique(groups):
         mine, others = np.flatnonzero(groups == group), voters[groups[voters] != group]
         near = min(count, len(others))
         if near:
-            _, at = faiss.knn(unit[mine], unit[others], near, metric=faiss.METRIC_INNER_PRODUCT)
-            # Of a window whose features are not finite nobody is near, and faiss says -1.
-            found[mine, :near] = np.where(at < 0, -1, others[at])
+            found[mine, :near] = others[_nearest(unit[mine], unit[others], near)]
     return found
+
+
+def _nearest(unit: NDArray[np.float32], among: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+    """(n, count) rows of ``among`` (m, d) that are nearest to each of ``unit`` (n, d), all of length 1; exact."""
+    try:
+        import faiss  # noqa: PLC0415
+    except ImportError:  # a bare GPU node: the same, slower
+        from sklearn.neighbors import NearestNeighbors  # noqa: PLC0415
+
+        search = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(among)
+        return np.asarray(search.kneighbors(unit, return_distance=False), np.int64)
+    return np.asarray(faiss.knn(unit, among, count, metric=faiss.METRIC_INNER_PRODUCT)[1], np.int64)
 
 
 def _votes(
@@ -300,6 +308,16 @@ def _some(rows: NDArray[np.int64], labels: NDArray[np.int64], seed: int) -> NDAr
         mine = np.flatnonzero(scene == each)
         within[mine] = np.arange(len(mine))
     return np.sort(order[np.argsort(within, kind="stable")[:_ASKED]])
+
+
+def _margin(probabilities: Array, labels: NDArray[np.int64]) -> Array:
+    """(n,) of the label over the best other scene, from [-1, 1] to [0, 1]: cleanlab's normalised margin, where cleanlab may be missing."""
+    rows = np.arange(len(labels))
+    others = probabilities.copy()
+    given = others[rows, labels]
+    others[rows, labels] = -1
+    margin: Array = (given - others.max(1) + 1) / 2
+    return margin
 
 
 def _ranks(

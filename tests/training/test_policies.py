@@ -78,7 +78,8 @@ def test_what_a_scene_regains_is_the_same_part_of_what_each_window_lost(
         before = floored[mine].mean()
         assert found[mine].mean() == pytest.approx(max(before, 0.25))
         lost = 1 - floored[mine]
-        np.testing.assert_allclose(1 - found[mine], lost * (1 - found[mine].mean()) / (1 - before) if before < 1 else 0)
+        expected = lost * (1 - found[mine].mean()) / (1 - before) if before < 1 else 0
+        np.testing.assert_allclose(1 - found[mine], expected, atol=1e-12)
 
 
 def test_auto_says_why_and_does_nothing_where_nothing_helps() -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
+from cleanlab.rank import get_normalized_margin_for_each_label
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -17,7 +19,7 @@ from training.dataset import WindowSet
 from training.errors import ModelError
 from training.heads import Head
 from training.policies import Labelled
-from training.quality import Quality, _neighbourhood, _out_of_fold, _some, score_quality
+from training.quality import Quality, _margin, _neighbourhood, _out_of_fold, _some, score_quality
 from training.settings import QualitySettings
 from training.tracking import no_progress
 from training.weights import choose_weights, effective_size, tiers_of
@@ -189,12 +191,29 @@ def test_neighbours_are_the_nearest_voters_of_other_people(
         np.testing.assert_allclose(unit[found] @ unit[at], expected, atol=1e-6)
 
 
-def test_a_window_without_features_has_no_neighbours() -> None:
-    features = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
-    features[0] = np.nan
-    near = _neighbourhood(np.arange(30), np.arange(30) % 2, features, 5)
-    assert (near[0] == -1).all()
-    assert (near[2::2] >= 0).all()
+def test_features_that_are_not_finite_are_refused() -> None:
+    labelled, _ = flipped(0.2)
+    features = features_of(network(), labelled).copy()
+    features[3] = np.nan
+    with pytest.raises(ModelError, match="of 1 windows"):
+        score_quality(labelled, features, Head.of(network()), train=np.ones(len(labelled), bool))
+
+
+def test_without_faiss_the_same_are_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU node that has nothing but torch and scikit-learn."""
+    labelled, _ = flipped(0.2)
+    with_it = scored(labelled)
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    without = scored(labelled)
+    np.testing.assert_allclose(without.neighbours, with_it.neighbours, atol=1e-12)
+    np.testing.assert_allclose(without.score, with_it.score, atol=1e-12)
+
+
+def test_margins_are_those_of_cleanlab() -> None:
+    rng = np.random.default_rng(0)
+    probabilities, labels = rng.dirichlet(np.ones(4), 50), rng.integers(0, 4, 50)
+    expected = get_normalized_margin_for_each_label(labels, probabilities)
+    np.testing.assert_allclose(_margin(probabilities, labels), expected)
 
 
 def test_a_reason_says_what_the_window_looks_like_and_what_is_poor_about_it() -> None:

@@ -25,11 +25,9 @@ from training.heads import Head
 from training.learned import learn_map
 from training.quality import Quality
 from training.settings import QualitySettings
-from training.weights import choose_weights, held_out_logits, tiers_of, weighted_balanced_accuracy
+from training.weights import choose_weights, floored, held_out_logits, tiers_of, weighted_balanced_accuracy
 
 Array = NDArray[np.float64]
-_KEPT = 0.25
-"""Of its weight, a scene keeps this share at least: judges who do not know it would have it unlearned."""
 _POWERS = (1.0, 0.5, 2.0, 4.0)
 """Of the belief; 1 first: with equal results, the weight is the probability itself."""
 
@@ -91,6 +89,9 @@ class Weighed:
     """(n,) how much a window counts when people left out choose between models."""
     details: dict[str, Any]
     """What was chosen, and why."""
+    left_out: NDArray[np.int64] | None = None
+    """(n,) scenes, in the eyes of heads that have not seen the person, weighed as others would have chosen; None: nothing was chosen that
+    could look better than it is."""
 
 
 def weigh(policy: Weights, data: Labelled, settings: QualitySettings, *, seed: int) -> Weighed:
@@ -148,15 +149,16 @@ def _tiers(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
     chosen = choose_weights(
         data.features, data.labels, data.groups, data.score, data.worth, head=data.head, settings=settings, seed=seed
     )
-    weights = _floored(chosen.of(tiers_of(data.score, settings.thresholds)), data, settings)
+    weights = floored(chosen.of(tiers_of(data.score, settings.thresholds)), data.labels, settings.floor)
     return Weighed(
-        weights=weights, believed=data.worth, details={"tier_weights": list(chosen.weights), "tried": chosen.tried}
-    )
+        weights=weights, believed=data.worth, left_out=chosen.left_out,
+        details={"tier_weights": list(chosen.weights), "tried": chosen.tried},
+    )  # fmt: skip
 
 
 def _per_sample(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
     fold = grouped_folds(data.groups, data.labels, settings.folds, rng=np.random.default_rng(seed))
-    options = {power: _floored(data.worth**power, data, settings) for power in _POWERS}
+    options = {power: floored(data.worth**power, data.labels, settings.floor) for power in _POWERS}
     values = {power: _value(data, weights, fold, settings) for power, weights in options.items()}
     best = max(_POWERS, key=lambda power: round(values[power], 9))
     return Weighed(weights=options[best], believed=data.worth, details={"power": best})
@@ -168,7 +170,7 @@ def _learned(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
         data.features, data.labels, data.worth, fold, head=data.head, pull=min(settings.pulls), floor=settings.floor
     )
     return Weighed(
-        weights=_floored(found.of(data.worth), data, settings),
+        weights=floored(found.of(data.worth), data.labels, settings.floor),
         believed=data.worth,
         details={"slope": found.slope, "shift": found.shift},
     )
@@ -180,13 +182,16 @@ def _auto(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
     # The simplest first: of those that are as good as the best, it is taken. Nothing about it is chosen, so nothing by chance.
     options = {
         "per_sample": Weighed(
-            weights=_floored(data.worth, data, settings), believed=data.worth, details={"power": 1.0}
+            weights=floored(data.worth, data.labels, settings.floor), believed=data.worth, details={"power": 1.0}
         ),
         "learned": _learned(data, settings, seed),
         "tiers": _tiers(data, settings, seed),
         "equal": Weighed(weights=np.ones(len(data.labels)), believed=data.worth, details={}),
     }
-    judged = [people.judge(_left_out(data, each.weights, fold, settings)) for each in options.values()]
+    judged = [
+        people.judge(_left_out(data, each.weights, fold, settings) if each.left_out is None else each.left_out)
+        for each in options.values()
+    ]
     policy = next(name for name, good in zip(options, people.as_good_as_the_best(judged), strict=True) if good)
     names = ["equal weights" if name == "equal" else name for name in options]
     told = ", ".join(f"{name} {values[0]:.3f}" for name, values in zip(names, judged, strict=True))
@@ -195,17 +200,6 @@ def _auto(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
         weights=options[policy].weights, believed=data.worth,
         details={**options[policy].details, "policy": policy, "why": why},
     )  # fmt: skip
-
-
-def _floored(weights: Array, data: Labelled, settings: QualitySettings) -> Array:
-    """(n,) weights, none below the floor; where a scene has lost more than it may, its windows regain the same part of their loss."""
-    floored = np.maximum(weights, settings.floor)
-    for scene in np.unique(data.labels):
-        mine = data.labels == scene
-        mean = floored[mine].mean()
-        if mean < _KEPT:
-            floored[mine] += (1 - floored[mine]) * (_KEPT - mean) / (1 - mean)
-    return floored
 
 
 def _value(data: Labelled, weights: Array, fold: NDArray[np.int64], settings: QualitySettings) -> float:

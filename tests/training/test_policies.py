@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from training.learned import WeightMap, held_out_loss, learn_map
 from training.policies import Labelled, weigh
 from training.quality import adjustment
 from training.settings import QualitySettings
+from training.weights import TierWeights, choose_weights, floored
 
 QUALITY = QualitySettings()
 
@@ -71,13 +73,12 @@ def test_a_scene_whose_labels_nobody_believes_keeps_a_quarter_of_its_weight(poli
 def test_what_a_scene_regains_is_the_same_part_of_what_each_window_lost(
     weights: np.ndarray, labels: np.ndarray
 ) -> None:
-    data = replace(labelled()[0], labels=labels)
-    found, floored = policies._floored(weights, data, QUALITY), np.maximum(weights, QUALITY.floor)
+    found, least = floored(weights, labels, QUALITY.floor), np.maximum(weights, QUALITY.floor)
     for scene in np.unique(labels):
         mine = labels == scene
-        before = floored[mine].mean()
+        before = least[mine].mean()
         assert found[mine].mean() == pytest.approx(max(before, 0.25))
-        lost = 1 - floored[mine]
+        lost = 1 - least[mine]
         expected = lost * (1 - found[mine].mean()) / (1 - before) if before < 1 else 0
         np.testing.assert_allclose(1 - found[mine], expected, atol=1e-12)
 
@@ -106,7 +107,11 @@ def test_auto_leaves_the_belief_only_for_what_is_better_beyond_chance(
             right = (right | np.isin(data.groups, helped)) & ~(np.isin(data.groups, hurt) & (place % 4 == 0))
         return np.where(right, data.labels, (data.labels + 1) % 3)
 
+    def tiers(*args: Any, **kwargs: Any) -> TierWeights:
+        return replace(choose_weights(*args, **kwargs), left_out=recognised(data, data.worth))
+
     monkeypatch.setattr(policies, "_left_out", recognised)
+    monkeypatch.setattr(policies, "choose_weights", tiers)
     assert weigh("auto", data, QUALITY, seed=0).details["policy"] == policy
 
 

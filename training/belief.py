@@ -21,7 +21,7 @@ from training.dataset import WindowSet
 
 Array = NDArray[np.float64]
 _SURE = 0.99
-"""No look at a window is ever surer than this."""
+"""No look at a window is surer than this, but where it is held against the other windows of an unknown scene."""
 _EM_STEPS = 50
 _WRONG = 0.1
 """Share of wrong labels, to begin with."""
@@ -111,6 +111,9 @@ def label_belief(
 ) -> tuple[Array, Array]:
     """How probable it is that each label is right, and how many of each scene's labels are wrong.
 
+    Where the judges hardly see a scene in its own labels, they may not know it on these phones, or its labels may be wrong. So long as the
+    labels of other scenes are right, the former is taken to be so, see :data:`_LOPSIDED`; it cannot be told from labels alone.
+
     Args:
         seen: (n, scenes) probabilities of the scenes, all scenes being as common beforehand, by somebody who does not know the label.
         labels: (n,) the labels given.
@@ -132,22 +135,23 @@ def label_belief(
     belief = np.full(n, 1 - _WRONG)
     known = np.bincount(labels, weights=times * seen[given], minlength=scenes) / (counts + _TINY)
     unknown = np.clip((_KNOWN - known) / (_KNOWN - _UNKNOWN), 0, 1)
-    # How wrong labels are is measured on the others: where there are hardly any, what the judges see counts.
-    measure = float((counts * (1 - unknown)).sum())
-    unknown *= measure / (measure + _IMAGINED)
+    # How wrong labels are is measured on those of other scenes: where there are hardly any, what the judges see counts.
+    measure = counts * (1 - unknown)
+    others = measure.sum() - measure
+    unknown *= others / (others + _IMAGINED)
     for _ in range(_EM_STEPS):
         together = common[:, None] * channel  # (truth, label)
         others = together * ~np.eye(scenes, dtype=bool)
         before = np.log(together.diagonal() + _TINY) - np.log(others.sum(0) + _TINY)
         doubted = np.bincount(labels, weights=times * (1 - belief), minlength=scenes)
         before += _lift(before, doubted, counts, unknown)
-        # What a window may be instead: the scenes as likely as they are to be called by its label.
+        # What a window may be instead: the scenes as likely as they are to be called by its label; by an unknown scene's, all alike.
         kinds = others / (others.sum(0) + _TINY)
         kinds += unknown * (_evenly(1.0, scenes) - kinds)
         instead = seen * kinds[:, labels].T
         against = instead.sum(1) + _TINY
         evidence = np.clip(np.log(seen[given]) - np.log(against), -surest, surest)
-        # Who does not know a scene sees none of it anywhere: what tells is whether a window looks more or less like it than its others.
+        # Who does not know a scene sees too little of it in all of its windows: what tells is whether one looks more like it than others.
         blindness = np.bincount(labels, weights=times * evidence, minlength=scenes) / (counts + _TINY)
         evidence -= (unknown * np.minimum(blindness, 0))[labels]
         belief = expit(_pooled(evidence, runs, size, novelty) + before[labels])

@@ -90,8 +90,7 @@ class Weighed:
     details: dict[str, Any]
     """What was chosen, and why."""
     left_out: NDArray[np.int64] | None = None
-    """(n,) scenes, in the eyes of heads that have not seen the person, weighed as others would have chosen; None: nothing was chosen that
-    could look better than it is."""
+    """(n,) scenes, in the eyes of heads that have not seen the person, weighed as other people chose; None: as it is weighed."""
 
 
 def weigh(policy: Weights, data: Labelled, settings: QualitySettings, *, seed: int) -> Weighed:
@@ -178,6 +177,11 @@ def _learned(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
 
 def _auto(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
     fold = grouped_folds(data.groups, data.labels, settings.folds, rng=np.random.default_rng(seed))
+    if not fold.max():
+        return Weighed(
+            weights=floored(data.worth, data.labels, settings.floor), believed=data.worth,
+            details={"policy": "per_sample", "power": 1.0, "why": "one person's labels: nobody is left out who could judge"},
+        )  # fmt: skip
     people = People(data.labels, data.groups, data.worth, seed=seed)
     # The simplest first: of those that are as good as the best, it is taken. Nothing about it is chosen, so nothing by chance.
     options = {

@@ -270,13 +270,13 @@ def _neighbourhood(
 
 
 def _nearest(unit: NDArray[np.float32], among: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-    """(n, count) rows of ``among`` (m, d) that are nearest to each of ``unit`` (n, d), all of length 1; exact."""
+    """(n, count) rows of ``among`` (m, d) that are nearest to each of ``unit`` (n, d), by cosine; exact."""
     try:
         import faiss  # noqa: PLC0415
     except ImportError:  # a bare GPU node: the same, slower
         from sklearn.neighbors import NearestNeighbors  # noqa: PLC0415
 
-        search = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(among)
+        search = NearestNeighbors(n_neighbors=count, metric="cosine", algorithm="brute").fit(among)
         return np.asarray(search.kneighbors(unit, return_distance=False), np.int64)
     return np.asarray(faiss.knn(unit, among, count, metric=faiss.METRIC_INNER_PRODUCT)[1], np.int64)
 

@@ -32,8 +32,8 @@ class TierWeights:
     """Balanced accuracy, windows counting by the belief in their labels, that chose them."""
     tried: int
     left_out: NDArray[np.int64]
-    """(n,) scenes, in the eyes of heads that have seen neither the person nor whether these weights suit the person: each fold is told by
-    the weights that do best on the others. The best of many looks better than it is to those who chose it."""
+    """(n,) scenes, in the eyes of heads that have not seen the person, weighed as does best on the other folds: to those who chose it, the
+    best of many looks better than it is. With one fold, of equal weights."""
 
     def of(self, tiers: NDArray[np.int64]) -> NDArray[np.float64]:
         """(n,) weight of each window."""
@@ -99,7 +99,7 @@ def choose_weights(
     def best(rows: NDArray[np.bool_]) -> tuple[int, float]:
         values = [weighted_balanced_accuracy(labels[rows], each[rows], belief[rows]) for each in predicted]
         # The mildest of equals: they come first.
-        at = int(np.argmax(np.round(values, 9)))
+        at = next(number for number, each in enumerate(values) if each >= max(values) - 1e-9)
         return at, values[at]
 
     chosen, value = best(np.ones(len(labels), bool))

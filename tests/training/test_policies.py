@@ -93,6 +93,13 @@ def test_auto_says_why_and_does_nothing_where_nothing_helps() -> None:
     assert np.ptp(flat.weights) == 0
 
 
+def test_auto_takes_the_belief_where_one_person_has_labelled_all() -> None:
+    data, _ = labelled()
+    found = weigh("auto", replace(data, groups=np.zeros(120, np.int64)), QUALITY, seed=0)
+    np.testing.assert_array_equal(found.weights, np.maximum(data.worth, QUALITY.floor))
+    assert "nobody is left out" in found.details["why"]
+
+
 @pytest.mark.parametrize(("helped", "hurt", "policy"), [((0,), (5,), "per_sample"), (range(6), (), "equal")])
 def test_auto_leaves_the_belief_only_for_what_is_better_beyond_chance(
     helped: Sequence[int], hurt: Sequence[int], policy: str, monkeypatch: pytest.MonkeyPatch

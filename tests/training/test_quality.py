@@ -3,6 +3,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from functools import cache
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -167,6 +168,7 @@ def test_cross_validation_distrusts_the_lowest_tier_where_labels_are_wrong() -> 
     assert weights[wrong].mean() < weights[~wrong].mean()
 
 
+@pytest.mark.parametrize("library", ["faiss", "scikit-learn"])
 @given(
     directions=arrays(np.int8, (40, 3), elements=st.integers(-3, 3)),
     people=arrays(np.int64, 40, elements=st.integers(0, 1)),
@@ -174,11 +176,13 @@ def test_cross_validation_distrusts_the_lowest_tier_where_labels_are_wrong() -> 
     count=st.integers(1, 25),
 )
 def test_neighbours_are_the_nearest_voters_of_other_people(
-    directions: np.ndarray, people: np.ndarray, voters: set[int], count: int
+    library: str, directions: np.ndarray, people: np.ndarray, voters: set[int], count: int
 ) -> None:
     features = directions.astype(np.float32)
     asked = np.array(sorted(voters), np.int64)
-    near = _neighbourhood(asked, people, features, count)
+    without = {"faiss": None} if library == "scikit-learn" else {}
+    with patch.dict(sys.modules, without):
+        near = _neighbourhood(asked, people, features, count)
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     for at, row in enumerate(near):
         others = asked[people[asked] != people[at]]

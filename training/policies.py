@@ -9,7 +9,7 @@ people left out than chance would have it. Equal weights are among what ``tiers`
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -177,17 +177,17 @@ def _learned(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
 
 def _auto(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
     fold = grouped_folds(data.groups, data.labels, settings.folds, rng=np.random.default_rng(seed))
+    # Nothing about it is chosen, so nothing by chance.
+    by_belief = Weighed(
+        weights=floored(data.worth, data.labels, settings.floor), believed=data.worth, details={"power": 1.0}
+    )
     if not fold.max():
-        return Weighed(
-            weights=floored(data.worth, data.labels, settings.floor), believed=data.worth,
-            details={"policy": "per_sample", "power": 1.0, "why": "one person's labels: nobody is left out who could judge"},
-        )  # fmt: skip
+        why = "one person's labels: nobody is left out who could judge"
+        return replace(by_belief, details={**by_belief.details, "policy": "per_sample", "why": why})
     people = People(data.labels, data.groups, data.worth, seed=seed)
-    # The simplest first: of those that are as good as the best, it is taken. Nothing about it is chosen, so nothing by chance.
+    # The simplest first: of those that are as good as the best, it is taken.
     options = {
-        "per_sample": Weighed(
-            weights=floored(data.worth, data.labels, settings.floor), believed=data.worth, details={"power": 1.0}
-        ),
+        "per_sample": by_belief,
         "learned": _learned(data, settings, seed),
         "tiers": _tiers(data, settings, seed),
         "equal": Weighed(weights=np.ones(len(data.labels)), believed=data.worth, details={}),

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ _QUICK_MINUTES = 30.0
 
 def main() -> None:
     """Run; arguments are in the environment."""
+    begin = time.monotonic()
     home = Path(os.environ.get("SENSORLOOP_HOME", "var")).absolute() / "bench"
     home.mkdir(parents=True, exist_ok=True)
     environ = {**os.environ, "SENSORLOOP_HOME": str(home)}
@@ -31,8 +33,9 @@ def main() -> None:
     quick = bool(os.environ.get("QUICK"))
     for regimes, seeds in _ROUNDS[:1] if quick else _ROUNDS:
         found: dict[str, Any] = {}
-        for name, (source, target) in pairs.items():
-            limit = ("--minutes", f"{_QUICK_MINUTES / len(pairs):g}") if quick else ()
+        for done, (name, (source, target)) in enumerate(pairs.items()):
+            left = _QUICK_MINUTES - (time.monotonic() - begin) / 60
+            limit = ("--minutes", f"{max(left, 0) / (len(pairs) - done):g}") if quick else ()
             command = ("experiment", "--source", source, "--target", target, "--name", name, "--regimes", regimes)
             _sensorloop(environ, *command, "--seeds", str(seeds), *limit)
             found[name] = json.loads((home / "experiments" / name / "transfer.json").read_text(encoding="utf-8"))

@@ -5,6 +5,7 @@ It stands in for fine-tuning wherever many fits are needed: out-of-fold scores, 
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,12 @@ from training.network import SceneNet
 
 Array = NDArray[np.float64]
 _BLAS = ThreadpoolController()
+
+
+def one_thread() -> AbstractContextManager[object]:
+    """For products of small matrices: threads that share them wait for each other most of the time, on a busy machine all of it."""
+    found: AbstractContextManager[object] = _BLAS.limit(limits=1, user_api="blas")
+    return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -50,11 +57,13 @@ def fit_head(
     adjustment: NDArray[np.floating] | None = None,
     loss: Loss = CROSS_ENTROPY,
     iterations: int = 100,
+    near: Head | None = None,
 ) -> Head:
     """The last head of :func:`head_path`: the one at the optimum."""
     return head_path(
-        features, labels, weights, start=start, pull=pull, adjustment=adjustment, loss=loss, iterations=iterations
-    )[-1]
+        features, labels, weights,
+        start=start, pull=pull, adjustment=adjustment, loss=loss, iterations=iterations, near=near,
+    )[-1]  # fmt: skip
 
 
 def head_path(
@@ -67,6 +76,7 @@ def head_path(
     adjustment: NDArray[np.floating] | None = None,
     loss: Loss = CROSS_ENTROPY,
     iterations: int = 100,
+    near: Head | None = None,
 ) -> list[Head]:
     """Minimise Σ w·ℓ / Σ w + pull · mean‖h‖² / 2 · ‖W − W₀‖² (L2-SP: Li et al., 2018, "Explicit inductive bias for transfer learning").
 
@@ -74,11 +84,12 @@ def head_path(
         features: (n, d) cached.
         labels: (n,) scenes.
         weights: (n,) not negative, not all 0.
-        start: W₀, the original's head, where the search starts and which it is pulled to.
+        start: W₀, the original's head, which it is pulled to, and where the search starts.
         pull: how strongly; the factor mean‖h‖² makes it independent of the features' scale.
         adjustment: (scenes,) added to the logits, see :func:`training.filterloss.logit_adjustment`.
         loss: ℓ; cross-entropy makes the problem convex.
         iterations: of L-BFGS, at most.
+        near: where the search starts instead, if something nearer to the optimum is known.
 
     Returns:
         Heads after 1, 2, 4, 8, … iterations, as many as ``iterations`` leaves room for, and that at the optimum; one that was reached
@@ -93,7 +104,8 @@ def head_path(
     # One constant input more is the bias, pulled like a feature of average size.
     constant = np.sqrt(size / h.shape[1])
     h = np.hstack([h, np.full((len(h), 1), constant)])
-    first = np.hstack([start.weight, start.bias[:, None] / constant])
+    first = _with_bias(start, constant)
+    begin = np.zeros(first.size) if near is None else (_with_bias(near, constant) - first).ravel()
     places = [1 << power for power in range(iterations.bit_length()) if 1 << power < iterations]
     passed: list[Array] = []
 
@@ -103,11 +115,10 @@ def head_path(
         value = (w * losses).sum() + pull * size / 2 * (change**2).sum()
         return float(value), ((slopes * w[:, None]).T @ h + pull * size * change).ravel()
 
-    # Matrices are small: threads that share them wait for each other most of the time, and on a busy machine all of it.
-    with _BLAS.limit(limits=1, user_api="blas"):
+    with one_thread():
         found = minimize(
             objective,
-            np.zeros(first.size),
+            begin,
             jac=True,
             method="L-BFGS-B",
             options={"maxiter": iterations},
@@ -119,3 +130,8 @@ def head_path(
         return Head(weight=fitted[:, :-1], bias=fitted[:, -1] * constant)
 
     return [*(head(passed[place - 1] if place <= len(passed) else found.x) for place in places), head(found.x)]
+
+
+def _with_bias(head: Head, constant: float) -> Array:
+    """(scenes, d + 1): the bias as the weight of an input that is always ``constant``."""
+    return np.hstack([head.weight, head.bias[:, None] / constant])

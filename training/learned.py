@@ -18,7 +18,7 @@ from scipy.optimize import minimize
 from scipy.sparse.linalg import LinearOperator, cg
 from scipy.special import expit, log_softmax, logit, softmax
 
-from training.heads import Head, fit_head
+from training.heads import Head, fit_head, one_thread
 from training.quality import adjustment
 
 Array = NDArray[np.float64]
@@ -70,11 +70,14 @@ def learn_map(
     if not fold.max():
         return WeightMap(slope=1.0, shift=0.0, floor=floor)
 
+    # The next weights are hardly others, so neither are the heads fitted with them.
+    heads: dict[int, Head] = {}
+
     def objective(parameters: Array) -> tuple[float, Array]:
         slope, shift = parameters
         found = WeightMap(slope=slope, shift=shift, floor=floor)
         weights = found.of(belief)
-        loss, by_weight = held_out_loss(features, labels, weights, belief, fold, head=head, pull=pull)
+        loss, by_weight = held_out_loss(features, labels, weights, belief, fold, head=head, pull=pull, heads=heads)
         by_logit = by_weight * (weights - floor) * (1 - weights) / (1 - floor)
         gradient = np.array([(by_logit * _odds(belief)).sum(), by_logit.sum()])
         tie = np.array([slope - 1, shift])
@@ -94,13 +97,27 @@ def held_out_loss(
     *,
     head: Head,
     pull: float,
+    heads: dict[int, Head] | None = None,
 ) -> tuple[float, Array]:
-    """Mean loss over the folds left out, and (n,) its slope by each weight."""
+    """Mean loss over the folds left out, and (n,) its slope by each weight.
+
+    Args:
+        features: as for :func:`learn_map`, like ``labels``, ``fold``, ``head`` and ``pull``.
+        labels: see there.
+        weights: (n,) of the loss of the heads that are fitted.
+        belief: (n,) how much a window counts where it judges.
+        fold: see there.
+        head: see there.
+        pull: see there.
+        heads: fold → the head that was fitted for it last time, where the search begins; the new ones are left in it.
+    """
+    heads = {} if heads is None else heads
     total, slopes, folds = 0.0, np.zeros(len(labels)), int(fold.max()) + 1
     for number in range(folds):
         learn, judge = fold != number, fold == number
-        loss, by_weight = _one_fold(
-            features[learn], labels[learn], weights[learn], features[judge], labels[judge], belief[judge], head=head, pull=pull
+        loss, by_weight, heads[number] = _one_fold(
+            features[learn], labels[learn], weights[learn], features[judge], labels[judge], belief[judge],
+            head=head, pull=pull, near=heads.get(number),
         )  # fmt: skip
         total += loss / folds
         slopes[learn] += by_weight / folds
@@ -117,9 +134,10 @@ def _one_fold(
     *,
     head: Head,
     pull: float,
-) -> tuple[float, Array]:
+    near: Head | None,
+) -> tuple[float, Array, Head]:
     shift = adjustment(labels, weights, len(head.bias))
-    fitted = fit_head(features, labels, weights, start=head, pull=pull, adjustment=shift)
+    fitted = fit_head(features, labels, weights, start=head, pull=pull, adjustment=shift, near=near)
     # As in fit_head: the bias is one more feature of average size, and the pull is in units of the features' size.
     h, share = features.astype(np.float64), weights / weights.sum()
     squares = (h * h).sum(1)
@@ -143,13 +161,14 @@ def _one_fold(
         return curved
 
     operator = LinearOperator((outer.size, outer.size), matvec=hessian, dtype=np.float64)
-    solved, _ = cg(operator, outer.ravel(), rtol=1e-4, maxiter=200)
+    with one_thread():
+        solved, _ = cg(operator, outer.ravel(), rtol=1e-4, maxiter=200)
     direction = solved.reshape(outer.shape)
     # d(optimum's condition)/dw: the window's own gradient less the mean one, and what it changes of the pull's size.
     own = ((p - _one_hot(labels, len(head.bias))) * (h @ direction.T)).sum(1)
     scale = pull * float((direction * change).sum()) * (squares - size)
     by_weight: Array = -((own - (share * own).sum()) + scale) / weights.sum()
-    return loss, by_weight
+    return loss, by_weight, fitted
 
 
 def _even(labels: NDArray[np.int64], counts: Array) -> Array:

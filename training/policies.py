@@ -21,9 +21,9 @@ from training.choosing import People
 from training.dataset import WindowSet
 from training.errors import SettingsError
 from training.folds import grouped_folds
-from training.heads import Head
+from training.heads import Head, fit_head
 from training.learned import learn_map
-from training.quality import Quality
+from training.quality import Quality, adjustment
 from training.settings import QualitySettings
 from training.weights import choose_weights, floored, held_out_logits, tiers_of, weighted_balanced_accuracy
 
@@ -175,6 +175,21 @@ def _learned(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
     )
 
 
+def _learned_left_out(data: Labelled, fold: NDArray[np.int64], settings: QualitySettings) -> NDArray[np.int64]:
+    """(n,) scenes, in the eyes of heads that have not seen the person, nor has the map of their weights."""
+    pull, scenes = min(settings.pulls), np.empty(len(data.labels), np.int64)
+    for number in range(int(fold.max()) + 1):
+        learn, judge = fold != number, fold == number
+        labels, features, worth = data.labels[learn], data.features[learn], data.worth[learn]
+        inner = np.unique(fold[learn], return_inverse=True)[1]
+        found = learn_map(features, labels, worth, inner, head=data.head, pull=pull, floor=settings.floor)
+        weights = floored(found.of(worth), labels, settings.floor)
+        shift = adjustment(labels, weights, len(data.head.bias))
+        fitted = fit_head(features, labels, weights, start=data.head, pull=pull, adjustment=shift)
+        scenes[judge] = fitted.logits(data.features[judge]).argmax(1)
+    return scenes
+
+
 def _auto(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
     fold = grouped_folds(data.groups, data.labels, settings.folds, rng=np.random.default_rng(seed))
     # Nothing about it is chosen, so nothing by chance.
@@ -188,7 +203,7 @@ def _auto(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
     # The simplest first: of those that are as good as the best, it is taken.
     options = {
         "per_sample": by_belief,
-        "learned": _learned(data, settings, seed),
+        "learned": replace(_learned(data, settings, seed), left_out=_learned_left_out(data, fold, settings)),
         "tiers": _tiers(data, settings, seed),
         "equal": Weighed(weights=np.ones(len(data.labels)), believed=data.worth, details={}),
     }

@@ -53,7 +53,7 @@ class Row:
 
 
 def rows(cells: Iterable[Mapping[str, Any]], *, seed: int = 0) -> list[Row]:
-    """A row for each pair, regime and arm, in the order they come; of each pair and regime, only seeds that all its arms have.
+    """A row for each pair, regime and arm, arms in the order of :data:`training.arm.EVERY`; only seeds that all of a regime's arms have.
 
     Args:
         cells: of :meth:`training.experiment.Experiment.run`.
@@ -62,8 +62,9 @@ def rows(cells: Iterable[Mapping[str, Any]], *, seed: int = 0) -> list[Row]:
     groups: dict[tuple[str, str], dict[str, dict[int, Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
     for cell in cells:
         groups[cell["pair"], cell["regime"]][cell["arm"]][cell["seed"]] = cell
-    found = []
-    for (pair, regime), arms in groups.items():
+    found, place = [], {arm: at for at, arm in enumerate(EVERY)}
+    for (pair, regime), unsorted in groups.items():
+        arms = dict(sorted(unsorted.items(), key=lambda each: place.get(each[0], len(place))))
         seeds = sorted(set.intersection(*(set(each) for each in arms.values())))
         if seeds:
             found += _group(pair, regime, {arm: [each[s] for s in seeds] for arm, each in arms.items()}, seed)

@@ -123,6 +123,21 @@ def test_a_path_leads_from_the_start_to_the_optimum() -> None:
     assert values == sorted(values, reverse=True)
 
 
+def test_wherever_the_search_begins_it_ends_at_the_same_optimum() -> None:
+    """And the sooner, the nearer it begins; what pulls is the original's head all the same."""
+    features, labels, weights, start = made(3)
+
+    def fitted(iterations: int, near: Head | None) -> Head:
+        return fit_head(features, labels, weights, start=start, pull=1e-2, iterations=iterations, near=near)
+
+    best = fitted(1000, None)
+    far = Head(weight=start.weight + 3, bias=start.bias - 3)
+    np.testing.assert_allclose(fitted(1000, far).weight, best.weight, atol=2e-3)
+    soon = [objective(fitted(3, near), features, labels, weights, start, 1e-2) for near in (None, best)]
+    assert soon[1] < soon[0]
+    assert soon[1] == pytest.approx(objective(best, features, labels, weights, start, 1e-2))
+
+
 def test_a_search_that_ends_early_stands_in_the_remaining_places() -> None:
     features, labels, weights, start = made(3)
     path = head_path(features, labels, weights, start=start, pull=1e6, iterations=1000)

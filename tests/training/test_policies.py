@@ -118,8 +118,32 @@ def test_auto_leaves_the_belief_only_for_what_is_better_beyond_chance(
         return replace(choose_weights(*args, **kwargs), left_out=recognised(data, data.worth))
 
     monkeypatch.setattr(policies, "_left_out", recognised)
+    monkeypatch.setattr(policies, "_learned_left_out", lambda data, *_: recognised(data, data.worth))
     monkeypatch.setattr(policies, "choose_weights", tiers)
     assert weigh("auto", data, QUALITY, seed=0).details["policy"] == policy
+
+
+def test_whoever_judges_the_learned_map_has_not_taught_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What somebody's windows are called, and how much of it is believed, is nothing to those who recognise them."""
+    data, _ = labelled(wrong=0.4)
+    seen: list[np.ndarray] = []
+
+    def judged(data: Labelled) -> np.ndarray:
+        weigh("auto", data, QUALITY, seed=0)
+        return seen.pop()
+
+    def noted(*args: Any) -> np.ndarray:
+        seen.append(left_out(*args))
+        return seen[-1]
+
+    left_out = policies._learned_left_out
+    monkeypatch.setattr(policies, "grouped_folds", lambda groups, *_, **__: groups % 3)
+    monkeypatch.setattr(policies, "_learned_left_out", noted)
+    before, mine = judged(data), data.groups % 3 == 1
+    labels = np.where(mine, (data.labels + 1) % 3, data.labels)
+    after = judged(replace(data, labels=labels, worth=np.where(mine, 1 - data.worth, data.worth)))
+    np.testing.assert_array_equal(after[mine], before[mine])
+    assert (after[~mine] != before[~mine]).any()
 
 
 def test_the_conventional_ones() -> None:

@@ -47,6 +47,12 @@ def test_means_differences_and_the_way_to_the_oracle() -> None:
     assert shares["oracle"] == pytest.approx(1)
 
 
+def test_rows_stand_in_the_order_of_the_arms_however_cells_came() -> None:
+    names = [row.arm for row in rows(CELLS)]
+    assert names == ["original", "free-plain", "free-focal", "filterloss-auto", "oracle"]
+    assert [row.arm for row in rows(CELLS[::-1])] == names
+
+
 def test_people_who_differ_make_the_interval_wide_and_the_difference_narrow() -> None:
     """Two arms that are right and wrong on the same people: each is uncertain, their difference is not."""
     worse, better = cell("free-plain", 0, 0.5), cell("filterloss-auto", 0, 0.52)

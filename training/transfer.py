@@ -23,6 +23,10 @@ _DRAWS, _MOST_DRAWS, _LEAST_DRAWS = 1000, 4000, 200
 """How many draws count, how many are made for them, and with how few there is no interval."""
 _LEAST_PEOPLE = 5
 _PLAIN = FREE + "plain"
+_COLUMNS = (
+    "arm", "macro-F1", "95 %", "accuracy", "recovery", "to plain", "to the best conventional", "to the best of the same recipe", "spread",
+    "seconds",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +50,9 @@ class Row:
     to_best: float | None
     """The same to the best of the usual arms (:data:`training.arm.CONVENTIONAL`, by its mean)."""
     to_best_interval: Interval | None
+    to_same: float | None
+    """The same to the best arm of the same recipe (:data:`training.arm.SAME_RECIPE`): what the weights give."""
+    to_same_interval: Interval | None
     spread: float | None
     """Of balanced accuracy over the last epochs, among people left out; None where no epochs were trained."""
     seconds: float
@@ -74,8 +81,10 @@ def rows(cells: Iterable[Mapping[str, Any]], *, seed: int = 0) -> list[Row]:
 def _group(pair: str, regime: str, arms: Mapping[str, Sequence[Mapping[str, Any]]], seed: int) -> list[Row]:
     draws = {arm: _drawn_f1(cells, seed) for arm, cells in arms.items()}
     means = {arm: float(np.mean([cell["macro_f1"] for cell in cells])) for arm, cells in arms.items()}
-    usual = [arm for arm in CONVENTIONAL if arm in arms]
-    best = max(usual, key=means.__getitem__) if usual else None
+    best, same = (
+        max((arm for arm in names if arm in arms), key=means.__getitem__, default=None)
+        for names in (CONVENTIONAL, [arm.name for arm in SAME_RECIPE])
+    )
 
     def to(arm: str, other: str | None) -> tuple[float | None, Interval | None]:
         if other is None or other not in arms:
@@ -84,7 +93,7 @@ def _group(pair: str, regime: str, arms: Mapping[str, Sequence[Mapping[str, Any]
 
     made = []
     for arm, cells in arms.items():
-        to_plain, to_best = to(arm, _PLAIN), to(arm, best)
+        to_plain, to_best, to_same = to(arm, _PLAIN), to(arm, best), to(arm, same)
         spreads = [cell["spread"] for cell in cells if cell["spread"] is not None]
         recall = {scene: _mean([cell["recall"][scene] for cell in cells]) for scene in cells[0]["recall"]}
         made.append(
@@ -93,6 +102,7 @@ def _group(pair: str, regime: str, arms: Mapping[str, Sequence[Mapping[str, Any]
                 accuracy=float(np.mean([cell["accuracy"] for cell in cells])),
                 recovery_ratio=float(np.mean([cell["recovery_ratio"] for cell in cells])), recall=recall,
                 to_plain=to_plain[0], to_plain_interval=to_plain[1], to_best=to_best[0], to_best_interval=to_best[1],
+                to_same=to_same[0], to_same_interval=to_same[1],
                 spread=float(np.mean(spreads)) if spreads else None,
                 seconds=float(np.median([cell["seconds"] for cell in cells])),
             )
@@ -193,25 +203,23 @@ def _means(each: Sequence[Row]) -> tuple[float, float]:
 
 
 def markdown(found: Sequence[Row]) -> str:
-    """A table for each pair and regime, the arms in their families' order."""
-    order = {name: at for at, name in enumerate(EVERY)}
+    """A table for each pair and regime, the arms as they come."""
     lines = []
     for pair, regime in dict.fromkeys((row.pair, row.regime) for row in found):
-        mine = sorted(
-            (row for row in found if (row.pair, row.regime) == (pair, regime)), key=lambda row: order.get(row.arm, 99)
-        )
+        mine = [row for row in found if (row.pair, row.regime) == (pair, regime)]
         top = max(row.macro_f1 for row in mine if row.arm != ORACLE)
         lines += [
             f"### {pair}, {regime} ({mine[0].seeds} seeds)",
             "",
-            "| arm | macro-F1 | 95 % | accuracy | recovery | to plain | to the best conventional | spread | seconds |",
-            "|---|---|---|---|---|---|---|---|---|",
+            f"| {' | '.join(_COLUMNS)} |",
+            f"|{'---|' * len(_COLUMNS)}",
         ]
         for row in mine:
             value = f"**{row.macro_f1:.3f}**" if row.macro_f1 == top else f"{row.macro_f1:.3f}"
             lines.append(
                 f"| {row.arm} | {value} | {_range(row.interval)} | {row.accuracy:.3f} | {row.recovery_ratio:.3f} | "
                 f"{_difference(row.to_plain, row.to_plain_interval)} | {_difference(row.to_best, row.to_best_interval)} | "
+                f"{_difference(row.to_same, row.to_same_interval)} | "
                 f"{'–' if row.spread is None else f'{row.spread:.3f}'} | {row.seconds:.0f} |"
             )
         lines.append("")

@@ -47,6 +47,15 @@ def test_means_differences_and_the_way_to_the_oracle() -> None:
     assert shares["oracle"] == pytest.approx(1)
 
 
+def test_what_the_weights_give_is_the_lead_over_the_best_arm_of_the_same_recipe() -> None:
+    more = [cell(arm, seed, value) for seed in range(3) for arm, value in (("focal", 0.8), ("pruned", 0.84))]
+    found = {row.arm: row for row in rows([*CELLS, *more])}
+    assert found["filterloss-auto"].to_same == pytest.approx(0.02)
+    assert found["filterloss-auto"].to_same_interval == pytest.approx((0.02, 0.02), abs=1e-9)
+    assert found["filterloss-auto"].to_best == pytest.approx(0.16)
+    assert {row.to_same for row in rows(CELLS)} == {None}, "there is none to compare with"
+
+
 def test_rows_stand_in_the_order_of_the_arms_however_cells_came() -> None:
     names = [row.arm for row in rows(CELLS)]
     assert names == ["original", "free-plain", "free-focal", "filterloss-auto", "oracle"]

@@ -46,6 +46,11 @@ class Arm:
     start: Start = "original"
 
     @property
+    def whole_network(self) -> bool:
+        """Whether more is trained than the labels of the target and the upper part of the original: it takes minutes, not seconds."""
+        return self.start != "original"
+
+    @property
     def filters(self) -> bool:
         """Whether it is one of FilterLoss's."""
         return self.weights in POLICIES

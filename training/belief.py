@@ -138,16 +138,17 @@ def label_belief(
     # How wrong labels are is measured on those of other scenes: where there are hardly any, what the judges see counts.
     measure = counts * (1 - unknown)
     others = measure.sum() - measure
-    unknown *= others / (others + _IMAGINED)
+    excused = unknown * others / (others + _IMAGINED)
+    unknown *= np.minimum(others / _IMAGINED, 1)
     for _ in range(_EM_STEPS):
         together = common[:, None] * channel  # (truth, label)
         others = together * ~np.eye(scenes, dtype=bool)
         before = np.log(together.diagonal() + _TINY) - np.log(others.sum(0) + _TINY)
         doubted = np.bincount(labels, weights=times * (1 - belief), minlength=scenes)
-        before += _lift(before, doubted, counts, unknown)
+        before += _lift(before, doubted, counts, excused)
         # What a window may be instead: the scenes as likely as they are to be called by its label; by an unknown scene's, all alike.
         kinds = others / (others.sum(0) + _TINY)
-        kinds += unknown * (_evenly(1.0, scenes) - kinds)
+        kinds += excused * (_evenly(1.0, scenes) - kinds)
         instead = seen * kinds[:, labels].T
         against = instead.sum(1) + _TINY
         evidence = np.clip(np.log(seen[given]) - np.log(against), -surest, surest)

@@ -87,31 +87,39 @@ class Experiment:
         progress: Progress = no_progress,
         enough: Callable[[], bool] = lambda: False,
     ) -> Iterator[dict[str, Any]]:
-        """Each cell's result, as it is there: from an earlier run, or trained now. All arms of a (regime, seed) come together.
+        """Each cell's result, as it is there: from an earlier run, or trained now.
+
+        All arms of a (regime, seed) come together, but for those that train a whole network, each of which takes as long as many others:
+        they come after the regime's other cells, since time may be up before.
 
         Args:
             regimes: name → what is left of the labels.
             seeds: of splits, labels and training.
             arms: which.
             progress: told how many cells are done.
-            enough: asked before each cell that would be trained; True ends it.
+            enough: asked before each cell that would be trained; True leaves it out.
         """
         total, done = len(regimes) * len(seeds) * len(arms), 0
         for regime_name, regime in regimes.items():
-            for seed in seeds:
-                scene = _Scene(self._pair, self._target, self._recipe, regime, seed, self._cached)
-                for arm in arms:
-                    progress(done, total, f"{self._pair.name}, {regime_name}, seed {seed}: {arm.name}")
-                    file = self._folder / f"{self._key(regime, seed, arm)}.json"
-                    if file.exists():
-                        cell = json.loads(file.read_text(encoding="utf-8"))
-                    elif enough():
-                        return
-                    else:
-                        cell = scene.train(arm)
-                        _write(file, cell)
-                    done += 1
-                    yield {"pair": self._pair.name, "regime": regime_name, "seed": seed, "arm": arm.name, **cell}
+            scenes = {
+                seed: _Scene(self._pair, self._target, self._recipe, regime, seed, lambda: self._cached)
+                for seed in seeds
+            }
+            turns = [
+                (seed, arm) for last in (False, True) for seed in seeds for arm in arms if arm.whole_network == last
+            ]
+            for seed, arm in turns:
+                progress(done, total, f"{self._pair.name}, {regime_name}, seed {seed}: {arm.name}")
+                done += 1
+                file = self._folder / f"{self._key(regime, seed, arm)}.json"
+                if file.exists():
+                    cell = json.loads(file.read_text(encoding="utf-8"))
+                elif enough():
+                    continue
+                else:
+                    cell = scenes[seed].train(arm)
+                    _write(file, cell)
+                yield {"pair": self._pair.name, "regime": regime_name, "seed": seed, "arm": arm.name, **cell}
         progress(total, total, "done")
 
     def _key(self, regime: Regime, seed: int, arm: Arm) -> str:
@@ -157,13 +165,18 @@ class _Scene:
     """What all arms of one (regime, seed) share."""
 
     def __init__(
-        self, pair: Pair, target: WindowSet, recipe: Recipe, regime: Regime, seed: int, cached: _Cached
+        self, pair: Pair, target: WindowSet, recipe: Recipe, regime: Regime, seed: int, cached: Callable[[], _Cached]
     ) -> None:
-        self._pair, self._target, self._recipe, self._seed, self._cached = pair, target, recipe, seed, cached
+        self._pair, self._target, self._recipe, self._seed, self._get = pair, target, recipe, seed, cached
         self._split = split_by_subject(
             target, share=recipe.data.holdout_share, subjects=pair.holdout_subjects, seed=seed, min_train_subjects=2
         )
         self._planted: Planted = plant(target, np.flatnonzero(self._split.train), regime, seed=seed)
+
+    @property
+    def _cached(self) -> _Cached:
+        """Asked for when something is trained, and not before: it takes half a minute."""
+        return self._get()
 
     @cached_property
     def _windows(self) -> WindowSet:

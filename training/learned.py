@@ -23,6 +23,8 @@ from training.quality import adjustment
 
 Array = NDArray[np.float64]
 _STEPS = 10
+_ITERATIONS = 400
+"""Of a head's fit, at most: the slope by the weights is that of the optimum, and with a weak pull 100 do not reach it."""
 _EDGE = 1e-3
 """Beliefs nearer to 0 or 1 than this are as sure as that."""
 _TIE = 0.02
@@ -67,7 +69,7 @@ def learn_map(
         pull: of the heads, see :func:`training.heads.fit_head`.
         floor: least weight.
     """
-    if not fold.max():
+    if not fold.max() or floor >= 1:
         return WeightMap(slope=1.0, shift=0.0, floor=floor)
 
     # The next weights are hardly others, so neither are the heads fitted with them.
@@ -137,7 +139,9 @@ def _one_fold(
     near: Head | None,
 ) -> tuple[float, Array, Head]:
     shift = adjustment(labels, weights, len(head.bias))
-    fitted = fit_head(features, labels, weights, start=head, pull=pull, adjustment=shift, near=near)
+    fitted = fit_head(
+        features, labels, weights, start=head, pull=pull, adjustment=shift, near=near, iterations=_ITERATIONS
+    )
     # As in fit_head: the bias is one more feature of average size, and the pull is in units of the features' size.
     h, share = features.astype(np.float64), weights / weights.sum()
     squares = (h * h).sum(1)

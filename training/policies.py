@@ -175,6 +175,10 @@ def _learned(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
     )
 
 
+def _learned_judged(data: Labelled, fold: NDArray[np.int64], settings: QualitySettings, seed: int) -> Weighed:
+    return replace(_learned(data, settings, seed), left_out=_learned_left_out(data, fold, settings))
+
+
 def _learned_left_out(data: Labelled, fold: NDArray[np.int64], settings: QualitySettings) -> NDArray[np.int64]:
     """(n,) scenes, in the eyes of heads that have not seen the person, nor has the map of their weights."""
     pull, scenes = min(settings.pulls), np.empty(len(data.labels), np.int64)
@@ -203,7 +207,7 @@ def _auto(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
     # The simplest first: of those that are as good as the best, it is taken.
     options = {
         "per_sample": by_belief,
-        "learned": replace(_learned(data, settings, seed), left_out=_learned_left_out(data, fold, settings)),
+        **({"learned": _learned_judged(data, fold, settings, seed)} if fold.max() > 1 else {}),
         "tiers": _tiers(data, settings, seed),
         "equal": Weighed(weights=np.ones(len(data.labels)), believed=data.worth, details={}),
     }

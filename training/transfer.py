@@ -23,6 +23,7 @@ _DRAWS, _MOST_DRAWS, _LEAST_DRAWS = 1000, 4000, 200
 """How many draws count, how many are made for them, and with how few there is no interval."""
 _LEAST_PEOPLE = 5
 _PLAIN = FREE + "plain"
+_PLACE = {arm: at for at, arm in enumerate(EVERY)}
 _COLUMNS = (
     "arm", "macro-F1", "95 %", "accuracy", "recovery", "to plain", "to the best conventional", "to the best of the same recipe", "spread",
     "seconds",
@@ -60,7 +61,10 @@ class Row:
 
 
 def rows(cells: Iterable[Mapping[str, Any]], *, seed: int = 0) -> list[Row]:
-    """A row for each pair, regime and arm, arms in the order of :data:`training.arm.EVERY`; only seeds that all of a regime's arms have.
+    """A row for each pair, regime and arm, arms in the order of :data:`training.arm.EVERY`.
+
+    Only seeds that all of a pair's arms have in a regime count, except that arms which train a whole network may have fewer: they are
+    compared with the others on those that they have.
 
     Args:
         cells: of :meth:`training.experiment.Experiment.run`.
@@ -69,12 +73,18 @@ def rows(cells: Iterable[Mapping[str, Any]], *, seed: int = 0) -> list[Row]:
     groups: dict[tuple[str, str], dict[str, dict[int, Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
     for cell in cells:
         groups[cell["pair"], cell["regime"]][cell["arm"]][cell["seed"]] = cell
-    found, place = [], {arm: at for at, arm in enumerate(EVERY)}
-    for (pair, regime), unsorted in groups.items():
-        arms = dict(sorted(unsorted.items(), key=lambda each: place.get(each[0], len(place))))
-        seeds = sorted(set.intersection(*(set(each) for each in arms.values())))
-        if seeds:
-            found += _group(pair, regime, {arm: [each[s] for s in seeds] for arm, each in arms.items()}, seed)
+    found: list[Row] = []
+    for (pair, regime), arms in groups.items():
+        others = {arm: each for arm, each in arms.items() if not EVERY[arm].whole_network} or arms
+        seeds = sorted(set.intersection(*(set(each) for each in others.values())))
+        if not seeds:
+            continue
+        mine = _group(pair, regime, {arm: [each[s] for s in seeds] for arm, each in others.items()}, seed)
+        for arm in arms.keys() - others.keys():
+            if its := [s for s in seeds if s in arms[arm]]:
+                beside = {name: [each[s] for s in its] for name, each in {**others, arm: arms[arm]}.items()}
+                mine += [row for row in _group(pair, regime, beside, seed) if row.arm == arm]
+        found += sorted(mine, key=lambda row: _PLACE[row.arm])
     return found
 
 
@@ -141,6 +151,7 @@ def overview(found: Sequence[Row]) -> str:
         if not table:
             continue
         pairs = [row.pair for row in next(iter(table.values()))]
+        most = [max(each[at].seeds for each in table.values()) for at in range(len(pairs))]
         values = {arm: _means(each) for arm, each in table.items()}
         top = max((f1 for arm, (f1, _) in values.items() if arm != ORACLE), default=None)
         lines += [
@@ -152,7 +163,8 @@ def overview(found: Sequence[Row]) -> str:
         for arm, (f1, recovery) in values.items():
             each = " | ".join(f"{row.macro_f1:.3f}" for row in table[arm])
             mean = f"**{f1:.3f}**" if f1 == top else f"{f1:.3f}"
-            lines.append(f"| {arm} | {each} | {mean} | {recovery:.3f} |")
+            seeds = {_fewer(row, mine) for row, mine in zip(table[arm], most, strict=True)} - {""}
+            lines.append(f"| {arm}{max(seeds, default='')} | {each} | {mean} | {recovery:.3f} |")
         lines.append("")
     return "\n".join(lines)
 
@@ -188,14 +200,16 @@ def aims(found: Sequence[Row], arm: str) -> dict[str, dict[str, Any]]:
 
 
 def _by_arm(found: Sequence[Row], regime: str) -> dict[str, list[Row]]:
-    """Arm → its rows, of the pairs that have every arm, in one order of pairs."""
-    mine = [row for row in found if row.regime == regime]
-    arms = [name for name in EVERY if any(row.arm == name for row in mine)]
-    pairs = [
-        pair for pair in dict.fromkeys(row.pair for row in mine) if {r.arm for r in mine if r.pair == pair} >= {*arms}
-    ]
-    at = {(row.pair, row.arm): row for row in mine}
-    return {arm: [at[pair, arm] for pair in pairs] for arm in arms} if pairs else {}
+    """Arm → its rows, in one order of pairs: those that have every arm which trains no whole network, and what arms they all have."""
+    at = {(row.pair, row.arm): row for row in found if row.regime == regime}
+    named = list(dict.fromkeys(pair for pair, _ in at))
+    usual = [arm for arm in EVERY if not EVERY[arm].whole_network and any((pair, arm) in at for pair in named)]
+    pairs = [pair for pair in named if all((pair, arm) in at for arm in usual)]
+    return (
+        {arm: [at[pair, arm] for pair in pairs] for arm in EVERY if all((pair, arm) in at for pair in pairs)}
+        if pairs
+        else {}
+    )
 
 
 def _means(each: Sequence[Row]) -> tuple[float, float]:
@@ -208,8 +222,9 @@ def markdown(found: Sequence[Row]) -> str:
     for pair, regime in dict.fromkeys((row.pair, row.regime) for row in found):
         mine = [row for row in found if (row.pair, row.regime) == (pair, regime)]
         top = max(row.macro_f1 for row in mine if row.arm != ORACLE)
+        most = max(row.seeds for row in mine)
         lines += [
-            f"### {pair}, {regime} ({mine[0].seeds} seeds)",
+            f"### {pair}, {regime} ({_seeds(most)})",
             "",
             f"| {' | '.join(_COLUMNS)} |",
             f"|{'---|' * len(_COLUMNS)}",
@@ -217,7 +232,7 @@ def markdown(found: Sequence[Row]) -> str:
         for row in mine:
             value = f"**{row.macro_f1:.3f}**" if row.macro_f1 == top else f"{row.macro_f1:.3f}"
             lines.append(
-                f"| {row.arm} | {value} | {_range(row.interval)} | {row.accuracy:.3f} | {row.recovery_ratio:.3f} | "
+                f"| {row.arm}{_fewer(row, most)} | {value} | {_range(row.interval)} | {row.accuracy:.3f} | {row.recovery_ratio:.3f} | "
                 f"{_difference(row.to_plain, row.to_plain_interval)} | {_difference(row.to_best, row.to_best_interval)} | "
                 f"{_difference(row.to_same, row.to_same_interval)} | "
                 f"{'–' if row.spread is None else f'{row.spread:.3f}'} | {row.seconds:.0f} |"
@@ -281,6 +296,15 @@ def _interval(values: Array) -> Interval | None:
         return None
     low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'' if count == 1 else 's'}"
+
+
+def _fewer(row: Row, most: int) -> str:
+    """How many seeds a row has, where others have more."""
+    return f" ({_seeds(row.seeds)})" if row.seeds < most else ""
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -76,11 +76,9 @@ def run(
     experiment = Experiment(
         pair, Recipe(data=settings.data, quality=settings.quality, finetune=settings.finetune), place / "cells"
     )
-    # Those that train a whole network last: each takes as long as many others, and time may be up before.
-    arms_in_turn = sorted(chosen.values(), key=lambda arm: arm.start != "original")
     with progress("Experiment") as show:
         running = experiment.run(
-            wanted, range(seeds), arms_in_turn, progress=show,
+            wanted, range(seeds), list(chosen.values()), progress=show,
             enough=lambda: until is not None and time.monotonic() > until,
         )  # fmt: skip
         cells = list(running)

@@ -116,6 +116,15 @@ def test_of_a_scene_that_the_judges_do_not_know_what_looks_least_like_it_is_beli
     assert belief[named & (truth == 2)].min() > belief[named & (truth != 2)].max()
 
 
+def test_a_few_sessions_of_other_scenes_are_enough_to_measure_by() -> None:
+    """One long session, and all judges see another scene in it: four looks would speak against it, if they were held against it at all."""
+    truth = np.repeat([0, 1, 2], [100, 100, 80])
+    sessions = np.concatenate([np.arange(200) // 40, np.full(80, 5)])
+    seen = looked_at(truth, np.where(truth == 2, 0, truth), (2,))
+    belief, _ = label_belief(seen, truth, sessions, train=np.ones(280, bool), novelty=0.1)
+    assert belief[truth == 2].min() > 0.6
+
+
 @pytest.mark.parametrize("known", [0.08, 0.21, 0.25])
 def test_labels_of_one_scene_only_are_no_measure_of_how_often_people_err(known: float) -> None:
     """With nothing to compare with, what all judges see counts."""

@@ -36,7 +36,8 @@ def test_every_arm_runs_on_the_same_people_and_a_cell_is_never_run_twice(pair: P
     cells = list(
         experiment.run(REGIME, [0], list(EVERY.values()), progress=lambda done, total, text: told.append(text))
     )
-    assert [cell["arm"] for cell in cells] == list(EVERY)
+    last = ["free-scratch", "free-pooled"]
+    assert [cell["arm"] for cell in cells] == [name for name in EVERY if name not in last] + last
     assert len({tuple(cell["subjects"]) for cell in cells}) == 1
     assert len({cell["train_windows"] for cell in cells}) == 1
     assert all(len(cell["predicted"]) == len(cell["truth"]) for cell in cells)
@@ -59,11 +60,25 @@ def test_every_arm_runs_on_the_same_people_and_a_cell_is_never_run_twice(pair: P
 
 def test_it_ends_when_it_is_enough_and_goes_on_where_it_was(pair: Pair, tmp_path: Path) -> None:
     arms = [EVERY[name] for name in ("original", "free-linear-probe", "free-focal")]
+    list(Experiment(pair, RECIPE, tmp_path).run(REGIME, [0], arms[2:]))
     answers = iter([False, True])
     first = list(Experiment(pair, RECIPE, tmp_path).run(REGIME, [0], arms, enough=lambda: next(answers)))
-    assert [cell["arm"] for cell in first] == ["original"]
+    assert [cell["arm"] for cell in first] == ["original", "free-focal"], "what is there already is in the table"
     assert len(list(Experiment(pair, RECIPE, tmp_path).run(REGIME, [0], arms))) == 3
     assert len(list(tmp_path.glob("*.json"))) == 3
+
+
+def test_what_takes_longest_comes_last_of_a_regime(pair: Pair, tmp_path: Path) -> None:
+    """A table that is stopped early lacks the arms that train a whole network, and neither FilterLoss nor a seed."""
+    arms = [EVERY[name] for name in ("original", "free-scratch", "free-linear-probe", "free-pooled", "oracle")]
+    told: list[str] = []
+    cells = Experiment(pair, RECIPE, tmp_path).run(
+        REGIME, [0, 1], arms, progress=lambda done, total, text: told.append(text), enough=lambda: True
+    )
+    assert not list(cells)
+    named = [(int(text.split("seed ")[1].split(":")[0]), text.split(": ")[1]) for text in told[:-1]]
+    fast = ["original", "free-linear-probe", "oracle"]
+    assert named == [(seed, arm) for some in (fast, ["free-scratch", "free-pooled"]) for seed in (0, 1) for arm in some]
 
 
 def test_another_recipe_target_or_seed_is_another_cell(pair: Pair, tmp_path: Path) -> None:

@@ -62,6 +62,31 @@ def test_rows_stand_in_the_order_of_the_arms_however_cells_came() -> None:
     assert [row.arm for row in rows(CELLS[::-1])] == names
 
 
+def test_arms_that_take_long_may_have_fewer_seeds_and_keep_nothing_from_the_table() -> None:
+    """They are compared on the seeds that they have; others that a seed lacks are in no row with it."""
+    one = {**cell("free-scratch", 2, 0.4), "seed": 2}
+    plain = [each if each["seed"] else {**each, "macro_f1": 0.2} for each in CELLS]
+    found = {row.arm: row for row in rows([*plain, one])}
+    assert (found["free-scratch"].seeds, found["filterloss-auto"].seeds) == (1, 3)
+    assert found["free-scratch"].to_plain == pytest.approx(-0.1)
+    assert [row.arm for row in rows([*plain, one])] == [
+        "original",
+        "free-plain",
+        "free-focal",
+        "free-scratch",
+        "filterloss-auto",
+        "oracle",
+    ]
+    assert "| free-scratch (1 seed) |" in markdown(list(found.values()))
+    assert "| free-scratch (1 seed) |" in overview(list(found.values()))
+    assert [row.arm for row in rows([one])] == ["free-scratch"]
+    two = [*plain, one, *({**each, "pair": "b"} for each in plain)]
+    assert aims(rows(two), "filterloss-auto")["hard"]["pairs"] == ["a", "b"], (
+        "what one pair lacks is no reason to leave it out"
+    )
+    assert "free-scratch" not in overview(rows(two))
+
+
 def test_people_who_differ_make_the_interval_wide_and_the_difference_narrow() -> None:
     """Two arms that are right and wrong on the same people: each is uncertain, their difference is not."""
     worse, better = cell("free-plain", 0, 0.5), cell("filterloss-auto", 0, 0.52)

@@ -231,7 +231,7 @@ def _value(data: Labelled, weights: Array, fold: NDArray[np.int64], settings: Qu
 
 
 def _left_out(data: Labelled, weights: Array, fold: NDArray[np.int64], settings: QualitySettings) -> NDArray[np.int64]:
-    """(n,) scenes, in the eyes of heads that have not seen the person."""
+    """(n,) scenes, in the eyes of heads that have not seen the person (beliefs that weigh the others have: see docs/choices.md)."""
     pull = min(settings.pulls)
     logits = held_out_logits(data.features, data.labels, weights, fold, head=data.head, pull=pull, adjust=True)
     scenes: NDArray[np.int64] = logits.argmax(1)

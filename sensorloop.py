@@ -114,10 +114,13 @@ def simulate(
         manifest = run(fleet_settings, dest, progress=show)
     careful = sorted(person.subject_id for person in manifest.people if person.careful)
     say(f"{len(manifest.sessions)} recordings of {len(manifest.people)} people in {dest}.")
-    if careful:
+    if careful and not fleet_settings.wrong_labels:
+        say("All labels are right.")
+    elif careful:
         held_out = ", ".join(f'"{subject}"' for subject in careful)
         say(
-            f"The labels of some are all right. To measure on them, put into sensorloop.toml:\n[data]\nholdout_subjects = [{held_out}]"
+            f"The labels of some are all right. To measure on them, put into sensorloop.toml:\n[data]\nholdout_subjects = [{held_out}]\n"
+            "For 'sensorloop experiment', which makes labels wrong itself: --wrong-labels 0."
         )
     result(recordings=len(manifest.sessions), people=len(manifest.people), careful=careful)
 
@@ -286,7 +289,10 @@ def experiment(
         str, typer.Option(help="Lake, or folder of recordings, of the new phones; its labels must be right.")
     ],
     name: Annotated[
-        str, typer.Option(help="Of the pair, and of the folder of its results below SENSORLOOP_HOME/experiments.")
+        str,
+        typer.Option(
+            help="Of the pair, and of the folder below SENSORLOOP_HOME/experiments where its table is: with the arms asked for this time."
+        ),
     ] = "pair",
     arms: Annotated[
         str, typer.Option(help="Comma-separated names, which docs/transfer.md explains; 'all' for every arm.")

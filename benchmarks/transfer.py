@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from training.arm import FILTERLOSS
-from training.transfer import Row, aims, overview
+from training.transfer import Row, aims, explained, markdown, overview
 
 _ROUNDS = (("hard", 3), ("hard,few-imbalanced,few,every-label", 3), ("all", 5))
 """Regimes and seeds, in the order in which a table is wanted; cells that are there already cost nothing."""
@@ -74,11 +74,13 @@ def _sensorloop(environ: Mapping[str, str], *arguments: str) -> None:
 def _write(home: Path, found: Mapping[str, Any], regimes: str) -> None:
     """Whole or not at all; the round before stays until this one is there."""
     rows = [Row(**row) for each in found.values() for row in each["rows"]]
-    tables = [(home / "experiments" / name / "transfer.md").read_text(encoding="utf-8") for name in found]
     result = {"regimes": regimes, "aims": aims(rows, f"{FILTERLOSS}-auto"), "pairs": found}
     for file, text in (
         ("transfer.json", json.dumps(result, indent=1)),
-        ("transfer.md", "\n".join([overview(rows), *tables])),
+        (
+            "transfer.md",
+            "\n".join([overview(rows), markdown(rows), explained(), *(each["reasons"] for each in found.values())]),
+        ),
     ):
         partial = home / f".{file}"
         partial.write_text(text, encoding="utf-8")

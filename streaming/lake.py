@@ -30,6 +30,7 @@ from streaming.tables import (
 __all__ = [
     "Lake",
     "append_embeddings",
+    "cohorts",
     "embedded_windows",
     "labels_version",
     "read_embeddings",
@@ -41,6 +42,14 @@ __all__ = [
     "valid_through",
     "write_quality",
 ]
+
+
+def cohorts(lake: Lake, version: int | None = None) -> list[str]:
+    """Names of the fleets that have windows, in order."""
+    names: list[str] = (
+        scan_windows(lake, version).select("cohort").unique().collect()["cohort"].drop_nulls().sort().to_list()
+    )
+    return names
 
 
 def table_version(lake: Lake, table: str = WINDOWS) -> int:

@@ -281,8 +281,8 @@ def from_lake(
     """
     import polars as pl  # noqa: PLC0415  (the lake's libraries are needed here only: the rest runs from .npz)
 
+    from streaming.lake import cohorts, scan_windows, table_version  # noqa: PLC0415
     from streaming.lake import labels_version as newest_labels  # noqa: PLC0415
-    from streaming.lake import scan_windows, table_version  # noqa: PLC0415
 
     version = table_version(lake) if version is None else version
     labels_version = newest_labels(lake) if labels_version is None else labels_version
@@ -293,7 +293,8 @@ def from_lake(
     if frame.is_empty():
         msg = (
             f"The lake {lake} has at version {version} no{' labelled' if labelled_only else ''} window of cohort {cohort!r} "
-            f"with a coverage of at least {min_coverage}: ingest its recordings first, or lower [data] min_coverage."
+            f"with a coverage of at least {min_coverage}; it has windows of {', '.join(cohorts(lake, version)) or 'nobody'}. "
+            "Name one of these, ingest the cohort's recordings first, or lower [data] min_coverage."
         )
         raise DataError(msg)
     scan = _of(scan_windows(lake, version), cohort, day)
@@ -344,8 +345,14 @@ def described_windows(
     scan = _of(scan_windows(lake, version), cohort, day)
     columns = scan.collect_schema().names()
     present = [channel for channel in channels if channel in columns]
-    if not present:
-        msg = f"None of the channels {', '.join(channels)} is in the lake {lake}: set [data] channels"
+    # A sensor may be missing; an axis of one that is there is a slip of the pen.
+    odd = [channel for channel in channels if channel not in columns and f"{channel.split('_')[0]}_coverage" in columns]
+    if odd or not present:
+        there = [
+            name for name in columns if not name.endswith("_coverage") and f"{name.split('_')[0]}_coverage" in columns
+        ]
+        lacking = f"{odd[0]!r} is not" if odd else f"None of the channels {', '.join(channels)} is"
+        msg = f"{lacking} in the lake {lake}, which has {', '.join(there)}: set [data] channels"
         raise DataError(msg)
     coverages = [pl.col(name) for name in dict.fromkeys(f"{channel.split('_')[0]}_coverage" for channel in present)]
     coverage = pl.min_horizontal(pl.when(column > 0).then(column) for column in coverages)

@@ -111,6 +111,7 @@ class Experiment:
             for seed, arm in turns:
                 progress(done, total, f"{self._pair.name}, {regime_name}, seed {seed}: {arm.name}")
                 done += 1
+                named = {"pair": self._pair.name, "regime": regime_name, "seed": seed, "arm": arm.name}
                 file = self._folder / f"{self._key(regime, seed, arm)}.json"
                 if file.exists():
                     cell = json.loads(file.read_text(encoding="utf-8"))
@@ -118,8 +119,8 @@ class Experiment:
                     continue
                 else:
                     cell = scenes[seed].train(arm)
-                    _write(file, cell)
-                yield {"pair": self._pair.name, "regime": regime_name, "seed": seed, "arm": arm.name, **cell}
+                    _write(file, {**named, **cell})
+                yield {**cell, **named}
         progress(total, total, "done")
 
     def _key(self, regime: Regime, seed: int, arm: Arm) -> str:

@@ -6,9 +6,11 @@ once; what was made is kept below ``SENSORLOOP_HOME/experiments`` and found ther
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from training.transfer import Row
 
 _DONE = "done.json"
+_NAME = r"[^\W_][\w.-]*"
 _Each = TypeVar("_Each", Arm, Regime)
 
 
@@ -66,8 +69,11 @@ def run(
         CommandRefused: recordings could not be brought into a lake.
     """
     from training.experiment import Experiment, Recipe
-    from training.transfer import closed, markdown, original_beaten, rows
+    from training.transfer import closed, explained, markdown, original_beaten, overview, reasons, rows
 
+    if not re.fullmatch(_NAME, name):
+        msg = f"--name is also that of a folder: letters, digits, '.', '_' and '-', the first a letter or digit, not {name!r}."
+        raise SettingsError(msg)
     until = None if minutes is None else time.monotonic() + minutes * 60
     chosen = _chosen(arms, EVERY, "arm")
     wanted = _chosen(regimes, REGIMES, "regime")
@@ -86,16 +92,17 @@ def run(
     folder = place / name
     folder.mkdir(parents=True, exist_ok=True)
     total = len(wanted) * len(chosen) * seeds
-    summary = {
+    summary: dict[str, Any] = {
         "pair": name, "source_accuracy": pair.original.accuracy, "cells": len(cells),
         "wanted": total, "rows": [asdict(row) for row in found], "closed": closed(found),
-        "below_original": {arm: original_beaten(cells, arm) for arm in chosen if EVERY[arm].filters},
+        "reasons": reasons(cells), "below_original": {arm: original_beaten(cells, arm) for arm in chosen if EVERY[arm].filters},
     }  # fmt: skip
     with whole(folder / "transfer.json") as partial:
         partial.write_text(json.dumps(summary, indent=1), encoding="utf-8")
     with whole(folder / "transfer.md") as partial:
-        partial.write_text(markdown(found), encoding="utf-8")
+        partial.write_text("\n".join((markdown(found), explained(), summary["reasons"])), encoding="utf-8")
     pictures = [_picture(folder, name, regime, found) for regime in dict.fromkeys(row.regime for row in found)]
+    say(overview(found))
     if len(cells) < total:
         say("The same command goes on with the other cells.")
     return {
@@ -110,7 +117,9 @@ def _chosen(names: str, known: Mapping[str, _Each], what: str) -> dict[str, _Eac
     wanted = [name.strip() for name in names.split(",")]
     for name in wanted:
         if name not in known:
-            msg = f"There is no {what} {name!r}; there are {', '.join(known)}."
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            msg = f"There is no {what} {name!r}; there are {', '.join(known)}.{hint}"
             raise SettingsError(msg)
     return {name: known[name] for name in known if name in wanted}
 
@@ -125,6 +134,8 @@ def pair_of(settings: Settings, place: Path, where: tuple[str, str], cohorts: tu
     from training.experiment import Pair
     from training.original import OriginalModel, train_original
 
+    for each in where:
+        _require_data(each)
     source, target = (_windows(settings, place, each, cohort) for each, cohort in zip(where, cohorts, strict=True))
     shared = [scene for scene, count in source.counts().items() if count and target.counts().get(scene)]
     if len(shared) < 2:
@@ -177,6 +188,15 @@ def _is_lake(where: str) -> bool:
     return "://" in where or (Path(where) / "windows" / "_delta_log").is_dir()
 
 
+def _require_data(where: str) -> None:
+    """Said before the other of the two takes minutes."""
+    if not _is_lake(where) and next(Path(where).rglob("*.parquet"), None) is None:
+        msg = (
+            f"{where} is neither a lake nor a folder of recordings: 'sensorloop import' or 'simulate' makes recordings."
+        )
+        raise DataError(msg)
+
+
 def through_kafka(settings: Settings, place: Path, recordings: Path) -> str:
     """A lake of these recordings alone; made once.
 
@@ -184,10 +204,8 @@ def through_kafka(settings: Settings, place: Path, recordings: Path) -> str:
         DataError: there are no recordings.
         CommandRefused: one of the commands could not do its work; it has said why.
     """
+    _require_data(str(recordings))
     files = sorted(recordings.rglob("*.parquet"))
-    if not files:
-        msg = f"{recordings} is neither a lake nor a folder of recordings: 'sensorloop import' or 'simulate' makes recordings."
-        raise DataError(msg)
     listed = [(str(file.relative_to(recordings)), file.stat().st_size) for file in files]
     cut = json.dumps([listed, asdict(settings.windows)], default=str)
     name = hashlib.blake2b(cut.encode(), digest_size=6).hexdigest()

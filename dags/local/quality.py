@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated
@@ -36,7 +37,8 @@ def show(
             f"{each.reasons or 'nothing speaks against it'}"
         )
     say(f"{len(found)} of {count:,} windows of rescoring {run_key}; the score is from 0 to 1, higher is cleaner.")
-    result(run_key=run_key, windows=count, shown=[asdict(each) for each in found])
+    if not sys.stdout.isatty():  # a person has just read it
+        result(run_key=run_key, windows=count, shown=[asdict(each) for each in found])
 
 
 def embed(

@@ -238,6 +238,19 @@ def test_a_channel_that_the_lake_lacks_is_nan_and_none_at_all_is_an_error(tmp_pa
         read(tmp_path, channels=("mag_x", "mag_y"))
 
 
+def test_an_axis_that_a_sensor_does_not_have_is_an_error_and_so_is_a_fleet_that_is_not_there(tmp_path: Path) -> None:
+    """A slip of the pen would train on what is left, and nobody would know why the model is so bad."""
+    publish(tmp_path, windows(people=1, each=1))
+    with pytest.raises(
+        DataError, match=r"'acc_q' is not in the lake .*, which has acc_x, acc_y, acc_z.*: set \[data\] channels"
+    ):
+        read(tmp_path, channels=("acc_x", "acc_q"))
+    with pytest.raises(
+        DataError, match=r"no window of cohort 'sauce' .*; it has windows of target\. Name one of these"
+    ):
+        from_lake(str(tmp_path), cohort="sauce", channels=("acc_x",))
+
+
 def test_unlabelled_windows_and_scenes_that_were_not_asked_for(tmp_path: Path) -> None:
     made = windows(people=1, each=4)
     publish(tmp_path, replace(made, scenes=np.where(np.arange(12) % 4 == 0, UNLABELLED, made.scenes)))

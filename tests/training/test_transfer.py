@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training.transfer import aims, closed, markdown, original_beaten, overview, rows
+from training.transfer import aims, closed, explained, markdown, original_beaten, overview, reasons, rows
 
 SCENES = ["Run", "Walk"]
 
@@ -16,6 +16,7 @@ def cell(arm: str, seed: int, accuracy: float, *, people: int = 6, each: int = 5
     right = np.tile(np.arange(each) < round(accuracy * each), 2 * people)
     return {
         "pair": pair, "regime": "hard", "seed": seed, "arm": arm, "accuracy": accuracy, "macro_f1": accuracy,
+        "train_windows": 90, "wrong": 18, "details": {},
         "recovery_ratio": accuracy, "recall": {"Run": accuracy, "Walk": None}, "spread": None, "seconds": 2.0 + seed,
         "scenes": SCENES, "truth": truth.tolist(), "predicted": np.where(right, truth, 1 - truth).tolist(),
         "subjects": [f"p{n}" for n in np.repeat(np.arange(people), 2 * each)],
@@ -54,6 +55,15 @@ def test_what_the_weights_give_is_the_lead_over_the_best_arm_of_the_same_recipe(
     assert found["filterloss-auto"].to_same_interval == pytest.approx((0.02, 0.02), abs=1e-9)
     assert found["filterloss-auto"].to_best == pytest.approx(0.16)
     assert {row.to_same for row in rows(CELLS)} == {None}, "there is none to compare with"
+
+
+def test_the_table_says_on_what_it_was_measured_and_why_auto_did_what_it_did() -> None:
+    text = markdown(rows(CELLS))
+    assert "90 labels to learn from, 18 of them wrong; 6 people held out, with 600 windows" in text
+    assert all(f"{word}" in explained() for word in ("bold", "95 %", "–", "Recovery", "free-undersampling", "Spread"))
+    auto = {**CELLS[3], "details": {"policy": "learned", "why": "because"}}
+    assert "- filterloss-auto, a, hard, seed 0: learned, because" in reasons([*CELLS, auto])
+    assert not reasons(CELLS)
 
 
 def test_rows_stand_in_the_order_of_the_arms_however_cells_came() -> None:

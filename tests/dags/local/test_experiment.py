@@ -87,6 +87,16 @@ def test_what_is_asked_for_must_be_there(lake: str, tmp_path: Path) -> None:
         run(found, **wanted | {"arms": "original,magic"})  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="no regime 'harder'; there are every-label, few"):
         run(found, **wanted | {"regimes": "harder"})  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match=r"no arm 'free-plian'; .* Did you mean 'free-plain'"):
+        run(found, **wanted | {"arms": "free-plian"})  # type: ignore[arg-type]
+    for name in ("../out", "a/b", ".hidden", ""):
+        with pytest.raises(SettingsError, match="--name is also that of a folder"):
+            run(found, **wanted | {"name": name})  # type: ignore[arg-type]
+    recordings = tmp_path / "recordings"
+    recordings.mkdir()
+    (recordings / "a.parquet").touch()
+    with pytest.raises(DataError, match="nowhere is neither a lake nor a folder of recordings"):
+        run(found, **wanted | {"source": str(recordings), "target": str(tmp_path / "nowhere")})  # type: ignore[arg-type]
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="neither a lake nor a folder of recordings"):
         run(found, **wanted | {"source": str(tmp_path / "empty")})  # type: ignore[arg-type]

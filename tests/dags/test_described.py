@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import re
 import tomllib
 from pathlib import Path
 
@@ -58,3 +60,10 @@ def test_no_secret_is_shown(section: str, key: str, value: str, visible: str) ->
     text = shown(KNOWN[section, key], Set(value=value, origin="/etc/my.toml"))
     assert visible in text
     assert "hunter2" not in text
+
+
+@pytest.mark.parametrize("file", ["README.md", "docs/settings.md"])
+def test_the_example_of_a_variable_works_as_it_stands(file: str) -> None:
+    text = (Path(__file__).parents[2] / file).read_text(encoding="utf-8")
+    name, value = re.search(r"`(SENSORLOOP_\w+)=(\w+)`", text).groups()  # type: ignore[union-attr]
+    assert load({name: value, "SENSORLOOP_CONFIG": os.devnull}).windows.length.total_seconds() == float(value)

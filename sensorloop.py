@@ -291,7 +291,7 @@ def experiment(
     name: Annotated[
         str,
         typer.Option(
-            help="Of the pair, and of the folder below SENSORLOOP_HOME/experiments where its table is: with the arms asked for this time."
+            help="Of the pair, and of the folder of its table (the arms of this call) below SENSORLOOP_HOME/experiments."
         ),
     ] = "pair",
     arms: Annotated[

@@ -291,7 +291,7 @@ def experiment(
     name: Annotated[
         str,
         typer.Option(
-            help="Of the pair, and of the folder of its table (the arms of this call) below SENSORLOOP_HOME/experiments."
+            help="Of the pair, and of its table's folder (this call's arms) below SENSORLOOP_HOME/experiments."
         ),
     ] = "pair",
     arms: Annotated[
@@ -311,9 +311,8 @@ def experiment(
     """Compare FilterLoss with what people use instead, where labels are few, rare and wrong: a table with intervals.
 
     Labels are taken away from the target and made wrong on purpose, so that it is known which are; the people held out keep theirs.
-    Every cell (regime, seed, arm) is kept and never run twice. On two cores the original model takes some minutes, a cell up to one and a
-    half, and up to five with free-scratch and free-pooled, which come last: all 26 arms with three seeds take an hour. For a first look:
-    --seeds 1 --arms original,free-plain,class-balanced,logit-adjusted,filterloss-auto,oracle
+    Every cell (regime, seed, arm) is kept and never run twice: on two cores up to a minute and a half, up to five for free-scratch and
+    free-pooled, which come last; all 26 arms take an hour. First: --seeds 1 --arms original,free-plain,class-balanced,filterloss-auto,oracle
     """
     from dags.local.experiment import run
 

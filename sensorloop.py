@@ -312,7 +312,7 @@ def experiment(
 
     Labels are taken away from the target and made wrong on purpose, so that it is known which are; the people held out keep theirs.
     Every cell (regime, seed, arm) is kept and never run twice: on two cores up to a minute and a half, up to five for free-scratch and
-    free-pooled, which come last; all 26 arms take an hour. First: --seeds 1 --arms original,free-plain,class-balanced,filterloss-auto,oracle
+    free-pooled, which come last; all 26 arms an hour. First: --seeds 1 --arms original,free-plain,class-balanced,filterloss-auto,oracle
     """
     from dags.local.experiment import run
 

@@ -46,8 +46,8 @@ class Arm:
     start: Start = "original"
 
     @property
-    def whole_network(self) -> bool:
-        """Whether more is trained than the labels of the target and the upper part of the original: it takes minutes, not seconds."""
+    def slow(self) -> bool:
+        """Whether it takes minutes, not seconds: it trains from scratch, or on the source's windows, too."""
         return self.start != "original"
 
     @property

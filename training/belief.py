@@ -138,6 +138,7 @@ def label_belief(
     # How wrong labels are is measured on those of other scenes: where there are hardly any, what the judges see counts.
     measure = counts * (1 - unknown)
     others = measure.sum() - measure
+    # For that, some looks at them are too few; for looks to be held against each other, they are enough, or a long session is condemned.
     excused = unknown * others / (others + _IMAGINED)
     unknown *= np.minimum(others / _IMAGINED, 1)
     for _ in range(_EM_STEPS):

@@ -89,8 +89,8 @@ class Experiment:
     ) -> Iterator[dict[str, Any]]:
         """Each cell's result, as it is there: from an earlier run, or trained now.
 
-        All arms of a (regime, seed) come together, but for those that train a whole network, each of which takes as long as many others:
-        they come after the regime's other cells, since time may be up before.
+        All arms of a (regime, seed) come together, but for the slow ones, each of which takes as long as many others: they come after
+        the regime's other cells, since time may be up before.
 
         Args:
             regimes: name → what is left of the labels.
@@ -105,12 +105,9 @@ class Experiment:
                 seed: _Scene(self._pair, self._target, self._recipe, regime, seed, lambda: self._cached)
                 for seed in seeds
             }
-            turns = [
-                (seed, arm) for last in (False, True) for seed in seeds for arm in arms if arm.whole_network == last
-            ]
+            turns = [(seed, arm) for last in (False, True) for seed in seeds for arm in arms if arm.slow == last]
             for seed, arm in turns:
                 progress(done, total, f"{self._pair.name}, {regime_name}, seed {seed}: {arm.name}")
-                done += 1
                 named = {"pair": self._pair.name, "regime": regime_name, "seed": seed, "arm": arm.name}
                 file = self._folder / f"{self._key(regime, seed, arm)}.json"
                 if file.exists():
@@ -120,8 +117,9 @@ class Experiment:
                 else:
                     cell = scenes[seed].train(arm)
                     _write(file, {**named, **cell})
+                done += 1
                 yield {**cell, **named}
-        progress(total, total, "done")
+        progress(done, total, "done")
 
     def _key(self, regime: Regime, seed: int, arm: Arm) -> str:
         finetune = {k: v for k, v in asdict(self._recipe.finetune).items() if k not in {"device", "threads", "seed"}}

@@ -71,8 +71,8 @@ class Row:
 def rows(cells: Iterable[Mapping[str, Any]], *, seed: int = 0) -> list[Row]:
     """A row for each pair, regime and arm, arms in the order of :data:`training.arm.EVERY`.
 
-    Only seeds that all of a pair's arms have in a regime count, except that arms which train a whole network may have fewer: they are
-    compared with the others on those that they have.
+    Only seeds that all of a pair's arms have in a regime count, except that slow ones (:attr:`training.arm.Arm.slow`) may have fewer:
+    they are compared with the others on those that they have.
 
     Args:
         cells: of :meth:`training.experiment.Experiment.run`.
@@ -83,7 +83,7 @@ def rows(cells: Iterable[Mapping[str, Any]], *, seed: int = 0) -> list[Row]:
         groups[cell["pair"], cell["regime"]][cell["arm"]][cell["seed"]] = cell
     found: list[Row] = []
     for (pair, regime), arms in groups.items():
-        others = {arm: each for arm, each in arms.items() if not EVERY[arm].whole_network} or arms
+        others = {arm: each for arm, each in arms.items() if not EVERY[arm].slow} or arms
         seeds = sorted(set.intersection(*(set(each) for each in others.values())))
         if not seeds:
             continue
@@ -209,10 +209,10 @@ def aims(found: Sequence[Row], arm: str) -> dict[str, dict[str, Any]]:
 
 
 def _by_arm(found: Sequence[Row], regime: str) -> dict[str, list[Row]]:
-    """Arm → its rows, in one order of pairs: those that have every arm which trains no whole network, and what arms they all have."""
+    """Arm → its rows, in one order of pairs: those that have every arm but slow ones, and what arms they all have."""
     at = {(row.pair, row.arm): row for row in found if row.regime == regime}
     named = list(dict.fromkeys(pair for pair, _ in at))
-    usual = [arm for arm in EVERY if not EVERY[arm].whole_network and any((pair, arm) in at for pair in named)]
+    usual = [arm for arm in EVERY if not EVERY[arm].slow and any((pair, arm) in at for pair in named)]
     pairs = [pair for pair in named if all((pair, arm) in at for arm in usual)]
     return (
         {arm: [at[pair, arm] for pair in pairs] for arm in EVERY if all((pair, arm) in at for pair in pairs)}

@@ -69,7 +69,7 @@ def test_it_ends_when_it_is_enough_and_goes_on_where_it_was(pair: Pair, tmp_path
 
 
 def test_what_takes_longest_comes_last_of_a_regime(pair: Pair, tmp_path: Path) -> None:
-    """A table that is stopped early lacks the arms that train a whole network, and neither FilterLoss nor a seed."""
+    """A table that is stopped early lacks the slow arms, and neither FilterLoss nor a seed."""
     arms = [EVERY[name] for name in ("original", "free-scratch", "free-linear-probe", "free-pooled", "oracle")]
     told: list[str] = []
     cells = Experiment(pair, RECIPE, tmp_path).run(

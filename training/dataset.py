@@ -343,14 +343,12 @@ def described_windows(
     from training.labels import newest_scenes  # noqa: PLC0415
 
     scan = _of(scan_windows(lake, version), cohort, day)
-    columns = scan.collect_schema().names()
+    columns = scan.collect_schema()
     present = [channel for channel in channels if channel in columns]
     # A sensor may be missing; an axis of one that is there is a slip of the pen.
     odd = [channel for channel in channels if channel not in columns and f"{channel.split('_')[0]}_coverage" in columns]
     if odd or not present:
-        there = [
-            name for name in columns if not name.endswith("_coverage") and f"{name.split('_')[0]}_coverage" in columns
-        ]
+        there = [name for name, kind in columns.items() if isinstance(kind, pl.List)]
         lacking = f"{odd[0]!r} is not" if odd else f"None of the channels {', '.join(channels)} is"
         msg = f"{lacking} in the lake {lake}, which has {', '.join(there)}: set [data] channels"
         raise DataError(msg)

@@ -130,7 +130,7 @@ def quality_rows(key: str, bench: Bench, tiers: NDArray[np.int64]) -> pa.Table:
 
 
 def sparse_rows(settings: Settings, key: str, bench: Bench, cohort: str) -> pa.Table:
-    """Rows of the labelled windows that are too sparse to be scored: a score of 0, and the reason."""
+    """Rows of the labelled windows that are too sparse to be scored: a score of 0, the reason, and no weight where people are held out."""
     import polars as pl
     import pyarrow as pa
 
@@ -143,12 +143,14 @@ def sparse_rows(settings: Settings, key: str, bench: Bench, cohort: str) -> pa.T
     sparse = found.filter(
         pl.col("scene").is_in(list(windows.scene_names)), pl.col("coverage").fill_null(0.0) < data.min_coverage
     )
+    people, held_out = sparse["subject_id"].to_list(), set(windows.subjects[bench.holdout].tolist())
     known = {
-        "window_id": sparse["window_id"].to_list(), "label": sparse["scene"].to_list(), "subject_id": sparse["subject_id"].to_list(),
+        "window_id": sparse["window_id"].to_list(), "label": sparse["scene"].to_list(), "subject_id": people,
+        "weight": [None if person in held_out else 0.0 for person in people],
         "reasons": [_too_sparse(coverage, data.min_coverage) for coverage in sparse["coverage"].to_list()],
     }  # fmt: skip
     same: Mapping[str, Any] = {
-        "run_key": key, "score": 0.0, "tier": 0, "weight": 0.0, "model": bench.original.digest, "lake_version": version,
+        "run_key": key, "score": 0.0, "tier": 0, "model": bench.original.digest, "lake_version": version,
         "labels_version": said,
     }  # fmt: skip
     columns = [

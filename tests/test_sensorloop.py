@@ -299,7 +299,7 @@ finally:
         (
             ("finetune", "--run-key", "k", "--arms", "plain,filterlos"),
             3,
-            "There is no arm 'filterlos'; there are original,",
+            "There is no arm 'filterlos'; there are original, plain, oversampling, undersampling, filterloss. Did you mean 'filterloss'?",
         ),
         (("finetune", "--run-key", "k"), 3, "There is no run k"),
         (("train", "original"), 3, "There is no table windows in the lake"),

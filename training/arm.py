@@ -9,7 +9,8 @@ Nothing here loads torch: a wrong name should not take its seconds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import difflib
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -104,7 +105,13 @@ def check_arms(arms: Iterable[str]) -> None:
     Raises:
         SettingsError: there is no such arm.
     """
-    unknown = sorted(set(arms) - set(ARMS))
-    if unknown:
-        msg = f"There is no arm {unknown[0]!r}; there are {', '.join(ARMS)}"
-        raise SettingsError(msg)
+    for arm in arms:
+        if arm not in ARMS:
+            raise SettingsError(none_such("arm", arm, ARMS))
+
+
+def none_such(what: str, name: str, known: Collection[str]) -> str:
+    """A message to somebody who has named what is not there: what is, and what may have been meant."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"There is no {what} {name!r}; there are {', '.join(known)}.{hint}"

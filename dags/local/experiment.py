@@ -6,7 +6,6 @@ once; what was made is kept below ``SENSORLOOP_HOME/experiments`` and found ther
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
@@ -24,7 +23,7 @@ from dags.settings import Settings, external_kafka
 from dags.terminal import progress, say
 from dags.whole import whole
 from streaming import broker
-from training.arm import EVERY, FILTERLOSS, ORACLE, Arm
+from training.arm import EVERY, FILTERLOSS, ORACLE, Arm, none_such
 from training.errors import DataError, SettingsError
 from training.regimes import REGIMES, Regime
 
@@ -117,10 +116,7 @@ def _chosen(names: str, known: Mapping[str, _Each], what: str) -> dict[str, _Eac
     wanted = [name.strip() for name in names.split(",")]
     for name in wanted:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            msg = f"There is no {what} {name!r}; there are {', '.join(known)}.{hint}"
-            raise SettingsError(msg)
+            raise SettingsError(none_such(what, name, known))
     return {name: known[name] for name in known if name in wanted}
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from dags.errors import CommandRefused, DagError
+from dags.errors import AirflowError, CommandRefused, DagError
 from dags.local.airflow_api import AirflowApi, instance
 from streaming import guard
 
@@ -26,6 +26,8 @@ DAG = "retrain"
 COHORTS = ("source", "target")
 """Of the simulated fleets: what the original model learns from, and the new phones."""
 _GRACE_S = 10.0
+_LOOK_S, _SAY_S = 10.0, 60.0
+"""Between two looks into a running task's log, and between two lines of what it says where there is no terminal to renew one on."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -93,6 +95,7 @@ def retrain(
     conf: Mapping[str, Any],
     note: str,
     sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Trigger the DAG and wait.
 
@@ -103,6 +106,7 @@ def retrain(
         conf: the run's parameters.
         note: for whoever sees the run in Airflow's pages.
         sleep: how to wait between two looks.
+        clock: seconds.
 
     Returns:
         Each task's answer, by its name within the cohort, and what Airflow knows about each.
@@ -119,8 +123,15 @@ def retrain(
                 stage.console.print(f"  {task:<20} {state}")
         shown.update(states)
 
-    with stage.console.status(f"Airflow works; see {url}/dags/{DAG}/runs/{run_id}"):
-        state = api.wait_for_run(DAG, run_id, timeout=timedelta(hours=6), report=report, sleep=sleep)
+    where = f"Airflow works; see {url}/dags/{DAG}/runs/{run_id}"
+    with stage.console.status(where) as status:
+        told = _Told(api, run_id, stage.console, lambda text: status.update(f"{where}\n  [dim]{escape(text)}"), clock)
+
+        def wait(seconds: float) -> None:
+            told.look()
+            sleep(seconds)
+
+        state = api.wait_for_run(DAG, run_id, timeout=timedelta(hours=6), report=report, sleep=wait)
     tasks = api.tasks(DAG, run_id)
     if state != "success" or any(task["state"] != "success" for task in tasks):
         failed = next((t for t in tasks if t["state"] not in {"success", None}), tasks[-1])
@@ -133,3 +144,61 @@ def retrain(
         for task in tasks
     }
     return answers, tasks
+
+
+class _Told:
+    """How far the running task is, in the words of its log: fine-tuning takes minutes, and who hears nothing takes it for hung."""
+
+    def __init__(
+        self,
+        api: AirflowApi,
+        run_id: str,
+        console: Console,
+        renew: Callable[[str], object],
+        clock: Callable[[], float],
+    ) -> None:
+        """Nothing is asked yet.
+
+        Args:
+            api: Airflow's.
+            run_id: the run.
+            console: gets a line now and then, unless it is a terminal.
+            renew: shows a text on a terminal, in place of the one before.
+            clock: seconds.
+        """
+        self._api, self._run_id, self._console, self._renew, self._clock = api, run_id, console, renew, clock
+        self._looked = self._said = clock()
+        self._last = ""
+
+    def look(self) -> None:
+        """Show what the running task said last, if it is time to and something new."""
+        if self._clock() - self._looked < _LOOK_S:
+            return
+        self._looked = self._clock()
+        text = self._text()
+        if not text or text == self._last:
+            return
+        if self._console.is_terminal:
+            self._renew(text)
+        elif self._clock() - self._said >= _SAY_S:
+            self._said = self._clock()
+            self._console.print(f"  {text}", markup=False)
+        else:
+            return
+        self._last = text
+
+    def _text(self) -> str:
+        try:
+            running = [task for task in self._api.tasks(DAG, self._run_id) if task["state"] == "running"]
+            for task in running:
+                lines = self._api.task_log(
+                    DAG, self._run_id, task["task_id"], task["try_number"], map_index=task["map_index"]
+                )
+                said = [line.strip() for line in lines if line.strip()]
+                if said:
+                    return said[-1].splitlines()[0]
+        except (
+            AirflowError
+        ):  # the log of a task that is being started, or a server that is busy: no reason to end a run
+            return ""
+        return ""

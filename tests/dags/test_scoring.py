@@ -28,14 +28,17 @@ from training.tracking import no_progress
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """A lake of six people, one of them labelled wrongly in Run, one window too sparse; and an original model."""
-    home = tmp_path_factory.mktemp("home")
+    return installation(tmp_path_factory.mktemp("home"), sparse=[7])
+
+
+def installation(home: Path, sparse: list[int]) -> Settings:
+    """A lake of six people, one of them labelled wrongly in Run, some windows too sparse; and an original model."""
     (home / "sensorloop.toml").write_text(TOML, encoding="utf-8")
     (home / "mlflow").mkdir()  # the local server's, where who is held out is kept
     made = windows(people=6, each=6, seed=1)
     scenes = np.where((made.subjects == "p3") & (made.scenes == 0), 1, made.scenes)
     coverage = made.coverage.copy()
-    coverage[7] = 0.3
+    coverage[sparse] = 0.3
     publish(home / "lake", replace(made, scenes=scenes, coverage=coverage))
     net = network()
     found = evaluate(made.scenes, made.scenes, made.scene_names)
@@ -77,6 +80,17 @@ def test_a_window_that_is_too_sparse_is_in_the_table_with_the_reason(
     assert sparse.select("score", "weight", "tier").row(0) == (0.0, 0.0, 0)
     assert sparse["reasons"][0] == "not scored: its coverage of 0.30 is below [data] min_coverage = 0.5"
     assert sparse["window_id"][0] not in scored_ids(settings)
+
+
+def test_a_window_that_is_too_sparse_has_no_weight_where_its_person_is_held_out(tmp_path: Path) -> None:
+    settings = installation(tmp_path, sparse=[*range(0, 108, 9)])
+    found = retraining.rescore(settings, cohort="target", lake_version=None, seed=0, progress=no_progress)
+    rows = read_quality(settings.lake, found["run_key"])
+    sparse, others = rows.filter(pl.col("margin").is_null()), rows.filter(pl.col("margin").is_not_null())
+    held_out = set(others.filter(pl.col("weight").is_null())["subject_id"])
+    assert held_out < set(sparse["subject_id"])
+    assert set(sparse.filter(pl.col("weight").is_null())["subject_id"]) == held_out
+    assert set(sparse.drop_nulls("weight")["weight"]) == {0.0}
 
 
 def test_weights_are_those_that_filterloss_trains_with_and_none_in_the_holdout(

@@ -22,6 +22,8 @@ class FakeAirflow:
     pools: dict[str, dict[str, Any]] = field(default_factory=dict)
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
     tasks: list[dict[str, Any]] = field(default_factory=list)
+    logs: dict[str, list[str]] = field(default_factory=dict)
+    """Task → what its log says."""
     tokens: int = 0
     """Log-ins so far; only the newest token counts."""
     asked: list[str] = field(default_factory=list)
@@ -70,6 +72,8 @@ class FakeAirflow:
                 answer = self._changed(self.runs, run_id, body)
             case "GET", ["dags", _, "dagRuns", run_id, "taskInstances"] if run_id in self.runs:
                 answer = {"task_instances": self.tasks}
+            case "GET", ["dags", _, "dagRuns", _, "taskInstances", task, "logs", _] if task in self.logs:
+                answer = {"content": [{"event": text} for text in self.logs[task]]}
         if answer is None:
             return httpx.Response(404, json={"detail": f"{'/'.join(path)} was not found"})
         return httpx.Response(200, json=answer)

@@ -182,7 +182,7 @@ class _Told:
             self._renew(text)
         elif self._clock() - self._said >= _SAY_S:
             self._said = self._clock()
-            self._console.print(f"  {text}", markup=False)
+            self._console.print(f"  {text}", markup=False, soft_wrap=True)
         else:
             return
         self._last = text
@@ -194,7 +194,8 @@ class _Told:
                 lines = self._api.task_log(
                     DAG, self._run_id, task["task_id"], task["try_number"], map_index=task["map_index"]
                 )
-                said = [line.strip() for line in lines if line.strip()]
+                # What begins with "$ " is the command it runs.
+                said = [line.strip() for line in lines if line.strip() and not line.startswith("$ ")]
                 if said:
                     return said[-1].splitlines()[0]
         except (

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from training.arm import ARMS, ORIGINAL, RETRAINING, Arm, check_arms
 from training.dataset import WindowSet
 from training.devices import device
-from training.embeddings import features_of
 from training.evaluation import Evaluation, evaluate, recovery_ratio
 from training.finetune import FineTuned, finetune, trainable
 from training.heads import Head
@@ -36,7 +35,7 @@ from training.settings import ComputeSettings, FineTuneSettings, QualitySettings
 from training.tracking import Progress, RunLog, Tracker, no_progress
 from training.weights import effective_size
 
-__all__ = ["ArmResult", "Bench", "features_of", "labelled", "run_arms", "tune"]
+__all__ = ["ArmResult", "Bench", "labelled", "run_arms", "tune"]
 
 _RESULT, _CHECKPOINT = "result.json", "checkpoint.pt"
 _TRAINABLE = "trainable"

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from training.arm import ORIGINAL, Arm
-from training.arms import features_of, tune
+from training.arms import tune
 from training.dataset import WindowSet
 from training.evaluation import evaluate, recovery_ratio
 from training.finetune import trainable
@@ -154,10 +154,10 @@ class _Cached:
 
     @classmethod
     def of(cls, net: SceneNet, windows: WindowSet, settings: FineTuneSettings) -> _Cached:
-        frozen, _ = net.split(trainable(settings))
-        inputs = infer(frozen.eval(), torch.from_numpy(windows.signals)).cpu()
-        features = features_of(net, windows)
-        return cls(features=features, inputs=inputs, head_inputs=torch.from_numpy(features))
+        frozen, part = net.split(trainable(settings))
+        inputs = infer(frozen, torch.from_numpy(windows.signals))
+        head_inputs = infer(part[:-1], inputs)
+        return cls(features=head_inputs.numpy(), inputs=inputs, head_inputs=head_inputs)
 
 
 class _Scene:

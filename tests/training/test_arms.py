@@ -11,8 +11,9 @@ import torch
 
 from tests.training.made import network, windows
 from training.arm import ARMS
-from training.arms import Bench, features_of, run_arms
+from training.arms import Bench, run_arms
 from training.choosing import People
+from training.embeddings import features_of
 from training.errors import NonFiniteLoss, SettingsError
 from training.evaluation import evaluate
 from training.finetune import epochs_of, finetune, one_cycle, trainable

@@ -3,9 +3,9 @@
 w(b) = floor + (1 − floor) · σ(slope · logit(b) + shift): with slope 1 and shift 0 the belief itself, with slope 0 equal weights. A head
 fitted with these weights is a function of them; the derivative of its loss on windows that it has not seen is had without unrolling
 the fit, from the optimum's condition (implicit differentiation: Bengio, 2000, "Gradient-based optimization of hyperparameters";
-Lorraine et al., 2020). That the weights also move the logit adjustment is left out of it: it pushes ``shift`` a little further from 0
-and costs nothing that could be measured (at most 0.0005 of the loss). The windows that judge count by the belief in their labels, and
-each scene as much as the others.
+Lorraine et al., 2020), and that of the logit adjustment and of what a scene keeps at least, which the weights move, with it: a line
+search that is told another slope than the loss has gives up. The windows that judge count by the belief in their labels, and each
+scene as much as the others.
 """
 
 from __future__ import annotations
@@ -15,19 +15,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.sparse.linalg import LinearOperator, cg
-from scipy.special import expit, log_softmax, logit, softmax
+from scipy.sparse.linalg import cg
+from scipy.special import expit, log_softmax, logit
 
-from training.heads import Head, fit_head, one_thread
+from training.heads import Head, HeadProblem, one_thread
 from training.quality import adjustment
+from training.weights import floored, through_floor
 
 Array = NDArray[np.float64]
-_STEPS = 10
-_ITERATIONS = 400
-"""Of a head's fit, at most: the slope by the weights is that of the optimum, and with a weak pull 100 do not reach it."""
+_CURVATURE = 0.5
+"""About that of the loss by the parameters: the search's first step is its slope over this."""
+_SEARCH = {"maxfun": 10, "gtol": 3e-3 / _CURVATURE**0.5, "ftol": 1e-6}
+"""Where the loss's slope is 0.003, the tie alone would move a parameter by 0.08 at most."""
 _EDGE = 1e-3
 """Beliefs nearer to 0 or 1 than this are as sure as that."""
-_TIE = 0.02
+TIE = 0.02
 """How strongly the parameters are held to 1 and 0: with few people left out, the gradient is mostly chance."""
 
 
@@ -66,7 +68,7 @@ def learn_map(
         belief: (n,) probabilities that the labels are right.
         fold: (n,) of each window; each fold in turn judges.
         head: the original's.
-        pull: of the heads, see :func:`training.heads.fit_head`.
+        pull: of the heads, see :func:`training.heads.optimal_head`.
         floor: least weight.
     """
     if not fold.max() or floor >= 1:
@@ -75,19 +77,23 @@ def learn_map(
     # The next weights are hardly others, so neither are the heads fitted with them.
     heads: dict[int, Head] = {}
 
+    unit = _CURVATURE**-0.5
+
     def objective(parameters: Array) -> tuple[float, Array]:
-        slope, shift = parameters
+        slope, shift = parameters * unit
         found = WeightMap(slope=slope, shift=shift, floor=floor)
-        weights = found.of(belief)
+        mapped = found.of(belief)
+        weights = floored(mapped, labels, floor)
         loss, by_weight = held_out_loss(features, labels, weights, belief, fold, head=head, pull=pull, heads=heads)
-        by_logit = by_weight * (weights - floor) * (1 - weights) / (1 - floor)
+        by_logit = through_floor(mapped, labels, by_weight) * (mapped - floor) * (1 - mapped) / (1 - floor)
         gradient = np.array([(by_logit * _odds(belief)).sum(), by_logit.sum()])
         tie = np.array([slope - 1, shift])
-        return loss + _TIE * float((tie**2).sum()), gradient + 2 * _TIE * tie
+        return loss + TIE * float((tie**2).sum()), unit * (gradient + 2 * TIE * tie)
 
-    bounds = [(0.0, 4.0), (-4.0, 4.0)]
-    best = minimize(objective, [1.0, 0.0], jac=True, method="L-BFGS-B", bounds=bounds, options={"maxfun": _STEPS})
-    return WeightMap(slope=float(best.x[0]), shift=float(best.x[1]), floor=floor)
+    bounds = np.array([(0.0, 4.0), (-4.0, 4.0)]) / unit
+    best = minimize(objective, np.array([1.0, 0.0]) / unit, jac=True, method="L-BFGS-B", bounds=bounds, options=_SEARCH)
+    slope, shift = best.x * unit
+    return WeightMap(slope=float(slope), shift=float(shift), floor=floor)
 
 
 def held_out_loss(
@@ -139,39 +145,27 @@ def _one_fold(
     near: Head | None,
 ) -> tuple[float, Array, Head]:
     shift = adjustment(labels, weights, len(head.bias))
-    fitted = fit_head(
-        features, labels, weights, start=head, pull=pull, adjustment=shift, near=near, iterations=_ITERATIONS
-    )
-    # As in fit_head: the bias is one more feature of average size, and the pull is in units of the features' size.
-    h, share = features.astype(np.float64), weights / weights.sum()
-    squares = (h * h).sum(1)
-    size = float((share * squares).sum()) or 1.0
-    constant = np.sqrt(size / h.shape[1])
-    h = np.hstack([h, np.full((len(h), 1), constant)])
-    judges = np.hstack([judging.astype(np.float64), np.full((len(judging), 1), constant)])
-    change = np.hstack([fitted.weight - head.weight, (fitted.bias - head.bias)[:, None] / constant])
-    at = np.hstack([fitted.weight, fitted.bias[:, None] / constant])
+    problem = HeadProblem.of(features, labels, weights, start=head, pull=pull, adjustment=shift)
+    change = problem.optimum(np.zeros(problem.origin.size) if near is None else problem.change(near))
+    fitted = problem.head(change)
     importance = _even(truth, counts)
-    log_p = log_softmax(judges @ at.T, axis=1)
+    log_p = log_softmax(fitted.logits(judging), axis=1)
     loss = -float((importance * log_p[np.arange(len(truth)), truth]).sum())
-    outer = ((np.exp(log_p) - _one_hot(truth, len(head.bias))) * importance[:, None]).T @ judges
-    p = softmax(h @ at.T + shift, axis=1)
-
-    def hessian(flat: Array) -> Array:
-        step = flat.reshape(outer.shape)
-        turned = h @ step.T
-        turned = p * (turned - (p * turned).sum(1, keepdims=True))
-        curved: Array = ((turned * share[:, None]).T @ h + pull * size * step).ravel()
-        return curved
-
-    operator = LinearOperator((outer.size, outer.size), matvec=hessian, dtype=np.float64)
+    outer = ((np.exp(log_p) - _one_hot(truth, len(shift))) * importance[:, None]).T @ problem.extended(judging)
     with one_thread():
-        solved, _ = cg(operator, outer.ravel(), rtol=1e-4, maxiter=200)
-    direction = solved.reshape(outer.shape)
+        solved, _ = cg(problem.curvature(change), outer.ravel(), rtol=1e-4, maxiter=200)
+    direction, p, share = solved.reshape(outer.shape), np.exp(problem.log_p(change)), problem.shares
     # d(optimum's condition)/dw: the window's own gradient less the mean one, and what it changes of the pull's size.
-    own = ((p - _one_hot(labels, len(head.bias))) * (h @ direction.T)).sum(1)
-    scale = pull * float((direction * change).sum()) * (squares - size)
+    turned = problem.inputs @ direction.T
+    own = ((p - _one_hot(labels, len(shift))) * turned).sum(1)
+    squares = (problem.inputs[:, :-1] ** 2).sum(1)
+    scale = pull * float(solved @ change) * (squares - problem.size)
     by_weight: Array = -((own - (share * own).sum()) + scale) / weights.sum()
+    # … and what it changes of the adjustment, which is that of the scenes' weights, but of those that have less than half a window.
+    by_shift = -(share[:, None] * p * (turned - (p * turned).sum(1, keepdims=True))).sum(0)
+    sums = np.bincount(labels, weights=weights, minlength=len(by_shift))
+    by_sum = np.divide(by_shift, sums, out=np.zeros_like(sums), where=sums * len(labels) > 0.5 * weights.sum())
+    by_weight += by_sum[labels] - (by_sum * sums).sum() / weights.sum()
     return loss, by_weight, fitted
 
 

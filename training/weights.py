@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.folds import grouped_folds
-from training.heads import Head, fit_head
+from training.heads import Head, optimal_head
 from training.quality import adjustment
 from training.settings import QualitySettings
 
@@ -62,6 +62,20 @@ def floored(weights: NDArray[np.floating], labels: NDArray[np.int64], floor: flo
     return found
 
 
+def through_floor(
+    weights: NDArray[np.floating], labels: NDArray[np.int64], slopes: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """(n,) slopes of what has these slopes by ``floored(weights, …)``, by the weights, none of which is below the floor."""
+    found = np.asarray(slopes, np.float64).copy()
+    for scene in np.unique(labels):
+        mine = labels == scene
+        mean = weights[mine].mean()
+        if mean < _KEPT:
+            regained, by_mean = (_KEPT - mean) / (1 - mean), (_KEPT - 1) / (1 - mean) ** 2
+            found[mine] = (1 - regained) * slopes[mine] + by_mean * (slopes[mine] * (1 - weights[mine])).mean()
+    return found
+
+
 def choose_weights(
     features: NDArray[np.floating],
     labels: NDArray[np.int64],
@@ -90,10 +104,10 @@ def choose_weights(
     tiers, pull = tiers_of(score, settings.thresholds), min(settings.pulls)
     fold = grouped_folds(groups, labels, settings.folds, rng=np.random.default_rng(seed))
     options = _ladders(len(settings.thresholds) + 1, settings.floor)
-    predicted = []
+    predicted, heads = [], dict[int, Head]()
     for ladder in options:
         weights = floored(np.asarray(ladder)[tiers], labels, settings.floor)
-        logits = held_out_logits(features, labels, weights, fold, head=head, pull=pull, adjust=True)
+        logits = held_out_logits(features, labels, weights, fold, head=head, pull=pull, adjust=True, heads=heads)
         predicted.append(logits.argmax(1))
 
     def best(rows: NDArray[np.bool_]) -> tuple[int, float]:
@@ -118,8 +132,9 @@ def held_out_logits(
     head: Head,
     pull: float,
     adjust: bool,
+    heads: dict[int, Head] | None = None,
 ) -> NDArray[np.float64]:
-    """(n, scenes) logits of heads fitted without the window's fold; with one fold only, of one fitted with all.
+    """(n, scenes) logits of heads fitted without the window's fold, to their optimum; with one fold only, of one fitted with all.
 
     Args:
         features: (n, d) of the training windows.
@@ -127,16 +142,19 @@ def held_out_logits(
         weights: (n,) of the loss.
         fold: (n,) of each window.
         head: the original's.
-        pull: of the heads, see :func:`training.heads.fit_head`.
+        pull: of the heads, see :func:`training.heads.optimal_head`.
         adjust: whether to correct for imbalance by logit adjustment.
+        heads: fold → a head of weights that are like these, where the search begins; the new ones are left in it.
     """
-    scenes = len(head.bias)
+    scenes, heads = len(head.bias), {} if heads is None else heads
     logits = np.empty((len(labels), scenes))
     for number in range(int(fold.max()) + 1):
         learn = fold != number if fold.max() else fold == number
         shift = adjustment(labels[learn], weights[learn], scenes) if adjust else None
-        fitted = fit_head(features[learn], labels[learn], weights[learn], start=head, pull=pull, adjustment=shift)
-        logits[fold == number] = fitted.logits(features[fold == number])
+        heads[number] = optimal_head(
+            features[learn], labels[learn], weights[learn], start=head, pull=pull, adjustment=shift, near=heads.get(number)
+        )  # fmt: skip
+        logits[fold == number] = heads[number].logits(features[fold == number])
     return logits
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax
 
 from tests.training.made import network
-from training.heads import Head, fit_head, head_path
+from training.heads import Head, HeadProblem, fit_head, head_path
 from training.losses import CROSS_ENTROPY, Loss
 
 N, D, SCENES = 40, 6, 3
@@ -123,19 +123,29 @@ def test_a_path_leads_from_the_start_to_the_optimum() -> None:
     assert values == sorted(values, reverse=True)
 
 
-def test_wherever_the_search_begins_it_ends_at_the_same_optimum() -> None:
-    """And the sooner, the nearer it begins; what pulls is the original's head all the same."""
+@pytest.mark.parametrize("pull", [1e-2, 1e-5])
+def test_newtons_method_ends_at_the_optimum_wherever_it_begins(pull: float) -> None:
+    """And what pulls is the original's head all the same."""
     features, labels, weights, start = made(3)
-
-    def fitted(iterations: int, near: Head | None) -> Head:
-        return fit_head(features, labels, weights, start=start, pull=1e-2, iterations=iterations, near=near)
-
-    best = fitted(1000, None)
+    problem = HeadProblem.of(features, labels, weights, start=start, pull=pull)
     far = Head(weight=start.weight + 3, bias=start.bias - 3)
-    np.testing.assert_allclose(fitted(1000, far).weight, best.weight, atol=2e-3)
-    soon = [objective(fitted(3, near), features, labels, weights, start, 1e-2) for near in (None, best)]
-    assert soon[1] < soon[0]
-    assert soon[1] == pytest.approx(objective(best, features, labels, weights, start, 1e-2))
+    found = [problem.optimum(begin) for begin in (np.zeros(problem.origin.size), problem.change(far))]
+    assert np.abs(found[0] - found[1]).max() < 5e-2 * np.abs(found[0]).max()
+    slow = fit_head(features, labels, weights, start=start, pull=pull, iterations=5000)
+    best = objective(slow, features, labels, weights, start, pull)
+    for each in found:
+        reached = objective(problem.head(each), features, labels, weights, start, pull)
+        assert reached == pytest.approx(best, abs=1e-6)
+        assert reached == pytest.approx(problem.objective(each)[0])
+
+
+def test_the_curvature_is_how_the_slope_changes() -> None:
+    features, labels, weights, start = made(4)
+    problem = HeadProblem.of(features, labels, weights, start=start, pull=1e-3)
+    rng = np.random.default_rng(1)
+    at, step = rng.normal(0, 0.1, (2, problem.origin.size))
+    change = (problem.objective(at + 1e-5 * step)[1] - problem.objective(at - 1e-5 * step)[1]) / 2e-5
+    np.testing.assert_allclose(problem.curvature(at) @ step, change, rtol=1e-4, atol=1e-7)
 
 
 def test_a_search_that_ends_early_stands_in_the_remaining_places() -> None:

@@ -14,7 +14,7 @@ from training import policies
 from training.arm import EVERY, POLICIES
 from training.errors import SettingsError
 from training.heads import Head, fit_head
-from training.learned import WeightMap, held_out_loss, learn_map
+from training.learned import TIE, WeightMap, held_out_loss, learn_map
 from training.policies import Labelled, weigh
 from training.quality import adjustment
 from training.settings import QualitySettings
@@ -169,7 +169,7 @@ def test_every_arm_has_a_policy_that_there_is() -> None:
 
 class TestLearned:
     def test_the_slope_by_the_weights_is_that_of_refitting(self) -> None:
-        """Against differences of whole fits; the adjustment's own dependence on the weights is left out, and small."""
+        """Against differences of whole fits; the logit adjustment moves with the weights, too."""
         data, _ = labelled()
         fold = data.groups % 3
         weights = np.clip(data.worth, 0.05, 1)
@@ -182,13 +182,22 @@ class TestLearned:
         _, slopes = held_out_loss(data.features, data.labels, weights, data.worth, fold, **arguments)  # type: ignore[arg-type]
         rng = np.random.default_rng(1)
         for _ in range(4):
-            # Within each scene and fold, so that the scenes' shares of the weight stay as they are.
             step = rng.normal(0, 1, 120)
-            for part in np.unique(3 * data.labels + fold):
-                rows = 3 * data.labels + fold == part
-                step[rows] -= step[rows].mean()
             around = (loss(weights + 1e-2 * step) - loss(weights - 1e-2 * step)) / 2e-2
-            assert slopes @ step == pytest.approx(around, rel=0.05, abs=2e-4)
+            assert slopes @ step == pytest.approx(around, rel=0.01, abs=5e-5)
+
+    def test_the_slope_of_a_scene_that_weighs_next_to_nothing_is_that_of_refitting(self) -> None:
+        """Its share of the adjustment is that of half a window then, which nothing moves."""
+        data, _ = labelled()
+        fold = data.groups % 3
+        weights = np.where(data.labels == 0, 1e-3, np.clip(data.worth, 0.05, 1))
+
+        def loss(each: np.ndarray) -> tuple[float, np.ndarray]:
+            return held_out_loss(data.features, data.labels, each, data.worth, fold, head=data.head, pull=1e-2)
+
+        step = np.random.default_rng(2).normal(0, 1, 120)
+        around = (loss(weights + 1e-4 * step)[0] - loss(weights - 1e-4 * step)[0]) / 2e-4
+        assert loss(weights)[1] @ step == pytest.approx(around, rel=0.02, abs=5e-4)
 
     def test_it_rises_with_belief_and_does_not_do_worse_than_the_belief_itself(self) -> None:
         data, _ = labelled(wrong=0.4)
@@ -204,6 +213,25 @@ class TestLearned:
             )[0]
 
         assert reached(found) <= reached(start) + 1e-9
+
+    @pytest.mark.parametrize("wrong", [0.0, 0.2, 0.4])
+    def test_the_search_ends_where_nothing_is_gained_any_more(self, wrong: float) -> None:
+        """Told another slope than the loss has, it would give up at its first step."""
+        data, _ = labelled(wrong=wrong)
+        fold, pull, floor = data.groups % 3, 1e-4, 0.02
+        found = learn_map(data.features, data.labels, data.worth, fold, head=data.head, pull=pull, floor=floor)
+
+        def loss(slope: float, shift: float) -> float:
+            weights = floored(WeightMap(slope=slope, shift=shift, floor=floor).of(data.worth), data.labels, floor)
+            held_out = held_out_loss(data.features, data.labels, weights, data.worth, fold, head=data.head, pull=pull)[
+                0
+            ]
+            return held_out + TIE * ((slope - 1) ** 2 + shift**2)
+
+        by_slope = (loss(found.slope + 0.05, found.shift) - loss(found.slope - 0.05, found.shift)) / 0.1
+        by_shift = (loss(found.slope, found.shift + 0.05) - loss(found.slope, found.shift - 0.05)) / 0.1
+        assert abs(by_slope) < 5e-3
+        assert abs(by_shift) < 5e-3
 
     def test_one_person_alone_judges_nobody(self) -> None:
         data, _ = labelled()

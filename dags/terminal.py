@@ -79,6 +79,12 @@ def result(**values: Any) -> None:
     sys.stdout.flush()
 
 
+def listed(**values: Any) -> None:
+    """The result of a command that has said all of it in sentences: for programs, so nothing on a terminal."""
+    if not sys.stdout.isatty():
+        result(**values)
+
+
 def fail(text: str, code: int) -> NoReturn:
     """End with a message and an exit code."""
     say(f"error: {text}")

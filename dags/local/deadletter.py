@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from dags.settings import load as load_settings
-from dags.terminal import progress, result, say
+from dags.terminal import listed, progress, result, say
 
 app = typer.Typer(help="Batches that could not be decoded.", no_args_is_help=True)
 
@@ -32,7 +32,7 @@ def list_(
             f"{'  (replayed)' if letter.replayed else ''}"
         )
     say(f"{len(found)} dead letters{f', the first {limit} shown' if len(found) > limit else ''}.")
-    result(
+    listed(
         total=len(found),
         reasons=dict(Counter(letter.reason for letter in found)),
         letters=[dataclasses.asdict(letter) for letter in found[:limit]],

@@ -11,7 +11,7 @@ import typer
 
 from dags.settings import Settings
 from dags.settings import load as load_settings
-from dags.terminal import EXIT_FINAL, fail, result, say, say_some
+from dags.terminal import EXIT_FINAL, fail, listed, result, say, say_some
 
 if TYPE_CHECKING:
     from streaming.label_wire import SceneLabel
@@ -109,7 +109,7 @@ def list_(
     say(
         f"{labels.height} labels{f', the newest {limit} shown' if labels.height > limit else ''}, at version {version}."
     )
-    result(total=labels.height, labels_version=version, labels=shown)
+    listed(total=labels.height, labels_version=version, labels=shown)
 
 
 def _send(settings: Settings, labels: list[SceneLabel]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated
@@ -11,7 +10,7 @@ import typer
 
 from dags import runs, scoring
 from dags.settings import load as load_settings
-from dags.terminal import progress, result, say
+from dags.terminal import listed, progress, result, say
 
 
 def show(
@@ -37,8 +36,7 @@ def show(
             f"{each.reasons or 'nothing speaks against it'}"
         )
     say(f"{len(found)} of {count:,} windows of rescoring {run_key}; the score is from 0 to 1, higher is cleaner.")
-    if not sys.stdout.isatty():  # a person has just read it
-        result(run_key=run_key, windows=count, shown=[asdict(each) for each in found])
+    listed(run_key=run_key, windows=count, shown=[asdict(each) for each in found])
 
 
 def embed(

@@ -12,7 +12,17 @@ from dags import steps
 from dags.holdout import holdouts as holdouts_of
 from dags.holdout import retire
 from dags.settings import load as load_settings
-from dags.terminal import EXIT_FINAL, EXIT_NOTHING, entry_line, proven_line, result, say, say_disagreement, version_line
+from dags.terminal import (
+    EXIT_FINAL,
+    EXIT_NOTHING,
+    entry_line,
+    listed,
+    proven_line,
+    result,
+    say,
+    say_disagreement,
+    version_line,
+)
 
 if TYPE_CHECKING:
     from registry.promotion import Outcome
@@ -47,7 +57,7 @@ def list_(cohort: Cohort = "") -> None:
     for found in versions:
         say(version_line(found))
     say_disagreement(promotions.disagreement())
-    result(versions=[dataclasses.asdict(version) for version in versions])
+    listed(versions=[dataclasses.asdict(version) for version in versions])
 
 
 @app.command()
@@ -69,7 +79,7 @@ def history(cohort: Cohort = "") -> None:
     for entry in entries:
         say(entry_line(entry))
     say_disagreement(promotions.disagreement())
-    result(entries=[dataclasses.asdict(entry) for entry in entries])
+    listed(entries=[dataclasses.asdict(entry) for entry in entries])
 
 
 @app.command()
@@ -77,7 +87,7 @@ def explain(version: Annotated[str, typer.Argument(help="A version's number.")],
     """Why a version was promoted or refused, rule by rule."""
     text = steps.promotions(load_settings(), cohort).explain(version)
     say(text)
-    result(version=version, account=text)
+    listed(version=version, account=text)
 
 
 @app.command()
@@ -128,11 +138,11 @@ def holdouts() -> None:
         )
     if not found:
         say("No holdout is frozen yet: 'sensorloop rescore' freezes one for its cohort.")
-    listed = [
+    told = [
         {"name": each.name, "people": len(each.subjects), "asked": kept.asked(each), **dataclasses.asdict(each)}
         for each in found
     ]
-    result(holdouts=[{**each, "labels": len(each["labels"])} for each in listed])
+    listed(holdouts=[{**each, "labels": len(each["labels"])} for each in told])
 
 
 @app.command("renew-holdout")

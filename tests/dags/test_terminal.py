@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dags.terminal import counters, progress, proven_line, result, say_arms, say_refused, say_some, verdict_line
+from dags.terminal import counters, listed, progress, proven_line, result, say_arms, say_refused, say_some, verdict_line
 from registry.chain import Entry
 
 
@@ -30,6 +30,16 @@ def test_counters_end_their_last_line(capsys: pytest.CaptureFixture[str]) -> Non
     captured = capsys.readouterr()
     assert captured.err.endswith("\n")
     assert "late samples  3" in captured.err
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_what_has_been_said_is_not_said_again_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *, terminal: bool
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+    listed(versions=["1", "2"])
+    written = capsys.readouterr().out
+    assert written == "" if terminal else json.loads(written) == {"versions": ["1", "2"]}
 
 
 def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,8 @@ from training.network import SceneNet
 Array = NDArray[np.float64]
 _BLAS = ThreadpoolController()
 _NEWTON_STEPS, _PRODUCTS = 50, 200
+_SHARES = tuple(0.5**power for power in range(10))
+"""Of a step of Newton's method that are tried: all of it, half of it, …"""
 _ENOUGH = 1e-8
 """What a step of Newton's method must promise to gain of the loss, to be made."""
 
@@ -130,13 +132,15 @@ class HeadProblem:
         with one_thread():
             for _ in range(_NEWTON_STEPS):
                 step = cg(self.curvature(change), -slope, rtol=0.1, maxiter=_PRODUCTS)[0]
-                gain, share = -float(slope @ step), 1.0
+                gain = -float(slope @ step)
                 if gain < _ENOUGH:
                     break
-                reached = self.objective(change + step)
-                while reached[0] > value - 1e-4 * share * gain and share > 1e-3:
-                    share /= 2
+                for share in _SHARES:
                     reached = self.objective(change + share * step)
+                    if reached[0] <= value - 1e-4 * share * gain:
+                        break
+                else:
+                    break  # no nearer is to be had in floating point
                 change, (value, slope) = change + share * step, reached
         return change
 

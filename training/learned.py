@@ -76,7 +76,6 @@ def learn_map(
 
     # The next weights are hardly others, so neither are the heads fitted with them.
     heads: dict[int, Head] = {}
-
     unit = _CURVATURE**-0.5
 
     def objective(parameters: Array) -> tuple[float, Array]:

@@ -94,7 +94,7 @@ def rescore(
         windows=windows, train=split.train, holdout=split.holdout, features=features, quality=scored, original=original,
         settings=replace(settings.finetune, seed=seed), quality_settings=settings.quality,
     )  # fmt: skip
-    sparse = scoring.sparse_rows(settings, key, bench, cohort)
+    sparse = scoring.sparse_rows(settings, key, bench, cohort, held_out=frozen.subjects)
     lakes.write_quality(settings.lake, pa.concat_tables([scoring.quality_rows(key, bench, tiers), sparse]))
     counts = {str(tier): int((tiers == tier).sum()) for tier in range(len(settings.quality.thresholds) + 1)}
     return {

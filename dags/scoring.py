@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
@@ -129,7 +129,7 @@ def quality_rows(key: str, bench: Bench, tiers: NDArray[np.int64]) -> pa.Table:
     return pa.table([pa.array(columns[field.name], field.type) for field in QUALITY_SCHEMA], schema=QUALITY_SCHEMA)
 
 
-def sparse_rows(settings: Settings, key: str, bench: Bench, cohort: str) -> pa.Table:
+def sparse_rows(settings: Settings, key: str, bench: Bench, cohort: str, *, held_out: Collection[str]) -> pa.Table:
     """Rows of the labelled windows that are too sparse to be scored: a score of 0, the reason, and no weight where people are held out."""
     import polars as pl
     import pyarrow as pa
@@ -143,7 +143,7 @@ def sparse_rows(settings: Settings, key: str, bench: Bench, cohort: str) -> pa.T
     sparse = found.filter(
         pl.col("scene").is_in(list(windows.scene_names)), pl.col("coverage").fill_null(0.0) < data.min_coverage
     )
-    people, held_out = sparse["subject_id"].to_list(), set(windows.subjects[bench.holdout].tolist())
+    people = sparse["subject_id"].to_list()
     known = {
         "window_id": sparse["window_id"].to_list(), "label": sparse["scene"].to_list(), "subject_id": people,
         "weight": [None if person in held_out else 0.0 for person in people],

@@ -143,7 +143,10 @@ def scored_windows(lake: Lake, run_keys: Collection[str]) -> pl.DataFrame:
     scores = scores.filter(pl.col("run_key").is_in(list(run_keys)))
     newest = pl.col("label").sort_by(there, nulls_last=False).last()
     if "weight" in scores.collect_schema().names():
-        scores = scores.filter(~(pl.col("weight").eq_missing(0.0) & pl.col("margin").is_null()))
+        # Those have no margin; nor a weight, where their person is held out.
+        scores = scores.filter(
+            ~(pl.col("margin").is_null() & (pl.col("score") == 0) & (pl.col("weight").fill_null(0.0) == 0))
+        )
     return scores.group_by("window_id").agg(newest).collect()
 
 

@@ -120,14 +120,15 @@ def held_out_loss(
     """
     heads = {} if heads is None else heads
     total, slopes, folds = 0.0, np.zeros(len(labels)), int(fold.max()) + 1
-    for number in range(folds):
-        learn, judge = fold != number, fold == number
-        loss, by_weight, heads[number] = _one_fold(
-            features[learn], labels[learn], weights[learn], features[judge], labels[judge], belief[judge],
-            head=head, pull=pull, near=heads.get(number),
-        )  # fmt: skip
-        total += loss / folds
-        slopes[learn] += by_weight / folds
+    with one_thread():
+        for number in range(folds):
+            learn, judge = fold != number, fold == number
+            loss, by_weight, heads[number] = _one_fold(
+                features[learn], labels[learn], weights[learn], features[judge], labels[judge], belief[judge],
+                head=head, pull=pull, near=heads.get(number),
+            )  # fmt: skip
+            total += loss / folds
+            slopes[learn] += by_weight / folds
     return total, slopes
 
 
@@ -151,8 +152,7 @@ def _one_fold(
     log_p = log_softmax(fitted.logits(judging), axis=1)
     loss = -float((importance * log_p[np.arange(len(truth)), truth]).sum())
     outer = ((np.exp(log_p) - _one_hot(truth, len(shift))) * importance[:, None]).T @ problem.extended(judging)
-    with one_thread():
-        solved, _ = cg(problem.curvature(change), outer.ravel(), rtol=1e-4, maxiter=200)
+    solved, _ = cg(problem.curvature(change), outer.ravel(), rtol=1e-4, maxiter=200)
     direction, p, share = solved.reshape(outer.shape), np.exp(problem.log_p(change)), problem.shares
     # d(optimum's condition)/dw: the window's own gradient less the mean one, and what it changes of the pull's size.
     turned = problem.inputs @ direction.T

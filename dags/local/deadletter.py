@@ -31,10 +31,14 @@ def list_(
             f"{letter.coordinates}  {letter.at:%Y-%m-%d %H:%M:%S}  {letter.bytes:,} bytes  {letter.reason}: {letter.detail}"
             f"{'  (replayed)' if letter.replayed else ''}"
         )
-    say(f"{len(found)} dead letters{f', the first {limit} shown' if len(found) > limit else ''}.")
+    reasons = Counter(letter.reason for letter in found)
+    counts = ", ".join(f"{count} {name}" for name, count in reasons.most_common())
+    say(
+        f"{len(found)} dead letters{f': {counts}' if found else ''}{f'; the first {limit} shown' if len(found) > limit else ''}."
+    )
     listed(
         total=len(found),
-        reasons=dict(Counter(letter.reason for letter in found)),
+        reasons=dict(reasons),
         letters=[dataclasses.asdict(letter) for letter in found[:limit]],
     )
 

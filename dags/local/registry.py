@@ -57,7 +57,7 @@ def list_(cohort: Cohort = "") -> None:
     for found in versions:
         say(version_line(found))
     say_disagreement(promotions.disagreement())
-    listed(versions=[dataclasses.asdict(version) for version in versions])
+    result(versions=[dataclasses.asdict(version) for version in versions])
 
 
 @app.command()

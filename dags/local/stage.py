@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -171,16 +172,16 @@ class _Told:
         self._last = ""
 
     def look(self) -> None:
-        """Show what the running task said last, if it is time to and something new."""
+        """Show what a running task said last, if it is time to and something new; on a terminal also that none says anything."""
         if self._clock() - self._looked < _LOOK_S:
             return
         self._looked = self._clock()
         text = self._text()
-        if not text or text == self._last:
+        if text == self._last:
             return
-        if self._console.is_terminal:
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
             self._renew(text)
-        elif self._clock() - self._said >= _SAY_S:
+        elif text and self._clock() - self._said >= _SAY_S:
             self._said = self._clock()
             self._console.print(f"  {text}", markup=False, soft_wrap=True)
         else:
@@ -188,18 +189,16 @@ class _Told:
         self._last = text
 
     def _text(self) -> str:
-        try:
+        """What the task says that began last, of those that say anything."""
+        # No log, or none that can be read: of a task that is being started, by a server that is busy. No reason to end a run.
+        with contextlib.suppress(AirflowError, ValueError, LookupError, TypeError):
             running = [task for task in self._api.tasks(DAG, self._run_id) if task["state"] == "running"]
-            for task in running:
+            for task in reversed(running):
                 lines = self._api.task_log(
                     DAG, self._run_id, task["task_id"], task["try_number"], map_index=task["map_index"]
                 )
                 # What begins with "$ " is the command it runs.
                 said = [line.strip() for line in lines if line.strip() and not line.startswith("$ ")]
                 if said:
-                    return said[-1].splitlines()[0]
-        except (
-            AirflowError
-        ):  # the log of a task that is being started, or a server that is busy: no reason to end a run
-            return ""
+                    return f"{instance(task)}: {said[-1].splitlines()[0]}"
         return ""

@@ -290,6 +290,15 @@ def test_what_was_scored_last_is_what_is_known(tmp_path: Path) -> None:
     assert known(uri, "k4") == {}
 
 
+def test_what_was_too_sparse_to_be_scored_is_not_known_whether_its_person_is_held_out_or_not(tmp_path: Path) -> None:
+    uri, made = str(tmp_path), scores("k1", "Walk", "Run", "Bus")
+    for name, values in (("score", [0.0, 0.0, 0.0]), ("weight", [0.0, None, None]), ("margin", [None, None, 0.0])):
+        at = QUALITY_SCHEMA.get_field_index(name)
+        made = made.set_column(at, QUALITY_SCHEMA.field(at), pa.array(values, QUALITY_SCHEMA.field(at).type))
+    write_quality(uri, made)
+    assert known(uri) == {"c": "Bus"}
+
+
 def test_a_quality_table_from_before_labels_could_come_later_is_read_and_written(tmp_path: Path) -> None:
     uri = str(tmp_path)
     older = pa.schema([field for field in QUALITY_SCHEMA if field.name != "labels_version"])

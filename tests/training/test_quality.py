@@ -15,8 +15,8 @@ from sklearn.metrics import roc_auc_score
 
 from tests.training.made import network, windows
 from training import quality as module
-from training.arms import features_of
 from training.dataset import WindowSet
+from training.embeddings import features_of
 from training.errors import ModelError
 from training.heads import Head
 from training.policies import Labelled

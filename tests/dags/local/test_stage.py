@@ -14,7 +14,7 @@ from rich.console import Console
 
 from dags.errors import DagError
 from dags.local.airflow_api import AirflowApi
-from dags.local.stage import Stage, retrain
+from dags.local.stage import Stage, _Told, retrain
 from tests.fakes.airflow import PASSWORD, FakeAirflow
 
 FINETUNE = {"task_id": "cohort.finetune", "try_number": 1, "map_index": -1, "start_date": "2026-11-23T12:00:00Z"}
@@ -35,12 +35,15 @@ class _Watched:
     look_s: float
     happens: Callable[[int], object]
     """Told the number of each wait."""
+    environ: Mapping[str, str] | None = None
+    """Of a terminal; None: there is none."""
     waits: int = 0
     answers: dict[str, Any] | None = None
 
     def said(self) -> str:
         written = io.StringIO()
-        stage = _Stage(place=Path(), console=Console(file=written, width=200, highlight=False))
+        terminal = {"force_terminal": self.environ is not None, "_environ": self.environ}
+        stage = _Stage(place=Path(), console=Console(file=written, width=200, highlight=False, **terminal))  # type: ignore[arg-type]
         api = AirflowApi("http://airflow.test", "admin", PASSWORD, transport=httpx.MockTransport(self.fake))
         self.answers, _ = retrain(
             stage,
@@ -89,17 +92,65 @@ def test_the_log_is_not_asked_for_at_every_look() -> None:
     assert 8 <= sum(path.endswith("/logs/1") for path in fake.asked) <= 11
 
 
-@pytest.mark.parametrize("broken", [404, 503])
-def test_a_log_that_cannot_be_had_ends_nothing(broken: int) -> None:
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx.Response(404, json={"detail": "no log"}),
+        httpx.Response(503, text="busy"),
+        httpx.Response(200, text="<html>"),
+        httpx.Response(200, json={"content": None}),
+        httpx.Response(200, json={}),
+    ],
+)
+def test_a_log_that_cannot_be_had_ends_nothing(answer: httpx.Response) -> None:
     fake = _airflow("plain: epoch 1 of 20")
 
     def before(request: httpx.Request) -> httpx.Response | None:
-        return httpx.Response(broken, json={"detail": "no log"}) if "/logs/" in request.url.path else None
+        return answer if "/logs/" in request.url.path else None
 
     fake.before = before
     said = _Watched(fake=fake, look_s=11, happens=lambda number: _ends(fake) if number == 20 else None).said()
     assert "success" in said
     assert "epoch" not in said
+
+
+def test_on_a_terminal_what_is_said_last_stands_in_one_place_and_goes_when_nobody_speaks() -> None:
+    fake = _airflow()
+    fake.runs["run-0"] = {"dag_run_id": "run-0", "state": "running"}
+    fake.tasks = [{**FINETUNE, "task_id": "embed", "map_index": number, "state": "running"} for number in (0, 1)]
+    fake.logs = {"embed": ["64 of 300"]}
+    now, shown, written = [0.0], list[str](), io.StringIO()
+    api = AirflowApi("http://airflow.test", "admin", PASSWORD, transport=httpx.MockTransport(fake))
+    told = _Told(api, "run-0", Console(file=written, force_terminal=True), shown.append, lambda: now[0])
+
+    def look() -> None:
+        now[0] += 10
+        told.look()
+
+    look()
+    look()
+    fake.tasks[1]["state"] = "success"
+    look()
+    fake.tasks[0]["state"] = "success"
+    look()
+    assert shown == ["embed[1]: 64 of 300", "embed[0]: 64 of 300", ""]
+    assert written.getvalue() == ""
+
+
+def test_what_is_shown_on_a_terminal_is_not_taken_for_markup() -> None:
+    fake = _airflow("epoch [bold] of 20")
+    watched = _Watched(
+        fake=fake, look_s=11, happens=lambda number: _ends(fake) if number == 3 else None, environ={"TERM": "xterm"}
+    )
+    assert "epoch [bold] of 20" in watched.said()
+
+
+def test_a_terminal_that_cannot_renew_a_line_gets_one_every_minute() -> None:
+    fake = _airflow("plain: epoch 1 of 20")
+    watched = _Watched(
+        fake=fake, look_s=11, happens=lambda number: _ends(fake) if number == 20 else None, environ={"TERM": "dumb"}
+    )
+    assert watched.said().count("cohort.finetune: plain: epoch 1 of 20") == 1
 
 
 def test_a_task_that_fails_ends_with_the_end_of_its_log() -> None:

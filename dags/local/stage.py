@@ -27,6 +27,8 @@ DAG = "retrain"
 COHORTS = ("source", "target")
 """Of the simulated fleets: what the original model learns from, and the new phones."""
 _GRACE_S = 10.0
+_NOT_SAID = ("$ ", "::")
+"""Begin lines of a task's log that tell nobody how far it is: the command that it runs, and Airflow's groups of lines."""
 _LOOK_S, _SAY_S = 10.0, 60.0
 """Between two looks into a running task's log, and between two lines of what it says where there is no terminal to renew one on."""
 
@@ -197,8 +199,7 @@ class _Told:
                 lines = self._api.task_log(
                     DAG, self._run_id, task["task_id"], task["try_number"], map_index=task["map_index"]
                 )
-                # What begins with "$ " is the command it runs.
-                said = [line.strip() for line in lines if line.strip() and not line.startswith("$ ")]
+                said = [line.strip() for line in lines if line.strip() and not line.startswith(_NOT_SAID)]
                 if said:
                     return f"{instance(task)}: {said[-1].splitlines()[0]}"
         return ""

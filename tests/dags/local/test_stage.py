@@ -71,7 +71,7 @@ def _ends(fake: FakeAirflow) -> None:
 
 
 def test_what_a_long_task_says_is_shown_every_minute_and_once() -> None:
-    fake = _airflow("Pre-flight", "plain: epoch 1 of 20, 3 of 500", "$ sensorloop finetune", "")
+    fake = _airflow("Pre-flight", "plain: epoch 1 of 20, 3 of 500", "$ sensorloop finetune", "::endgroup::", "")
 
     def happens(number: int) -> None:
         if number == 15:

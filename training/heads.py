@@ -123,14 +123,15 @@ class HeadProblem:
 
         return LinearOperator((self.origin.size, self.origin.size), matvec=product, dtype=np.float64)
 
-    def optimum(self, begin: Array) -> Array:
-        """The change at the optimum, of cross-entropy, by Newton's method with conjugate gradients; sooner if it begins near it.
+    def optimum(self, near: Head | None = None) -> Array:
+        """The change at the optimum, of cross-entropy, by Newton's method with conjugate gradients; sooner if a head near it is known.
 
         With a weak pull, L-BFGS takes two to three times as long and stops farther from it (346 windows, a pull of 0.00001: 1e-7 of the
         loss in place of 1e-10).
         """
         with one_thread():
-            change, (value, slope) = begin, self.objective(begin)
+            change = np.zeros(self.origin.size) if near is None else self.change(near)
+            value, slope = self.objective(change)
             for _ in range(_NEWTON_STEPS):
                 step = cg(self.curvature(change), -slope, rtol=0.1, maxiter=_PRODUCTS)[0]
                 gain = -float(slope @ step)
@@ -161,31 +162,6 @@ class HeadProblem:
 
     def _square(self, change: Array) -> Array:
         return change.reshape(self.origin.shape)
-
-
-def optimal_head(
-    features: NDArray[np.floating],
-    labels: NDArray[np.int64],
-    weights: NDArray[np.floating],
-    *,
-    start: Head,
-    pull: float,
-    adjustment: NDArray[np.floating] | None = None,
-    near: Head | None = None,
-) -> Head:
-    """The head at the optimum of what :class:`HeadProblem` says, of cross-entropy.
-
-    Args:
-        features: as for :func:`head_path`, like the others.
-        labels: see there.
-        weights: see there.
-        start: see there.
-        pull: see there.
-        adjustment: see there.
-        near: where the search begins; the original's head, if nothing nearer to the optimum is known.
-    """
-    problem = HeadProblem.of(features, labels, weights, start=start, pull=pull, adjustment=adjustment)
-    return problem.head(problem.optimum(problem.change(start if near is None else near)))
 
 
 def fit_head(

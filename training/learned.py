@@ -68,7 +68,7 @@ def learn_map(
         belief: (n,) probabilities that the labels are right.
         fold: (n,) of each window; each fold in turn judges.
         head: the original's.
-        pull: of the heads, see :func:`training.heads.optimal_head`.
+        pull: of the heads, see :class:`training.heads.HeadProblem`.
         floor: least weight.
     """
     if not fold.max() or floor >= 1:
@@ -146,7 +146,7 @@ def _one_fold(
 ) -> tuple[float, Array, Head]:
     shift = adjustment(labels, weights, len(head.bias))
     problem = HeadProblem.of(features, labels, weights, start=head, pull=pull, adjustment=shift)
-    change = problem.optimum(np.zeros(problem.origin.size) if near is None else problem.change(near))
+    change = problem.optimum(near)
     fitted = problem.head(change)
     importance = _even(truth, counts)
     log_p = log_softmax(fitted.logits(judging), axis=1)

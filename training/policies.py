@@ -21,7 +21,7 @@ from training.choosing import People
 from training.dataset import WindowSet
 from training.errors import SettingsError
 from training.folds import grouped_folds
-from training.heads import Head, optimal_head
+from training.heads import Head, HeadProblem
 from training.learned import learn_map
 from training.quality import Quality, adjustment
 from training.settings import QualitySettings
@@ -189,8 +189,8 @@ def _learned_left_out(data: Labelled, fold: NDArray[np.int64], settings: Quality
         found = learn_map(features, labels, worth, inner, head=data.head, pull=pull, floor=settings.floor)
         weights = floored(found.of(worth), labels, settings.floor)
         shift = adjustment(labels, weights, len(data.head.bias))
-        fitted = optimal_head(features, labels, weights, start=data.head, pull=pull, adjustment=shift)
-        scenes[judge] = fitted.logits(data.features[judge]).argmax(1)
+        problem = HeadProblem.of(features, labels, weights, start=data.head, pull=pull, adjustment=shift)
+        scenes[judge] = problem.head(problem.optimum()).logits(data.features[judge]).argmax(1)
     return scenes
 
 

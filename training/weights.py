@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.folds import grouped_folds
-from training.heads import Head, optimal_head
+from training.heads import Head, HeadProblem
 from training.quality import adjustment
 from training.settings import QualitySettings
 
@@ -142,7 +142,7 @@ def held_out_logits(
         weights: (n,) of the loss.
         fold: (n,) of each window.
         head: the original's.
-        pull: of the heads, see :func:`training.heads.optimal_head`.
+        pull: of the heads, see :class:`training.heads.HeadProblem`.
         adjust: whether to correct for imbalance by logit adjustment.
         heads: fold → a head of weights that are like these, where the search begins; the new ones are left in it.
     """
@@ -151,9 +151,10 @@ def held_out_logits(
     for number in range(int(fold.max()) + 1):
         learn = fold != number if fold.max() else fold == number
         shift = adjustment(labels[learn], weights[learn], scenes) if adjust else None
-        heads[number] = optimal_head(
-            features[learn], labels[learn], weights[learn], start=head, pull=pull, adjustment=shift, near=heads.get(number)
-        )  # fmt: skip
+        problem = HeadProblem.of(
+            features[learn], labels[learn], weights[learn], start=head, pull=pull, adjustment=shift
+        )
+        heads[number] = problem.head(problem.optimum(heads.get(number)))
         logits[fold == number] = heads[number].logits(features[fold == number])
     return logits
 

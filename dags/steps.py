@@ -192,6 +192,15 @@ def retrain_tracker(settings: Settings, client: Client, *, above: Above | None =
     return mlflow_tracker(settings, client, settings.registry.retrain_experiment, note=note, above=above)
 
 
+def arms_tracker(settings: Settings, client: Client) -> MlflowTracker:
+    """A tracker of ``sensorloop experiment``."""
+    note = (
+        "A run for each pair of data sets that arms were compared on, with the table and its pictures; below it one for each cell: an arm "
+        "in a regime of labels, with a seed."
+    )
+    return mlflow_tracker(settings, client, settings.registry.arms_experiment, note=note)
+
+
 def dag_runs(settings: Settings, client: Client, tracker: MlflowTracker) -> DagRuns:
     """The runs of DAG runs in a tracker's experiment; they say which code, packages and machine they were opened with."""
     from registry.dag_runs import DagRuns

@@ -37,6 +37,8 @@ class RegistrySettings:
     retrain_experiment: str = "scene-recogniser-retrain"
     """Experiment of the runs that fine-tune: a run a DAG run, below it one a cohort, below that one an arm. Airflows that share an MLflow
     need one each."""
+    arms_experiment: str = "scene-recogniser-arms"
+    """Experiment of the runs of ``sensorloop experiment``: a run a pair of data sets, below it one a cell."""
     logits_tolerance: float = 1e-4
     """Largest difference between a logit of the trained and of the exported model. Beyond float32's own rounding it means
     that the export has changed the model."""

@@ -32,7 +32,7 @@ from training.policies import Labelled, Weighed, weigh
 from training.quality import Quality
 from training.ranks import ranks
 from training.settings import ComputeSettings, FineTuneSettings, QualitySettings
-from training.tracking import Progress, RunLog, Tracker, no_progress
+from training.tracking import Progress, RunLog, Tracker, as_params, no_progress
 from training.weights import effective_size
 
 __all__ = ["ArmResult", "Bench", "labelled", "run_arms", "tune"]
@@ -238,9 +238,7 @@ def _sampler(kind: str, seed: int) -> Callable[[NDArray[np.int64]], NDArray[np.i
 def _log(run: RunLog, bench: Bench, result: ArmResult) -> None:
     from training.figures import confusion_figure, tier_figure  # noqa: PLC0415
 
-    run.params(
-        {name: str(value) if isinstance(value, (list, dict)) else value for name, value in result.details.items()}
-    )
+    run.params(as_params(result.details))
     run.metrics(
         {
             **{f"target/{name}": value for name, value in result.evaluation.metrics().items()},

@@ -130,13 +130,18 @@ class NullTracker:
         yield NullRun()
 
 
-def log_data(run: RunLog, *, training: WindowSet, holdout: WindowSet) -> None:
-    """Say which windows a run learned from, and which it was measured on."""
-    for context, windows in (("training", training), ("holdout", holdout)):
+def log_data(run: RunLog, **seen: WindowSet) -> None:
+    """Say which windows a run saw, each by what for: ``training``, ``holdout``, ``source``, ``target``."""
+    for context, windows in seen.items():
         run.dataset(
             "windows", version=windows.version, labels_version=windows.said_later, digest=windows.digest(), windows=len(windows),
             context=context,
         )  # fmt: skip
+
+
+def as_params(details: Mapping[str, Any]) -> dict[str, str | float | bool]:
+    """What an arm has chosen, as parameters: lists and mappings as text."""
+    return {name: str(value) if isinstance(value, (list, dict)) else value for name, value in details.items()}
 
 
 def no_progress(done: int, total: int, text: str) -> None:

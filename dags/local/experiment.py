@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dags import commands
 from dags.errors import CommandRefused
 from dags.settings import Settings, external_kafka
+from dags.steps import arms_tracker, mlflow_client
 from dags.terminal import progress, say
 from dags.whole import whole
 from streaming import broker
@@ -30,6 +31,7 @@ from training.regimes import REGIMES, Regime
 if TYPE_CHECKING:
     from training.dataset import WindowSet
     from training.experiment import Pair
+    from training.tracking import Tracker
     from training.transfer import Row
 
 _DONE = "done.json"
@@ -68,7 +70,8 @@ def run(
         CommandRefused: recordings could not be brought into a lake.
     """
     from training.experiment import Experiment, Recipe
-    from training.transfer import closed, explained, markdown, original_beaten, overview, reasons, rows
+    from training.tracking import log_data
+    from training.transfer import overview, rows
 
     if not re.fullmatch(_NAME, name):
         msg = f"--name is also that of a folder: letters, digits, '.', '_' and '-', the first a letter or digit, not {name!r}."
@@ -81,33 +84,65 @@ def run(
     experiment = Experiment(
         pair, Recipe(data=settings.data, quality=settings.quality, finetune=settings.finetune), place / "cells"
     )
-    with progress("Experiment") as show:
-        running = experiment.run(
-            wanted, range(seeds), list(chosen.values()), progress=show,
-            enough=lambda: until is not None and time.monotonic() > until,
-        )  # fmt: skip
-        cells = list(running)
-    found = rows(cells)
-    folder = place / name
-    folder.mkdir(parents=True, exist_ok=True)
-    total = len(wanted) * len(chosen) * seeds
-    summary: dict[str, Any] = {
-        "pair": name, "source_accuracy": pair.original.accuracy, "cells": len(cells),
-        "wanted": total, "rows": [asdict(row) for row in found], "closed": closed(found),
-        "reasons": reasons(cells), "below_original": {arm: original_beaten(cells, arm) for arm in chosen if EVERY[arm].filters},
-    }  # fmt: skip
-    with whole(folder / "transfer.json") as partial:
-        partial.write_text(json.dumps(summary, indent=1), encoding="utf-8")
-    with whole(folder / "transfer.md") as partial:
-        partial.write_text("\n".join((markdown(found), explained(), summary["reasons"])), encoding="utf-8")
-    pictures = [_picture(folder, name, regime, found) for regime in dict.fromkeys(row.regime for row in found)]
+    tracker = _tracker(settings)
+    with tracker.run(name, tags={"run_key": f"{name} {pair.original.digest} {pair.target.digest()}"}) as log:
+        log_data(log, source=pair.source, target=pair.target)
+        with progress("Experiment") as show:
+            running = experiment.run(
+                wanted, range(seeds), list(chosen.values()), tracker=tracker, parent=log, progress=show,
+                enough=lambda: until is not None and time.monotonic() > until,
+            )  # fmt: skip
+            cells = list(running)
+        found = rows(cells)
+        total = len(wanted) * len(chosen) * seeds
+        files = _tables(place / name, pair, cells, found, wanted=total)
+        for file in files:
+            log.file(file)
+        log.metrics({f"{row.regime}/{row.arm}/macro_f1": row.macro_f1 for row in found})
+        log.metrics({f"{row.regime}/{row.arm}/recovery_ratio": row.recovery_ratio for row in found})
     say(overview(found))
     if len(cells) < total:
         say("The same command goes on with the other cells.")
+    as_json, as_markdown, *pictures = map(str, files)
     return {
-        "cells": len(cells), "wanted": total, "table": str(folder / "transfer.md"),
-        "json": str(folder / "transfer.json"), "pictures": pictures,
+        "cells": len(cells), "wanted": total, "table": as_markdown, "json": as_json, "pictures": pictures, "mlflow_run_id": log.run_id,
     }  # fmt: skip
+
+
+def _tracker(settings: Settings) -> Tracker:
+    """MLflow, if it answers: the cells and the table are kept without it, too."""
+    from registry.errors import MlflowUnavailable
+    from training.tracking import NullTracker
+
+    try:
+        return arms_tracker(settings, mlflow_client(settings))
+    except MlflowUnavailable as error:
+        say(f"{error} Until then its cells and table are kept below {settings.home / 'experiments'} alone.")
+        return NullTracker()
+
+
+def _tables(
+    folder: Path, pair: Pair, cells: Sequence[Mapping[str, Any]], found: Sequence[Row], *, wanted: int
+) -> list[Path]:
+    """Write what the cells come to: as JSON, as Markdown, and a picture for each regime."""
+    from training.transfer import closed, explained, markdown, original_beaten, reasons
+
+    folder.mkdir(parents=True, exist_ok=True)
+    why = reasons(cells)
+    arms = [arm for arm in EVERY if arm in {cell["arm"] for cell in cells}]
+    summary: dict[str, Any] = {
+        "pair": pair.name, "source_accuracy": pair.original.accuracy, "cells": len(cells), "wanted": wanted,
+        "rows": [asdict(row) for row in found], "closed": closed(found), "reasons": why,
+        "below_original": {arm: original_beaten(cells, arm) for arm in arms if EVERY[arm].filters},
+    }  # fmt: skip
+    texts = {
+        "transfer.json": json.dumps(summary, indent=1), "transfer.md": "\n".join((markdown(found), explained(), why)),
+    }  # fmt: skip
+    for name, text in texts.items():
+        with whole(folder / name) as partial:
+            partial.write_text(text, encoding="utf-8")
+    regimes = dict.fromkeys(row.regime for row in found)
+    return [folder / name for name in texts] + [_picture(folder, pair.name, regime, found) for regime in regimes]
 
 
 def _chosen(names: str, known: Mapping[str, _Each], what: str) -> dict[str, _Each]:
@@ -240,7 +275,7 @@ def _command(environ: Mapping[str, str], *arguments: str) -> dict[str, Any]:
         raise CommandRefused(msg) from error
 
 
-def _picture(folder: Path, name: str, regime: str, found: Sequence[Row]) -> str:
+def _picture(folder: Path, name: str, regime: str, found: Sequence[Row]) -> Path:
     from training.figures import transfer_figure
 
     values = {
@@ -252,4 +287,4 @@ def _picture(folder: Path, name: str, regime: str, found: Sequence[Row]) -> str:
     figure = transfer_figure(values, title=f"{name}, {regime}", highlight=FILTERLOSS, limit=ORACLE)
     with whole(file) as partial:
         figure.savefig(partial, dpi=120, format="png")
-    return str(file)
+    return file

@@ -29,6 +29,13 @@ def status(settings: Settings, *, once: bool, every: float) -> dict[str, Any]:
 
     observer = Observer(settings.kafka, settings.lake)
     console = Console(stderr=True)
+    # An installation is a home: who looks at another than the one that is at work would else see it stand still.
+    console.print(
+        f"Lake {settings.lake.uri}, Kafka {settings.kafka.bootstrap_servers}",
+        soft_wrap=True,
+        markup=False,
+        highlight=False,
+    )
     try:
         now = observer.look()
         if once:

@@ -236,6 +236,7 @@ def test_several_workers_share_the_partitions_and_status_says_how_far_they_are(
     assert (status["lag"], len(status["partitions"])) == (0, 4)
     assert status["valid_through"] is not None
     assert "complete until" in done.stderr
+    assert done.stderr.startswith(f"Lake {tmp_path}/lake, Kafka ")
 
 
 def scraped(port: int) -> str:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from training.experiment import Experiment, Pair, Recipe
 from training.original import OriginalModel
 from training.regimes import Regime
 from training.settings import DataSettings, FineTuneSettings, QualitySettings
+from training.tracking import NullRun, NullTracker, RunLog
 
 RECIPE = Recipe(
     data=DataSettings(),
@@ -93,3 +96,61 @@ def test_another_recipe_target_or_seed_is_another_cell(pair: Pair, tmp_path: Pat
         assert len(list(tmp_path.glob("*.json"))) == number
     list(Experiment(replace(pair, name="other"), threads, tmp_path).run(REGIME, [0], arm))
     assert len(list(tmp_path.glob("*.json"))) == 4, "neither a name nor a number of threads makes another result"
+
+
+class _Heard(NullRun):
+    def __init__(self) -> None:
+        self.set: dict[str, object] = {}
+        self.points: dict[str, list[int]] = {}
+
+    def params(self, values: Mapping[str, str | float | bool]) -> None:
+        self.set.update(values)
+
+    def metrics(self, values: Mapping[str, float], *, step: int = 0) -> None:
+        for name in values:
+            self.points.setdefault(name, []).append(step)
+
+
+class _Tracking(NullTracker):
+    def __init__(self) -> None:
+        self.runs: dict[str, _Heard] = {}
+
+    @contextmanager
+    def run(
+        self, name: str, *, parent: RunLog | None = None, tags: Mapping[str, str] | None = None
+    ) -> Iterator[RunLog]:
+        del parent
+        assert tags
+        assert (tags["pair"], tags["regime"], tags["seed"]) == ("made", "some", "0")
+        self.runs[tags["arm"]] = _Heard()
+        yield self.runs[tags["arm"]]
+
+
+def test_a_cell_that_is_trained_is_a_run_and_one_that_is_there_is_none(pair: Pair, tmp_path: Path) -> None:
+    arms = [EVERY["original"], EVERY["free-plain"]]
+    tracking = _Tracking()
+    list(Experiment(pair, RECIPE, tmp_path).run(REGIME, [0], arms[:1]))
+    list(Experiment(pair, RECIPE, tmp_path).run(REGIME, [0], arms, tracker=tracking))
+    assert list(tracking.runs) == ["free-plain"]
+    heard = tracking.runs["free-plain"]
+    assert {"regime": "some", "seed": 0, "arm": "free-plain", "epochs": 2, "share": 1.0}.items() <= heard.set.items()
+    assert heard.points["target/macro_f1"] == heard.points["recovery_ratio"] == [0]
+    assert heard.points["train/loss"] == [1, 2], "the curve"
+
+
+def test_a_cell_is_kept_before_a_tracker_can_fail(pair: Pair, tmp_path: Path) -> None:
+    class Broken(NullRun):
+        def metrics(self, values: Mapping[str, float], *, step: int = 0) -> None:
+            del values, step
+            msg = "no answer"
+            raise ConnectionError(msg)
+
+    class Breaking(NullTracker):
+        @contextmanager
+        def run(self, name: str, *, parent: object = None, tags: object = None) -> Iterator[RunLog]:
+            del name, parent, tags
+            yield Broken()
+
+    with pytest.raises(ConnectionError):
+        list(Experiment(pair, RECIPE, tmp_path).run(REGIME, [0], [EVERY["free-linear-probe"]], tracker=Breaking()))
+    assert len(list(tmp_path.glob("*.json"))) == 1

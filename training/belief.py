@@ -33,7 +33,7 @@ _EXPONENTS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 """Inverse temperatures of what the judges see together: below 1 it is taken to be less sure than it says, above 1 surer."""
 _USUAL = 0.5
 """Standard deviation of an exponent's logarithm before any label is seen: judges are off by a half or so, and few labels say little."""
-_LOOKS = 4.0
+_LOOKS = 2.0
 """Evidence of a run is worth no more single looks, however long it is: the same judges err about all of it in the same way."""
 _UNKNOWN, _KNOWN = 0.2, 0.3
 """Mean probability of a scene in the judges' eyes, over its labels: below the first they do not know it on these phones, or hardly a label

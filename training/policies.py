@@ -2,8 +2,8 @@
 
 ``tiers``: k tiers, a weight each, chosen by cross-validation over people (as published). ``per_sample``: the probability that a label is
 right, to a power that people left out choose. ``learned``: the map from that probability to the weight, its two parameters found by
-gradient on people left out (:mod:`training.learned`). ``auto``: the probability itself, unless one of the others does better on
-people left out than chance would have it. Equal weights are among what ``tiers`` tries; they are judged by themselves to be told of.
+gradient on people left out (:mod:`training.learned`). ``auto``: equal weights where hardly a label is doubted; else the probability
+itself, unless the learned map or equal weights do better on people left out than chance would have it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from training.weights import choose_weights, floored, held_out_logits, tiers_of,
 Array = NDArray[np.float64]
 _POWERS = (1.0, 0.5, 2.0, 4.0)
 """Of the belief; 1 first: with equal results, the weight is the probability itself."""
+_HARDLY = 0.03
+"""Share of the labels that are doubted below which nothing is to be gained by weights, as there is next to nothing to hold back."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -89,8 +91,6 @@ class Weighed:
     """(n,) how much a window counts when people left out choose between models."""
     details: dict[str, Any]
     """What was chosen, and why."""
-    left_out: NDArray[np.int64] | None = None
-    """(n,) scenes, in the eyes of heads that have not seen the person, weighed as other people chose; None: as it is weighed."""
 
 
 def weigh(policy: Weights, data: Labelled, settings: QualitySettings, *, seed: int) -> Weighed:
@@ -150,9 +150,8 @@ def _tiers(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
     )
     weights = floored(chosen.of(tiers_of(data.score, settings.thresholds)), data.labels, settings.floor)
     return Weighed(
-        weights=weights, believed=data.worth, left_out=chosen.left_out,
-        details={"tier_weights": list(chosen.weights), "tried": chosen.tried},
-    )  # fmt: skip
+        weights=weights, believed=data.worth, details={"tier_weights": list(chosen.weights), "tried": chosen.tried}
+    )
 
 
 def _per_sample(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
@@ -175,10 +174,6 @@ def _learned(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
     )
 
 
-def _learned_judged(data: Labelled, fold: NDArray[np.int64], settings: QualitySettings, seed: int) -> Weighed:
-    return replace(_learned(data, settings, seed), left_out=_learned_left_out(data, fold, settings))
-
-
 def _learned_left_out(data: Labelled, fold: NDArray[np.int64], settings: QualitySettings) -> NDArray[np.int64]:
     """(n,) scenes, in the eyes of heads that have not seen the person, nor has the map of their weights."""
     pull, scenes = min(settings.pulls), np.empty(len(data.labels), np.int64)
@@ -196,6 +191,10 @@ def _learned_left_out(data: Labelled, fold: NDArray[np.int64], settings: Quality
 
 def _auto(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
     fold = grouped_folds(data.groups, data.labels, settings.folds, rng=np.random.default_rng(seed))
+    doubt, equal = 1 - float(data.worth.mean()), np.ones(len(data.labels))
+    if doubt < _HARDLY:
+        why = f"hardly a label is doubted ({doubt:.1%} of all, by belief), and then windows that are hard are doubted, not labels"
+        return Weighed(weights=equal, believed=data.worth, details={"policy": "equal", "why": why})
     # Nothing about it is chosen, so nothing by chance.
     by_belief = Weighed(
         weights=floored(data.worth, data.labels, settings.floor), believed=data.worth, details={"power": 1.0}
@@ -204,17 +203,14 @@ def _auto(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
         why = "one person's labels: nobody is left out who could judge"
         return replace(by_belief, details={**by_belief.details, "policy": "per_sample", "why": why})
     people = People(data.labels, data.groups, data.worth, seed=seed)
-    # The simplest first: of those that are as good as the best, it is taken.
-    options = {
-        "per_sample": by_belief,
-        **({"learned": _learned_judged(data, fold, settings, seed)} if fold.max() > 1 else {}),
-        "tiers": _tiers(data, settings, seed),
-        "equal": Weighed(weights=np.ones(len(data.labels)), believed=data.worth, details={}),
-    }
-    judged = [
-        people.judge(_left_out(data, each.weights, fold, settings) if each.left_out is None else each.left_out)
-        for each in options.values()
-    ]
+    # The simplest first: of those that are as good as the best, it is taken. Tiers are not among them: see docs/choices.md.
+    options, scenes = {"per_sample": by_belief}, [_left_out(data, by_belief.weights, fold, settings)]
+    if fold.max() > 1:
+        options["learned"] = _learned(data, settings, seed)
+        scenes.append(_learned_left_out(data, fold, settings))
+    options["equal"] = Weighed(weights=equal, believed=data.worth, details={})
+    scenes.append(_left_out(data, equal, fold, settings))
+    judged = [people.judge(each) for each in scenes]
     policy = next(name for name, good in zip(options, people.as_good_as_the_best(judged), strict=True) if good)
     names = ["equal weights" if name == "equal" else name for name in options]
     told = ", ".join(f"{name} {values[0]:.3f}" for name, values in zip(names, judged, strict=True))

@@ -115,7 +115,7 @@ class QualitySettings:
     """Windows of other people, nearest in the original model's features, whose labels vote."""
     novelty: float = 0.1
     """How much of its evidence a further window of a session with the same label adds, 0 to 1: they overlap, and resemble each other.
-    All of them together are worth no more than four looks."""
+    All of them together are worth no more than two looks."""
     rank_share: float = 0.1
     """Share of a score, 0 to 1, that is the rank among windows of the same scene and person: a threshold over all would throw
     away rare scenes and unusual phones, a rank alone would distrust as many where all is right."""

@@ -31,9 +31,6 @@ class TierWeights:
     validation: float
     """Balanced accuracy, windows counting by the belief in their labels, that chose them."""
     tried: int
-    left_out: NDArray[np.int64]
-    """(n,) scenes, in the eyes of heads that have not seen the person, weighed as does best on the other folds: to those who chose it, the
-    best of many looks better than it is. With one fold, of equal weights."""
 
     def of(self, tiers: NDArray[np.int64]) -> NDArray[np.float64]:
         """(n,) weight of each window."""
@@ -110,17 +107,10 @@ def choose_weights(
         logits = held_out_logits(features, labels, weights, fold, head=head, pull=pull, adjust=True, heads=heads)
         predicted.append(logits.argmax(1))
 
-    def best(rows: NDArray[np.bool_]) -> tuple[int, float]:
-        values = [weighted_balanced_accuracy(labels[rows], each[rows], belief[rows]) for each in predicted]
-        # The mildest of equals: they come first.
-        at = next(number for number, each in enumerate(values) if each >= max(values) - 1e-9)
-        return at, values[at]
-
-    chosen, value = best(np.ones(len(labels), bool))
-    left_out = np.empty(len(labels), np.int64)
-    for number in range(int(fold.max()) + 1):
-        left_out[fold == number] = predicted[best(fold != number)[0]][fold == number]
-    return TierWeights(weights=options[chosen], validation=value, tried=len(options), left_out=left_out)
+    values = [weighted_balanced_accuracy(labels, each, belief) for each in predicted]
+    # The mildest of equals: they come first.
+    at = next(number for number, each in enumerate(values) if each >= max(values) - 1e-9)
+    return TierWeights(weights=options[at], validation=values[at], tried=len(options))
 
 
 def held_out_logits(

@@ -117,7 +117,7 @@ def test_of_a_scene_that_the_judges_do_not_know_what_looks_least_like_it_is_beli
 
 
 def test_a_few_sessions_of_other_scenes_are_enough_to_measure_by() -> None:
-    """One long session, and all judges see another scene in it: four looks would speak against it, if they were held against it at all."""
+    """One long session, and all judges see another scene in it: two looks would speak against it, if they were held against it at all."""
     truth = np.repeat([0, 1, 2], [100, 100, 80])
     sessions = np.concatenate([np.arange(200) // 40, np.full(80, 5)])
     seen = looked_at(truth, np.where(truth == 2, 0, truth), (2,))

@@ -18,7 +18,7 @@ from training.learned import TIE, WeightMap, held_out_loss, learn_map
 from training.policies import Labelled, weigh
 from training.quality import adjustment
 from training.settings import QualitySettings
-from training.weights import TierWeights, choose_weights, floored, held_out_logits, through_floor
+from training.weights import floored, held_out_logits, through_floor
 
 QUALITY = QualitySettings()
 
@@ -113,11 +113,27 @@ def test_what_a_scene_regains_is_the_same_part_of_what_each_window_lost(
 def test_auto_says_why_and_does_nothing_where_nothing_helps() -> None:
     data, _ = labelled()
     found = weigh("auto", data, QUALITY, seed=0)
-    assert found.details["policy"] in {"per_sample", "learned", "tiers"}
+    assert found.details["policy"] in {"per_sample", "learned"}
     assert "equal weights" in found.details["why"]
     clean, _ = labelled(wrong=0.0)
     flat = weigh("auto", replace(clean, worth=np.full(120, 0.99), score=np.full(120, 0.99)), QUALITY, seed=0)
     assert np.ptp(flat.weights) == 0
+
+
+def test_auto_weighs_nothing_where_hardly_a_label_is_doubted() -> None:
+    """The few that are doubted are hard, not wrong, as often as not; who doubts more of them leaves it to people left out."""
+    data, wrong = labelled()
+    for doubted, policy in ((2, "equal"), (12, "per_sample")):
+        worth = np.ones(120)
+        worth[np.flatnonzero(wrong)[:doubted]] = 0.0
+        found = weigh("auto", replace(data, worth=worth), QUALITY, seed=0)
+        assert found.details["policy"] == policy
+        assert (np.ptp(found.weights) == 0) == (policy == "equal")
+        np.testing.assert_array_equal(found.believed, worth)
+    assert (
+        "hardly a label is doubted (1.7% of all"
+        in weigh("auto", replace(data, worth=np.where(np.arange(120) < 2, 0.0, 1.0)), QUALITY, seed=0).details["why"]
+    )
 
 
 def test_auto_takes_the_belief_where_one_person_has_labelled_all() -> None:
@@ -141,12 +157,8 @@ def test_auto_leaves_the_belief_only_for_what_is_better_beyond_chance(
             right = (right | np.isin(data.groups, helped)) & ~(np.isin(data.groups, hurt) & (place % 4 == 0))
         return np.where(right, data.labels, (data.labels + 1) % 3)
 
-    def tiers(*args: Any, **kwargs: Any) -> TierWeights:
-        return replace(choose_weights(*args, **kwargs), left_out=recognised(data, data.worth))
-
     monkeypatch.setattr(policies, "_left_out", recognised)
     monkeypatch.setattr(policies, "_learned_left_out", lambda data, *_: recognised(data, data.worth))
-    monkeypatch.setattr(policies, "choose_weights", tiers)
     assert weigh("auto", data, QUALITY, seed=0).details["policy"] == policy
 
 

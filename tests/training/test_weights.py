@@ -46,23 +46,8 @@ def test_the_effective_size_is_between_one_and_all_whatever_the_scale(weights: n
 
 
 def test_each_tier_gets_its_weight() -> None:
-    chosen = TierWeights(weights=(0.05, 0.5, 1.0), validation=0.9, tried=16, left_out=np.zeros(4, np.int64))
+    chosen = TierWeights(weights=(0.05, 0.5, 1.0), validation=0.9, tried=16)
     assert chosen.of(np.array([2, 0, 1, 2])).tolist() == [1.0, 0.05, 0.5, 1.0]
-
-
-def test_the_best_of_many_is_not_judged_by_those_who_chose_it() -> None:
-    """Where nothing can be learned, the ladder that was chosen looks better than chance to them, and to others it does not."""
-    chosen, others = [], []
-    for seed in range(6):
-        rng = np.random.default_rng(seed)
-        features, people = rng.normal(0, 1, (60, D)), np.repeat(np.arange(4), 15)
-        labels, score = rng.integers(0, SCENES, 60), rng.random(60)
-        found = choose_weights(
-            features, labels, people, score, np.ones(60), head=START, settings=QualitySettings(), seed=seed
-        )
-        chosen.append(found.validation)
-        others.append(weighted_balanced_accuracy(labels, found.left_out, np.ones(60)))
-    assert np.mean(chosen) > np.mean(others) + 0.02
 
 
 def test_balanced_accuracy_counts_scenes_alike_and_windows_by_weight() -> None:

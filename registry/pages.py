@@ -8,7 +8,8 @@ from typing import Any
 from urllib.parse import quote
 
 _SIDE = "workflowType=machine_learning"
-_LONGEST = 7900  # characters of a description
+LONGEST = 7900
+"""Characters of a description: more, MLflow may refuse."""
 
 
 def runs_page(experiment_id: str) -> str:
@@ -95,11 +96,11 @@ def dag_run_text(experiment_id: str, cohorts: Sequence[Mapping[str, Any]], *, ab
     rows, said = len(lines), [f"- {each['cohort']}: {reason}" for each in cohorts for reason in each["reasons"]]
     lines += ["", *(["Numbers are recovery ratios."] if arms else []), *([""] if said else []), *said]
     text = "\n".join(lines)
-    if len(text) <= _LONGEST:
+    if len(text) <= LONGEST:
         return text
     kept = lines[:4]
     for line in lines[4:rows]:
-        if len("\n".join((*kept, line))) > _LONGEST - 100:
+        if len("\n".join((*kept, line))) > LONGEST - 100:
             break
         kept.append(line)
     left = rows - len(kept)

@@ -36,6 +36,10 @@ class RunLog(Protocol):
         """Words to find the run by; a later value replaces an earlier one."""
         ...
 
+    def describe(self, markdown: str) -> None:
+        """The text on the run's page."""
+        ...
+
     def text(self, text: str, name: str) -> None:
         """A text file called ``name`` (a relative path with ``/``)."""
         ...
@@ -91,6 +95,9 @@ class NullRun:
         """Nothing."""
 
     def tags(self, values: Mapping[str, str]) -> None:
+        """Nothing."""
+
+    def describe(self, markdown: str) -> None:
         """Nothing."""
 
     def text(self, text: str, name: str) -> None:

@@ -91,6 +91,8 @@ def test_cells_and_table_are_in_mlflow_if_it_answers(
     assert {each.tags[0].value for each in above.inputs.dataset_inputs} == {"source", "target"}
     assert above.data.metrics["hard/oracle/macro_f1"] > 0
     assert {file.path for file in client.list_artifacts(first)} == {"transfer.json", "transfer.md", "hard.png"}
+    assert "| oracle |" in above.data.tags["mlflow.note.content"]
+    assert f"artifact?path=hard.png&run_uuid={first}" in above.data.tags["mlflow.note.content"]
     below = client.search_runs([above.info.experiment_id], f"tags.mlflow.parentRunId = '{first}'")
     assert {each.data.params["arm"] for each in below} == {"free-linear-probe", "oracle"}, (
         "those that were trained since it answers"

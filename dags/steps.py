@@ -198,7 +198,11 @@ def arms_tracker(settings: Settings, client: Client) -> MlflowTracker:
         "A run for each pair of data sets that arms were compared on, with the table and its pictures; below it one for each cell: an arm "
         "in a regime of labels, with a seed."
     )
-    return mlflow_tracker(settings, client, settings.registry.arms_experiment, note=note)
+    from registry.environment import environment
+    from registry.tracker import MlflowTracker
+
+    # A cell is logged when it is done: there is no machine to watch.
+    return MlflowTracker(client, settings.registry.arms_experiment, tags=environment(_CODE), note=note)
 
 
 def dag_runs(settings: Settings, client: Client, tracker: MlflowTracker) -> DagRuns:

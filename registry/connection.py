@@ -36,20 +36,32 @@ def connect(tracking_uri: str) -> MlflowClient:
     """
     # MLflow greets the end of every run with two lines on stdout, which is for results.
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    is_server = tracking_uri.startswith(("http://", "https://"))
-    if is_server:
+    check_answers(tracking_uri)
+    with warnings.catch_warnings(), mlflow_errors(f"open {tracking_uri}"):
+        # MLflow's own use of SQLAlchemy, when it opens a database in this process.
+        warnings.filterwarnings("ignore", message="The ``noload`` loader strategy is deprecated")
+        if not _is_server(tracking_uri):
+            # In this process MLflow is its own server, and asks itself for models at the address that is set for all.
+            mlflow.set_tracking_uri(tracking_uri)
+        return MlflowClient(tracking_uri, registry_uri=tracking_uri)
+
+
+def check_answers(tracking_uri: str) -> None:
+    """See that somebody answers at this address, if it is a server's.
+
+    Raises:
+        MlflowUnavailable: nobody listens there.
+    """
+    if _is_server(tracking_uri):
         try:
             httpx.get(f"{tracking_uri.rstrip('/')}/health", timeout=_REACH_SECONDS, follow_redirects=True)
         except httpx.HTTPError as error:
             msg = f"MLflow does not answer at {tracking_uri} ({error}). Start it, or set [registry] tracking_uri to where it is."
             raise MlflowUnavailable(msg) from error
-    with warnings.catch_warnings(), mlflow_errors(f"open {tracking_uri}"):
-        # MLflow's own use of SQLAlchemy, when it opens a database in this process.
-        warnings.filterwarnings("ignore", message="The ``noload`` loader strategy is deprecated")
-        if not is_server:
-            # In this process MLflow is its own server, and asks itself for models at the address that is set for all.
-            mlflow.set_tracking_uri(tracking_uri)
-        return MlflowClient(tracking_uri, registry_uri=tracking_uri)
+
+
+def _is_server(tracking_uri: str) -> bool:
+    return tracking_uri.startswith(("http://", "https://"))
 
 
 @contextmanager

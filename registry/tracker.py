@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -42,6 +43,9 @@ _NOTE = "mlflow.note.content"
 _BATCH = 100  # parameters and tags in a request; MLflow refuses more
 _METRICS = 1000
 _DIGEST = 36  # characters that MLflow's database has room for
+
+_REFUSED = re.compile(r"[^\w.\- ]")
+"""What stands in no name of a metric, beside ``/``."""
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
@@ -150,6 +154,24 @@ class MlflowTracker:
         with mlflow_errors(f"finish run '{name}'"):
             self._client.set_terminated(run_id, "FINISHED")
 
+    def finished_below(self, parent: Run) -> set[str]:
+        """Run keys of the runs that are a part of this one and have ended well.
+
+        Raises:
+            TrackingError: MLflow refused, or does not answer.
+        """
+        wanted, found, page = (
+            f"tags.`{_PARENT}` = {_quoted(parent.run_id)} and attributes.status = 'FINISHED'",
+            set[str](),
+            None,
+        )
+        with mlflow_errors(f"look up the runs below run {parent.run_id}"):
+            while page != "":
+                runs = self._client.search_runs([self._experiment_id], wanted, page_token=page or None)
+                found |= {run.data.tags[RUN_KEY] for run in runs if RUN_KEY in run.data.tags}
+                page = runs.token or ""
+        return found
+
     def _end(self, run_id: str, status: str, error: BaseException) -> None:
         """What went wrong must reach the caller even if MLflow is what went wrong."""
         try:
@@ -197,13 +219,13 @@ class MlflowRunLog:
         """Log metrics, all in one request.
 
         Args:
-            values: name → value; NaN is kept as such.
+            values: name → value; NaN is kept as such. What MLflow allows in no name becomes ``_``.
             step: epoch or other count; 0 for what is measured once. Measured again, the newer value is what MLflow shows.
         """
         now = int(time.time() * 1000)
         points = [
             Metric(name, float(value), now, step)
-            for name, value in values.items()
+            for name, value in ((_metric_name(name), value) for name, value in values.items())
             if step == self._last_step(name) == 0 or step > self._last_step(name)
         ]
         with mlflow_errors(f"log metrics of run {self.run_id}"):
@@ -294,6 +316,12 @@ class MlflowRunLog:
                 histories = {metric: self._client.get_metric_history(self.run_id, metric) for metric in names}
             self._steps_before = {metric: max(point.step for point in points) for metric, points in histories.items()}
         return self._steps_before.get(name, -1)
+
+
+def _metric_name(name: str) -> str:
+    """The name, if MLflow takes it; a scene is called as people call it, ``Sitting (car)``, and MLflow is not to lose it for that."""
+    parts = (_REFUSED.sub("_", part) for part in name.split("/"))
+    return "/".join("_" * max(len(part), 1) if not part.strip(".") else part for part in parts)
 
 
 def find(client: MlflowClient, experiment_id: str, name: str, tags: Mapping[str, str]) -> FoundRun | None:

@@ -34,7 +34,7 @@ from training.quality import Quality, score_quality
 from training.regimes import Planted, Regime, plant, relabelled
 from training.runkey import RECIPE
 from training.settings import Architecture, DataSettings, FineTuneSettings, OriginalSettings, QualitySettings
-from training.tracking import NullRun, NullTracker, Progress, RunLog, Tracker, as_params, no_progress
+from training.tracking import NullRun, Progress, no_progress
 
 _LAST_EPOCHS = 5
 
@@ -84,12 +84,10 @@ class Experiment:
         seeds: Sequence[int],
         arms: Sequence[Arm],
         *,
-        tracker: Tracker | None = None,
-        parent: RunLog | None = None,
         progress: Progress = no_progress,
         enough: Callable[[], bool] = lambda: False,
     ) -> Iterator[dict[str, Any]]:
-        """Each cell's result, as it is there: from an earlier run, or trained now.
+        """Each cell's result with its ``key``, as it is there: from an earlier run, or trained now.
 
         All arms of a (regime, seed) come together, but for the slow ones, each of which takes as long as many others: they come after
         the regime's other cells, since time may be up before.
@@ -98,12 +96,9 @@ class Experiment:
             regimes: name → what is left of the labels.
             seeds: of splits, labels and training.
             arms: which.
-            tracker: gets a run for each cell that is trained now; None: nobody looks.
-            parent: the run that these belong to.
             progress: told how many cells are done.
             enough: asked before each cell that would be trained; True leaves it out.
         """
-        tracker = tracker or NullTracker()
         total, done = len(regimes) * len(seeds) * len(arms), 0
         for regime_name, regime in regimes.items():
             scenes = {
@@ -113,7 +108,7 @@ class Experiment:
             turns = [(seed, arm) for last in (False, True) for seed in seeds for arm in arms if arm.slow == last]
             for seed, arm in turns:
                 progress(done, total, f"{self._pair.name}, {regime_name}, seed {seed}: {arm.name}")
-                named: dict[str, Any] = {"pair": self._pair.name, "regime": regime_name, "seed": seed, "arm": arm.name}
+                named = {"pair": self._pair.name, "regime": regime_name, "seed": seed, "arm": arm.name}
                 key = self._key(regime, seed, arm)
                 file = self._folder / f"{key}.json"
                 if file.exists():
@@ -121,15 +116,10 @@ class Experiment:
                 elif enough():
                     continue
                 else:
-                    tags = {"run_key": key, **{name: str(value) for name, value in named.items()}}
-                    with tracker.run(f"{regime_name}, {seed}: {arm.name}", parent=parent, tags=tags) as run:
-                        run.params({name: value for name, value in named.items() if name != "pair"})
-                        cell, curves = scenes[seed].train(arm)
-                        _write(file, {**named, **cell})  # before a tracker can fail
-                        curves.tell(run)
-                        _tell(run, cell)
+                    cell = scenes[seed].train(arm)
+                    _write(file, {**named, **cell})
                 done += 1
-                yield {**cell, **named}
+                yield {**cell, **named, "key": key}
         progress(done, total, "done")
 
     def _key(self, regime: Regime, seed: int, arm: Arm) -> str:
@@ -208,8 +198,8 @@ class _Scene:
         head = Head.of(self._pair.original.net)
         return Labelled.of(self._windows, self._features, self._quality, head, wrong=self._planted.wrong)
 
-    def train(self, arm: Arm) -> tuple[dict[str, Any], _Curves]:
-        """A cell, and what its training has said."""
+    def train(self, arm: Arm) -> dict[str, Any]:
+        """A cell."""
         data = self._labelled  # outside the arm's time: a retraining has it before
         begin = time.perf_counter()
         curves = _Curves()
@@ -219,16 +209,15 @@ class _Scene:
         predicted = self._predicted(net, arm)
         found = evaluate(holdout.scenes, predicted, holdout.scene_names, subjects=holdout.subjects)
         wrong = self._planted.wrong
-        cell = {
+        return {
             "accuracy": found.accuracy, "macro_f1": found.macro_f1, "recall": found.to_json()["recall"],
             "recovery_ratio": recovery_ratio(found.accuracy, self._pair.original.accuracy), "seconds": round(seconds, 2),
-            "spread": curves.spread, "train_windows": len(wrong), "wrong": int(wrong.sum()),
+            "spread": curves.spread, "curves": curves.said, "train_windows": len(wrong), "wrong": int(wrong.sum()),
             "auroc": _auroc(self._quality.belief, ~wrong), "details": details,
             # So that intervals over people can be had later.
             "scenes": list(holdout.scene_names), "truth": holdout.scenes.tolist(), "predicted": predicted.tolist(),
             "subjects": holdout.subjects.tolist(),
         }  # fmt: skip
-        return cell, curves
 
     def _predicted(self, net: SceneNet, arm: Arm) -> NDArray[np.int64]:
         """(n,) scenes of the holdout; where the frozen part is the original's, from what that made of it already."""
@@ -282,31 +271,18 @@ class _Curves(NullRun):
     """Remembers what a training says of its epochs."""
 
     def __init__(self) -> None:
-        self._said: list[tuple[int, dict[str, float]]] = []
+        self.said: list[tuple[int, dict[str, float]]] = []
 
     def metrics(self, values: Mapping[str, float], *, step: int = 0) -> None:
-        self._said.append((step, dict(values)))
-
-    def tell(self, run: RunLog) -> None:
-        """Say it again."""
-        for step, values in self._said:
-            run.metrics(values, step=step)
+        self.said.append((step, dict(values)))
 
     @property
     def spread(self) -> float | None:
         """Largest less smallest balanced accuracy over the last epochs, on people left out; None where no epoch was trained."""
         curve = "validation/balanced_accuracy"
-        judged = [values[curve] for _, values in self._said if curve in values]
+        judged = [values[curve] for _, values in self.said if curve in values]
         last = judged[-_LAST_EPOCHS:]
         return None if len(judged) < 2 else round(max(last) - min(last), 4)
-
-
-def _tell(run: RunLog, cell: Mapping[str, Any]) -> None:
-    """What a cell has found."""
-    run.params({**as_params(cell["details"]), "train_windows": cell["train_windows"], "wrong": cell["wrong"]})
-    recall = {f"target/recall/{scene}": value for scene, value in cell["recall"].items() if value is not None}
-    numbers = {"target/accuracy": cell["accuracy"], "target/macro_f1": cell["macro_f1"], **recall}
-    run.metrics({**numbers, "recovery_ratio": cell["recovery_ratio"], "seconds": cell["seconds"]})
 
 
 def _auroc(belief: NDArray[np.floating], right: NDArray[np.bool_]) -> float | None:

@@ -30,8 +30,8 @@ from training.weights import choose_weights, floored, held_out_logits, tiers_of,
 Array = NDArray[np.float64]
 _POWERS = (1.0, 0.5, 2.0, 4.0)
 """Of the belief; 1 first: with equal results, the weight is the probability itself."""
-_HARDLY = 0.03
-"""Share of the labels that are doubted below which nothing is to be gained by weights, as there is next to nothing to hold back."""
+_HARDLY = 0.08
+"""Doubt, a mean over the scenes, below which next to nothing is there to be held back: what is doubted then is hard as often as wrong."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -190,11 +190,13 @@ def _learned_left_out(data: Labelled, fold: NDArray[np.int64], settings: Quality
 
 
 def _auto(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
-    fold = grouped_folds(data.groups, data.labels, settings.folds, rng=np.random.default_rng(seed))
-    doubt, equal = 1 - float(data.worth.mean()), np.ones(len(data.labels))
+    equal = np.ones(len(data.labels))
+    # Scenes count alike: of a rare one all labels may be wrong.
+    doubt = float(np.mean([1 - data.worth[data.labels == scene].mean() for scene in np.unique(data.labels)]))
     if doubt < _HARDLY:
-        why = f"hardly a label is doubted ({doubt:.1%} of all, by belief), and then windows that are hard are doubted, not labels"
+        why = f"hardly a window is doubted ({doubt:.1%}, a mean over the scenes)"
         return Weighed(weights=equal, believed=data.worth, details={"policy": "equal", "why": why})
+    fold = grouped_folds(data.groups, data.labels, settings.folds, rng=np.random.default_rng(seed))
     # Nothing about it is chosen, so nothing by chance.
     by_belief = Weighed(
         weights=floored(data.worth, data.labels, settings.floor), believed=data.worth, details={"power": 1.0}

@@ -36,10 +36,6 @@ class RunLog(Protocol):
         """Words to find the run by; a later value replaces an earlier one."""
         ...
 
-    def describe(self, markdown: str) -> None:
-        """The text on the run's page."""
-        ...
-
     def text(self, text: str, name: str) -> None:
         """A text file called ``name`` (a relative path with ``/``)."""
         ...
@@ -95,9 +91,6 @@ class NullRun:
         """Nothing."""
 
     def tags(self, values: Mapping[str, str]) -> None:
-        """Nothing."""
-
-    def describe(self, markdown: str) -> None:
         """Nothing."""
 
     def text(self, text: str, name: str) -> None:

@@ -19,18 +19,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dags import commands
 from dags.errors import CommandRefused
+from dags.local.arms_runs import ArmsRuns
 from dags.settings import Settings, external_kafka
-from dags.steps import arms_tracker, mlflow_client
 from dags.terminal import progress, say
 from dags.whole import whole
-from registry import pages
 from streaming import broker
 from training.arm import EVERY, FILTERLOSS, ORACLE, Arm, none_such
 from training.errors import DataError, SettingsError
 from training.regimes import REGIMES, Regime
 
 if TYPE_CHECKING:
-    from registry.tracker import MlflowTracker
     from training.dataset import WindowSet
     from training.experiment import Pair
     from training.transfer import Row
@@ -71,7 +69,6 @@ def run(
         CommandRefused: recordings could not be brought into a lake.
     """
     from training.experiment import Experiment, Recipe
-    from training.tracking import NullTracker, log_data
     from training.transfer import overview, rows
 
     if not re.fullmatch(_NAME, name):
@@ -81,60 +78,33 @@ def run(
     chosen = _chosen(arms, EVERY, "arm")
     wanted = _chosen(regimes, REGIMES, "regime")
     place = settings.home / "experiments"
+    runs = ArmsRuns(settings)
     pair = pair_of(settings, place, (source, target), cohorts, name)
     experiment = Experiment(
         pair, Recipe(data=settings.data, quality=settings.quality, finetune=settings.finetune), place / "cells"
     )
-    mlflow = _mlflow(settings)
-    tracker = mlflow or NullTracker()
-    with tracker.run(name, tags={"run_key": f"{name} {pair.original.digest} {pair.target.digest()}"}) as log:
-        log_data(log, source=pair.source, target=pair.target)
-        with progress("Experiment") as show:
-            running = experiment.run(
-                wanted, range(seeds), list(chosen.values()), tracker=tracker, parent=log, progress=show,
-                enough=lambda: until is not None and time.monotonic() > until,
-            )  # fmt: skip
-            cells = list(running)
-        found = rows(cells)
-        total = len(wanted) * len(chosen) * seeds
-        files = _tables(place / name, pair, cells, found, wanted=total)
-        for file in files:
-            log.file(file)
-        log.metrics({f"{row.regime}/{row.arm}/macro_f1": row.macro_f1 for row in found})
-        log.metrics({f"{row.regime}/{row.arm}/recovery_ratio": row.recovery_ratio for row in found})
-        log.describe(_described(log.run_id, found, files))
+    runs.begin(pair)
+    cells = []
+    with progress("Experiment") as show:
+        for cell in experiment.run(
+            wanted, range(seeds), list(chosen.values()), progress=show,
+            enough=lambda: until is not None and time.monotonic() > until,
+        ):  # fmt: skip
+            cells.append(cell)
+            runs.cell(cell)
+    found = rows(cells)
+    total = len(wanted) * len(chosen) * seeds
+    files = _tables(place / name, pair, cells, found, wanted=total)
     say(overview(found))
-    if mlflow is not None:
-        say(f"In MLflow: {settings.registry.tracking_uri}/{pages.run_page(mlflow.experiment_id, log.run_id)}")
     if len(cells) < total:
         say("The same command goes on with the other cells.")
-    as_json, as_markdown, *drawn = map(str, files)
+    runs.table(found, overview(found), files)
+    if runs.url:
+        say(f"In MLflow: {runs.url}")
+    as_json, as_markdown, *pictures = map(str, files)
     return {
-        "cells": len(cells), "wanted": total, "table": as_markdown, "json": as_json, "pictures": drawn, "mlflow_run_id": log.run_id,
+        "cells": len(cells), "wanted": total, "table": as_markdown, "json": as_json, "pictures": pictures, "mlflow_run_id": runs.run_id,
     }  # fmt: skip
-
-
-def _mlflow(settings: Settings) -> MlflowTracker | None:
-    """MLflow, if it answers: the cells and the table are kept without it, too."""
-    from registry.errors import MlflowUnavailable
-
-    try:
-        return arms_tracker(settings, mlflow_client(settings))
-    except MlflowUnavailable as error:
-        say(f"{error} Until then its cells and table are kept below {settings.home / 'experiments'} alone.")
-        return None
-
-
-def _described(run_id: str, found: Sequence[Row], files: Sequence[Path]) -> str:
-    """Text for the pair's page: the pictures, and the table if there is room for it."""
-    from training.transfer import overview
-
-    pictures = [pages.artifact(run_id, file.name) for file in files if file.suffix == ".png"]
-    shown = "\n\n".join(f"![macro-F1 of each arm]({each})" for each in pictures)
-    whole_text = f"{overview(found)}\n\n{shown}"
-    return (
-        whole_text if len(whole_text) <= pages.LONGEST else f"The table is transfer.md, among the artifacts.\n\n{shown}"
-    )
 
 
 def _tables(

@@ -116,24 +116,33 @@ def test_auto_says_why_and_does_nothing_where_nothing_helps() -> None:
     assert found.details["policy"] in {"per_sample", "learned"}
     assert "equal weights" in found.details["why"]
     clean, _ = labelled(wrong=0.0)
-    flat = weigh("auto", replace(clean, worth=np.full(120, 0.99), score=np.full(120, 0.99)), QUALITY, seed=0)
+    flat = weigh("auto", replace(clean, worth=np.full(120, 0.9), score=np.full(120, 0.9)), QUALITY, seed=0)
+    assert flat.details["policy"] == "per_sample"
     assert np.ptp(flat.weights) == 0
 
 
-def test_auto_weighs_nothing_where_hardly_a_label_is_doubted() -> None:
+@pytest.mark.parametrize("doubted", [0.07, 0.09])
+def test_auto_weighs_nothing_where_hardly_a_window_is_doubted(doubted: float) -> None:
     """The few that are doubted are hard, not wrong, as often as not; who doubts more of them leaves it to people left out."""
-    data, wrong = labelled()
-    for doubted, policy in ((2, "equal"), (12, "per_sample")):
-        worth = np.ones(120)
-        worth[np.flatnonzero(wrong)[:doubted]] = 0.0
-        found = weigh("auto", replace(data, worth=worth), QUALITY, seed=0)
-        assert found.details["policy"] == policy
-        assert (np.ptp(found.weights) == 0) == (policy == "equal")
-        np.testing.assert_array_equal(found.believed, worth)
-    assert (
-        "hardly a label is doubted (1.7% of all"
-        in weigh("auto", replace(data, worth=np.where(np.arange(120) < 2, 0.0, 1.0)), QUALITY, seed=0).details["why"]
+    data, _ = labelled()
+    worth = 1 - doubted + np.where(np.arange(120) % 2, 0.01, -0.01)
+    found = weigh("auto", replace(data, worth=worth), QUALITY, seed=0)
+    assert ("hardly a window is doubted" in found.details["why"]) == (doubted < 0.08)
+    assert ("among people left out" in found.details["why"]) == (doubted > 0.08)
+    if doubted < 0.08:
+        np.testing.assert_array_equal(found.weights, np.ones(120))
+    np.testing.assert_array_equal(found.believed, worth)
+
+
+def test_a_rare_scene_whose_labels_are_doubted_is_enough_for_weights() -> None:
+    data, _ = labelled()
+    rows = np.sort(np.concatenate([np.flatnonzero(data.labels == 0)[:12], np.flatnonzero(data.labels > 0)]))
+    rare = replace(
+        data, **{name: getattr(data, name)[rows] for name in ("features", "labels", "groups", "score", "worth")}
     )
+    worth = np.where(rare.labels == 0, 0.5, 1.0)
+    assert 1 - worth.mean() < 0.08, "of all windows, few are doubted"
+    assert weigh("auto", replace(rare, worth=worth), QUALITY, seed=0).details["policy"] != "equal"
 
 
 def test_auto_takes_the_belief_where_one_person_has_labelled_all() -> None:

@@ -11,10 +11,8 @@ import pytest
 
 from dags.local.experiment import run, through_kafka
 from dags.settings import Settings, load
-from registry.connection import connect
 from streaming.fleet import simulate, target_fleet
 from streaming.lake import scan_windows
-from tests.fixtures.tracking import own_tracking_uri
 from tests.training.lakes import SETTINGS, of_people, publish
 from tests.training.made import SMALL, windows
 from training.arm import EVERY
@@ -22,11 +20,12 @@ from training.errors import DataError, SettingsError
 from training.experiment import Experiment
 from training.settings import OriginalSettings
 
+NO_MLFLOW = '[registry]\ntracking_uri = "http://127.0.0.1:1"\nledger_url = "sqlite://"\n'
+"""Nobody listens there: an MLflow that somebody has started is none of these tests' business."""
 
-def settings(home: Path, registry: str = "") -> Settings:
-    # Nobody listens there: an MLflow that somebody has started is none of these tests' business.
-    registry = registry or '[registry]\ntracking_uri = "http://127.0.0.1:1"\nledger_url = "sqlite://"\n'
-    (home / "sensorloop.toml").write_text(SETTINGS + registry)
+
+def settings(home: Path, more: str = NO_MLFLOW) -> Settings:
+    (home / "sensorloop.toml").write_text(SETTINGS + more)
     found = load({"SENSORLOOP_HOME": str(home), "SENSORLOOP_CONFIG": str(home / "sensorloop.toml")})
     original = OriginalSettings(architecture="resnet18", epochs=1, threads=1)
     finetune = replace(found.finetune, threads=1, epochs=1, head_pulls=(1e-3,))
@@ -65,42 +64,6 @@ def test_a_table_a_picture_and_cells_that_are_not_run_twice(lake: str, tmp_path:
     assert again["cells"] == 8
     assert {file: file.stat().st_mtime_ns for file in cells} == cells, "trained again"
     assert list((tmp_path / "experiments" / "originals").iterdir()) == originals
-
-
-def test_cells_and_table_are_in_mlflow_if_it_answers(
-    lake: str, tmp_path: Path, database: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def go(uri: str, arms: str) -> dict[str, Any]:
-        registry = f'[registry]\ntracking_uri = "{uri}"\nledger_url = "{database}"\n'
-        with own_tracking_uri():
-            return run(
-                settings(tmp_path, registry), source=lake, target=lake, cohorts=("source", "target"), name="made", arms=arms,
-                regimes="hard", seeds=1, minutes=None,
-            )  # fmt: skip
-
-    without = go("http://127.0.0.1:1", "original")
-    assert without["mlflow_run_id"] == ""
-    assert "MLflow does not answer at http://127.0.0.1:1" in capsys.readouterr().err
-    with own_tracking_uri():
-        client = connect(database)
-    client.create_experiment("scene-recogniser-arms", artifact_location=(tmp_path / "artifacts").as_uri())
-    first, again = (go(database, "original,free-linear-probe,oracle")["mlflow_run_id"] for _ in range(2))
-    assert first == again, "another call of the same pair goes on in its run"
-    above = client.get_run(first)
-    assert above.info.status == "FINISHED"
-    assert {each.tags[0].value for each in above.inputs.dataset_inputs} == {"source", "target"}
-    assert above.data.metrics["hard/oracle/macro_f1"] > 0
-    assert {file.path for file in client.list_artifacts(first)} == {"transfer.json", "transfer.md", "hard.png"}
-    assert "| oracle |" in above.data.tags["mlflow.note.content"]
-    assert f"artifact?path=hard.png&run_uuid={first}" in above.data.tags["mlflow.note.content"]
-    below = client.search_runs([above.info.experiment_id], f"tags.mlflow.parentRunId = '{first}'")
-    assert {each.data.params["arm"] for each in below} == {"free-linear-probe", "oracle"}, (
-        "those that were trained since it answers"
-    )
-    for each in below:
-        assert each.data.metrics["target/macro_f1"] == pytest.approx(
-            above.data.metrics[f"hard/{each.data.params['arm']}/macro_f1"]
-        )
 
 
 def test_minutes_count_from_the_start(lake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

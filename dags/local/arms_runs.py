@@ -1,0 +1,128 @@
+"""What ``sensorloop experiment`` finds, in MLflow: a run a pair of data sets, below it a run a cell.
+
+MLflow is a copy here: cells and tables are on the disk. So whatever it does, the experiment goes on: what went wrong is said once, and
+nothing more is logged. What is not there is logged by the next call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dags.settings import Settings
+from dags.steps import arms_tracker, mlflow_client
+from dags.terminal import say
+from registry import pages
+from registry.errors import RegistryError
+
+if TYPE_CHECKING:
+    from registry.tracker import MlflowRunLog, MlflowTracker
+    from training.experiment import Pair
+    from training.tracking import RunLog
+    from training.transfer import Row
+
+
+class ArmsRuns:
+    """The runs of a pair; silent where MLflow is of no use."""
+
+    def __init__(self, settings: Settings) -> None:
+        """See whether MLflow answers."""
+        self._settings = settings
+        self._tracker: MlflowTracker | None = None
+        self._pair: tuple[str, dict[str, str]] = "", {}
+        self._log: MlflowRunLog | None = None
+        self._known: set[str] = set()
+        with self._while_it_answers():
+            self._tracker = arms_tracker(settings, mlflow_client(settings))
+
+    @property
+    def run_id(self) -> str:
+        """Of the pair's run; empty without one."""
+        return self._log.run_id if self._log else ""
+
+    @property
+    def url(self) -> str:
+        """Of its page; empty where there is none."""
+        uri = self._settings.registry.tracking_uri.rstrip("/")
+        if not self._log or not self._tracker or not uri.startswith("http"):
+            return ""
+        return f"{uri}/{pages.run_page(self._tracker.experiment_id, self.run_id)}"
+
+    def begin(self, pair: Pair) -> None:
+        """Make the pair's run, or find it: it is one for these data and settings."""
+        from training.runkey import RECIPE
+        from training.tracking import log_data
+
+        settings = self._settings
+        recipe = {
+            "recipe": RECIPE, "quality": asdict(settings.quality), "finetune": asdict(settings.finetune), "data": asdict(settings.data),
+        }  # fmt: skip
+        digest = hashlib.blake2b(json.dumps(recipe, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
+        self._pair = pair.name, {"run_key": f"{pair.original.digest} {pair.target.digest()} {digest}"}
+
+        def tell(tracker: MlflowTracker, log: MlflowRunLog) -> None:
+            log.params(recipe)
+            log_data(log, source=pair.source, target=pair.target)
+            self._log, self._known = log, tracker.finished_below(log)
+
+        self._in_the_pairs_run(tell)
+
+    def cell(self, cell: Mapping[str, Any]) -> None:
+        """Log a cell of :meth:`training.experiment.Experiment.run`, if it is not there."""
+        if self._tracker is None or self._log is None or cell["key"] in self._known:
+            return
+        tags = {"run_key": cell["key"], **{name: str(cell[name]) for name in ("pair", "regime", "seed", "arm")}}
+        name = f"{cell['regime']}, {cell['seed']}: {cell['arm']}"
+        with self._while_it_answers(), self._tracker.run(name, parent=self._log, tags=tags) as run:
+            _tell(run, cell)
+
+    def table(self, found: Sequence[Row], text: str, files: Sequence[Path]) -> None:
+        """Log what the cells come to: numbers, files, and text and pictures for the page."""
+
+        def tell(_: MlflowTracker, log: MlflowRunLog) -> None:
+            for file in files:
+                log.file(file)
+            for name in ("macro_f1", "recovery_ratio"):
+                log.metrics({f"{row.regime}/{row.arm}/{name}": getattr(row, name) for row in found})
+            shown = [pages.artifact(log.run_id, file.name) for file in files if file.suffix == ".png"]
+            pictures = "\n\n".join(f"![macro-F1 of each arm]({each})" for each in shown)
+            fits = len(text) + len(pictures) < pages.LONGEST
+            log.describe(f"{text if fits else 'The table is transfer.md, among the artifacts.'}\n\n{pictures}")
+
+        self._in_the_pairs_run(tell)
+
+    def _in_the_pairs_run(self, tell: Callable[[MlflowTracker, MlflowRunLog], None]) -> None:
+        name, tags = self._pair
+        with self._while_it_answers():
+            if self._tracker is not None:
+                with self._tracker.run(name, tags=tags) as log:
+                    tell(self._tracker, log)
+
+    @contextmanager
+    def _while_it_answers(self) -> Iterator[None]:
+        from registry.connection import check_answers
+
+        try:
+            if self._tracker is not None:  # MLflow's client would go on trying for minutes
+                check_answers(self._settings.registry.tracking_uri)
+            yield
+        except RegistryError as error:
+            self._tracker = None
+            say(f"{error}\nThe experiment goes on without MLflow: its cells and its table are on the disk.")
+
+
+def _tell(run: RunLog, cell: Mapping[str, Any]) -> None:
+    from training.tracking import as_params
+
+    chosen = {name: cell[name] for name in ("regime", "seed", "arm", "train_windows", "wrong")}
+    run.params({**chosen, **as_params(cell["details"])})
+    for step, values in cell.get("curves", ()):
+        run.metrics(values, step=step)
+    recall = {f"target/recall/{scene}": value for scene, value in cell["recall"].items() if value is not None}
+    numbers = {"target/accuracy": cell["accuracy"], "target/macro_f1": cell["macro_f1"], **recall}
+    run.metrics({**numbers, "recovery_ratio": cell["recovery_ratio"], "seconds": cell["seconds"]})

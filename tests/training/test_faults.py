@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from tests.training.made import network, windows
-from training.arm import FILTERLOSS, RETRAINING
+from training.arm import Weights
 from training.dataset import WindowSet
 from training.embeddings import features_of
 from training.errors import DataError, SettingsError
@@ -90,7 +90,8 @@ def test_planted_faults_score_lower(kind: str) -> None:
     assert roc_auc_score(~found.faulty, quality.score) >= 0.95
 
 
-def test_no_scene_loses_more_than_a_third_of_the_weight_of_its_right_labels() -> None:
+@pytest.mark.parametrize("policy", ["per_sample", "learned", "tiers"])
+def test_no_scene_loses_more_than_a_third_of_the_weight_of_its_right_labels(policy: Weights) -> None:
     """With 20 % of the labels wrong between look-alikes; a scene that lost all of it would be unlearned."""
     found, net = planted("look_alike", 0.2, people=6, each=6), network()
     features, settings = features_of(net, found.windows), QualitySettings(folds=2)
@@ -98,7 +99,7 @@ def test_no_scene_loses_more_than_a_third_of_the_weight_of_its_right_labels() ->
         found.windows, features, Head.of(net), train=np.ones(len(found.windows), bool), settings=settings
     )
     data = Labelled.of(found.windows, features, quality, Head.of(net))
-    weights = weigh(RETRAINING[FILTERLOSS].weights, data, settings, seed=0).weights
+    weights = weigh(policy, data, settings, seed=0).weights
     assert weights.min() < weights.max(), "nothing was distrusted"
     for scene in range(3):
         right = (found.windows.scenes == scene) & ~found.faulty

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,8 +36,10 @@ class ArmsRuns:
         self._pair: tuple[str, dict[str, str]] = "", {}
         self._log: MlflowRunLog | None = None
         self._known: set[str] = set()
-        with self._while_it_answers():
+        try:
             self._tracker = arms_tracker(settings, mlflow_client(settings))
+        except RegistryError as error:
+            self._without(error)
 
     @property
     def run_id(self) -> str:
@@ -74,12 +75,17 @@ class ArmsRuns:
 
     def cell(self, cell: Mapping[str, Any]) -> None:
         """Log a cell of :meth:`training.experiment.Experiment.run`, if it is not there."""
-        if self._tracker is None or self._log is None or cell["key"] in self._known:
+        if self._log is None or cell["key"] in self._known:
             return
+        above = self._log
         tags = {"run_key": cell["key"], **{name: str(cell[name]) for name in ("pair", "regime", "seed", "arm")}}
         name = f"{cell['regime']}, {cell['seed']}: {cell['arm']}"
-        with self._while_it_answers(), self._tracker.run(name, parent=self._log, tags=tags) as run:
-            _tell(run, cell)
+
+        def tell(tracker: MlflowTracker) -> None:
+            with tracker.run(name, parent=above, tags=tags) as run:
+                _tell(run, cell)
+
+        self._while_it_answers(tell)
 
     def table(self, found: Sequence[Row], text: str, files: Sequence[Path]) -> None:
         """Log what the cells come to: numbers, files, and text and pictures for the page."""
@@ -98,22 +104,28 @@ class ArmsRuns:
 
     def _in_the_pairs_run(self, tell: Callable[[MlflowTracker, MlflowRunLog], None]) -> None:
         name, tags = self._pair
-        with self._while_it_answers():
-            if self._tracker is not None:
-                with self._tracker.run(name, tags=tags) as log:
-                    tell(self._tracker, log)
 
-    @contextmanager
-    def _while_it_answers(self) -> Iterator[None]:
+        def in_it(tracker: MlflowTracker) -> None:
+            with tracker.run(name, tags=tags) as log:
+                tell(tracker, log)
+
+        self._while_it_answers(in_it)
+
+    def _while_it_answers(self, tell: Callable[[MlflowTracker], None]) -> None:
         from registry.connection import check_answers
 
+        if self._tracker is None:
+            return
         try:
-            if self._tracker is not None:  # MLflow's client would go on trying for minutes
-                check_answers(self._settings.registry.tracking_uri)
-            yield
+            # MLflow's client itself would go on trying for minutes.
+            check_answers(self._settings.registry.tracking_uri)
+            tell(self._tracker)
         except RegistryError as error:
-            self._tracker = None
-            say(f"{error}\nThe experiment goes on without MLflow: its cells and its table are on the disk.")
+            self._without(error)
+
+    def _without(self, error: RegistryError) -> None:
+        self._tracker = None
+        say(f"{error}\nThe experiment goes on without MLflow: its cells and its table are on the disk.")
 
 
 def _tell(run: RunLog, cell: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,9 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from dags.local.arms_runs import ArmsRuns
 from dags.local.experiment import run
+from registry import connection
 from registry.connection import connect
 from registry.errors import MlflowUnavailable
 from registry.tracker import MlflowRunLog
@@ -99,6 +101,24 @@ def test_an_mlflow_that_dies_stops_nothing_and_what_it_missed_comes_later(
     assert {arm: each.info.status for arm, each in below.items()} == dict.fromkeys(
         ("original", "free-linear-probe", "oracle"), "FINISHED"
     )
+
+
+def test_a_server_that_goes_away_between_two_cells_is_not_waited_for(
+    house: House, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def gone(tracking_uri: str) -> None:
+        msg = f"MLflow does not answer at {tracking_uri}"
+        raise MlflowUnavailable(msg)
+
+    cell = ArmsRuns.cell
+
+    def told(self: ArmsRuns, of: Mapping[str, Any]) -> None:
+        cell(self, of)
+        monkeypatch.setattr(connection, "check_answers", gone)
+
+    monkeypatch.setattr(ArmsRuns, "cell", told)
+    assert house.go("original,free-linear-probe,oracle")["cells"] == 3
+    assert capsys.readouterr().err.count("goes on without MLflow") == 1
 
 
 def test_an_experiment_in_the_trash_stops_nothing(house: House, capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,7 +69,7 @@ bench-transfer: $(READY)  ## FilterLoss beside what people use → var/bench/tra
 bench-quality: $(READY)  ## how well the quality score finds planted faults → var/bench/quality.json (QUICK=1: in some minutes; SEEDS=n)
 	@PYTHONPATH=$(CURDIR) $(BIN)/python -m benchmarks.quality
 
-bench-rescore: $(READY)  ## embeddings a second of a rescoring beside the bare forward pass → var/bench/rescore.json (QUICK=1; WINDOWS=n)
+bench-rescore: $(READY)  ## embeddings a second of a rescoring beside the bare forward pass → var/bench/rescore.json (QUICK=1; WINDOWS=n; TURNS=n)
 	@PYTHONPATH=$(CURDIR) $(BIN)/python -m benchmarks.rescore
 
 bench-train: $(READY)  ## our training loop beside a plain one, on a GPU if there is one → var/bench/train.json (QUICK=1)

@@ -1,7 +1,7 @@
 """``make bench-rescore``: embeddings a second of a rescoring, from lake to lake, beside the bare forward pass → ``var/bench/rescore.json``.
 
 Bare: the same network over the same windows, in memory, in the same batches, and nothing else. Both in turns. Then what a second
-rescoring costs: with nothing new, and with a twentieth new. ``QUICK=1``: 1,024 windows; ``WINDOWS=1000000``: so many.
+rescoring costs: with nothing new, and with a twentieth new. ``QUICK=1``: 1,024 windows; ``WINDOWS=1000000``: so many; ``TURNS=n``: so often.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from training.network import placed
 
 QUICK = bool(os.environ.get("QUICK"))
 WINDOWS = int(os.environ.get("WINDOWS", "1024" if QUICK else "20000"))
-TURNS = 2 if QUICK else 3
+TURNS = int(os.environ.get("TURNS", "2" if QUICK else "3"))
 DAYS = 8
 _CUT = WindowSettings(length=timedelta(seconds=SAMPLES / 50), rate_hz=50)
 _PIECE = 10_000

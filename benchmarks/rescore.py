@@ -1,7 +1,7 @@
 """``make bench-rescore``: embeddings a second of a rescoring, from lake to lake, beside the bare forward pass → ``var/bench/rescore.json``.
 
 Bare: the same network over the same windows, in memory, in the same batches, and nothing else. Both in turns. Then what a second
-rescoring costs: with nothing new, and with a twentieth new. ``QUICK=1``: 1,024 windows; ``WINDOWS=1000000``: so many; ``TURNS=n``: so often.
+rescoring costs: with nothing new, and with a twentieth new. ``QUICK=1``: 1,024 windows; ``WINDOWS=n``: so many; ``TURNS=n``: so often.
 """
 
 from __future__ import annotations

@@ -60,9 +60,16 @@ class ArmsRuns:
         from training.tracking import log_data
 
         settings = self._settings
+        # Where it is computed makes no other cell, so no other run either.
+        finetune = {
+            name: value for name, value in asdict(settings.finetune).items() if name not in {"device", "threads"}
+        }
         recipe = {
-            "recipe": RECIPE, "quality": asdict(settings.quality), "finetune": asdict(settings.finetune), "data": asdict(settings.data),
-        }  # fmt: skip
+            "recipe": RECIPE,
+            "quality": asdict(settings.quality),
+            "finetune": finetune,
+            "data": asdict(settings.data),
+        }
         digest = hashlib.blake2b(json.dumps(recipe, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
         self._pair = pair.name, {"run_key": f"{pair.original.digest} {pair.target.digest()} {digest}"}
 

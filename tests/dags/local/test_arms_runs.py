@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,10 @@ class House:
         for cohort, seed in (("source", 0), ("target", 3)):
             publish(home / "both", of_people(cohort, windows(people=6, each=8, seed=seed)), cohort=cohort)
 
-    def go(self, arms: str, *, mlflow: bool = True, more: str = "") -> dict[str, Any]:
-        lake = str(self.home / "both")
+    def go(self, arms: str, *, mlflow: bool = True, more: str = "", threads: int = 1) -> dict[str, Any]:
+        lake, found = str(self.home / "both"), settings(self.home, more + (self._with if mlflow else NO_MLFLOW))
         return run(
-            settings(self.home, more + (self._with if mlflow else NO_MLFLOW)), source=lake, target=lake, cohorts=("source", "target"),
+            replace(found, finetune=replace(found.finetune, threads=threads)), source=lake, target=lake, cohorts=("source", "target"),
             name="made", arms=arms, regimes="hard", seeds=1, minutes=None,
         )  # fmt: skip
 
@@ -73,6 +74,7 @@ def test_a_pair_is_a_run_with_the_table_and_each_cell_one_below_it(
         assert each.data.metrics["target/macro_f1"] == above.data.metrics[f"hard/{arm}/macro_f1"]
     points = house.client.get_metric_history(below["free-plain"].info.run_id, "train/loss")
     assert [point.step for point in points] == [1], "its curve"
+    assert house.go("original", threads=2)["mlflow_run_id"] == first, "on another machine it is the same"
     other = house.go("original", more="[quality]\nfloor = 0.05\n")["mlflow_run_id"]
     assert other != first, "with other settings it is another comparison"
     assert set(house.below(other)) == {"original"}

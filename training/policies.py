@@ -194,8 +194,9 @@ def _auto(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
     # Scenes count alike: of a rare one all labels may be wrong.
     doubt = float(np.mean([1 - data.worth[data.labels == scene].mean() for scene in np.unique(data.labels)]))
     if doubt < _HARDLY:
+        # Nor is a window held back where people left out judge: all is as without weights.
         why = f"hardly a window is doubted ({doubt:.1%}, a mean over the scenes)"
-        return Weighed(weights=equal, believed=data.worth, details={"policy": "equal", "why": why})
+        return Weighed(weights=equal, believed=equal, details={"policy": "equal", "why": why})
     fold = grouped_folds(data.groups, data.labels, settings.folds, rng=np.random.default_rng(seed))
     # Nothing about it is chosen, so nothing by chance.
     by_belief = Weighed(

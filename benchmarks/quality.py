@@ -54,7 +54,7 @@ def main() -> None:
     where = (_fleet(home, "source"), _fleet(home, "target"))
     pair = pair_of(settings, home / "experiments", where, ("source", "target"), "simulated")
     net = pair.original.net
-    target = pair.target.with_channels(net.channels).with_scenes(net.scenes).labelled()
+    target = net.aligned(pair.target).labelled()
     features = features_of(net, target)
     begin, rows = time.monotonic(), list[dict[str, Any]]()
     result: dict[str, Any] = {}

@@ -147,7 +147,7 @@ def target(settings: Settings, original: OriginalModel, run: Mapping[str, Any]) 
     windows = steps.load_windows(
         settings, cohort=run["cohort"], version=run["lake_version"], labels_version=run["labels_version"]
     )
-    windows = windows.with_channels(original.net.channels).with_scenes(original.net.scenes)
+    windows = original.net.aligned(windows)
     split, frozen = frozen_split(
         settings, windows, cohort=run["cohort"], name=run.get("holdout"), lake_version=run["lake_version"]
     )

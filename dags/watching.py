@@ -110,6 +110,6 @@ def _accuracies(
     original = OriginalModel.load(settings.original_folder)
     every = steps.load_windows(settings, cohort=cohort, version=versions[0], labels_version=versions[1])
     chosen = every.select(np.isin(every.window_ids, since["window_id"].to_numpy()))
-    windows = chosen.with_channels(original.net.channels).with_scenes(original.net.scenes)
+    windows = original.net.aligned(chosen)
     predicted = np.array(steps.predict(settings, cohort, champion, windows))
     return float((predicted == windows.scenes).mean()), original.accuracy

@@ -20,13 +20,15 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from training.arm import EVERY, FILTERLOSS, ORIGINAL
-from training.errors import SettingsError, TrainingError
+from training.errors import SettingsError, TooFewLabels, TrainingError
 from training.settings import ComputeSettings, DataSettings, FineTuneSettings, OriginalSettings, QualitySettings
 
-_Recipe = TypeVar("_Recipe", OriginalSettings, FineTuneSettings)
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 _REFUSED = 3
 
 
@@ -55,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             action="append",
             default=[],
             metavar="KEY=VALUE",
-            help="a key of [original], [finetune] or [compute]",
+            help="a key of [original], [data] or [compute]"
+            if command is original
+            else "a key of [finetune], [quality] or [compute]",
         )
     options = parser.parse_args(arguments)
     try:
@@ -68,20 +72,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _original(options: argparse.Namespace) -> dict[str, Any]:
-    settings, compute = _changed(options.set, OriginalSettings(), ComputeSettings())
+    settings, compute, data = _changed(options.set, OriginalSettings(), ComputeSettings(), DataSettings())
     from training.dataset import WindowSet  # noqa: PLC0415  (after what takes no torch to see)
     from training.original import train_original  # noqa: PLC0415
 
     windows = WindowSet.load(options.windows)
-    model = train_original(
-        windows, settings, data=DataSettings(channels=windows.channels), compute=compute, progress=_told
-    )
+    if "channels" not in {each.partition("=")[0] for each in options.set}:
+        data = dataclasses.replace(data, channels=windows.channels)
+    model = train_original(windows, settings, data=data, compute=compute, progress=_told)
     model.save(options.into)
     return {"accuracy": model.accuracy, "macro_f1": model.macro_f1, "digest": model.digest, "folder": str(options.into)}
 
 
 def _finetune(options: argparse.Namespace) -> dict[str, Any] | None:
-    settings, compute = _changed(options.set, FineTuneSettings(), ComputeSettings())
+    settings, compute, looks = _changed(options.set, FineTuneSettings(), ComputeSettings(), QualitySettings())
     import numpy as np  # noqa: PLC0415
     import torch  # noqa: PLC0415
 
@@ -103,20 +107,23 @@ def _finetune(options: argparse.Namespace) -> dict[str, Any] | None:
         settings = dataclasses.replace(settings, trainable="head")
     with together(where) as ranks:
         net = OriginalModel.load(options.original).net
-        windows = WindowSet.load(options.windows).labelled().with_channels(net.channels).with_scenes(net.scenes)
+        windows = net.aligned(WindowSet.load(options.windows)).labelled()
+        if not len(windows):
+            msg = f"{options.windows} has no labelled window: there is nothing to learn from."
+            raise TooFewLabels(msg)
         features = features_of(net, windows, where)
         quality = score_quality(
             windows,
             features,
             Head.of(net),
             train=np.ones(len(windows), bool),
-            settings=QualitySettings(),
+            settings=looks,
             seed=settings.seed,
         )
         data = Labelled.of(windows, features, quality, Head.of(net))
         cached = infer(net.split(trainable(settings))[0].eval(), torch.from_numpy(windows.signals), where=where)
         tuned, weighed = tune(
-            net, arm, cached, data, settings=settings, quality=QualitySettings(), run=NullRun(), compute=compute,
+            net, arm, cached, data, settings=settings, quality=looks, run=NullRun(), compute=compute,
             checkpoint=options.into / "checkpoint.pt", progress=_told,
         )  # fmt: skip
         if not ranks.first:
@@ -129,25 +136,26 @@ def _finetune(options: argparse.Namespace) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def _changed(assignments: Sequence[str], recipe: _Recipe, compute: ComputeSettings) -> tuple[_Recipe, ComputeSettings]:
-    """Both with ``KEY=VALUE`` set, each in the one that has the key.
+def _changed(assignments: Sequence[str], *sections: DataclassInstance) -> list[Any]:
+    """The sections with ``KEY=VALUE`` set, each in the first that has the key.
 
     Raises:
         SettingsError: none has it, or its value is not allowed.
     """
-    changes: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
-    keys = [[field.name for field in dataclasses.fields(section)] for section in (recipe, compute)]
+    changes: list[dict[str, Any]] = [{} for _ in sections]
+    keys = [[field.name for field in dataclasses.fields(section)] for section in sections]
     for assignment in assignments:
         key, _, text = assignment.partition("=")
         owner = next((at for at, known in enumerate(keys) if key in known), None)
         if owner is None:
-            msg = f"--set {assignment}: there is no key {key!r}; there are {', '.join(keys[0] + keys[1])}"
+            known = dict.fromkeys(name for some in keys for name in some)
+            msg = f"--set {assignment}: there is no key {key!r}; there are {', '.join(known)}"
             raise SettingsError(msg)
         try:
             changes[owner][key] = ast.literal_eval(text)
         except (ValueError, SyntaxError):
             changes[owner][key] = text
-    return dataclasses.replace(recipe, **changes[0]), dataclasses.replace(compute, **changes[1])
+    return [dataclasses.replace(section, **each) for section, each in zip(sections, changes, strict=True)]
 
 
 def _told(done: int, total: int, text: str) -> None:

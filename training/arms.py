@@ -1,8 +1,8 @@
 """Arms: FilterLoss and what it is compared with, on one split and one budget.
 
-Every arm starts at the original model, sees the same people, has as many steps, chooses how near it stays to the original among
-the same pulls and shares, and is measured once on the same holdout. In the baselines all weights are 1, and the imbalance is
-handled in their own way.
+Every arm of a retraining starts at the original model, sees the same people, chooses how near it stays to the original among the same
+pulls and shares, and is measured once on the same holdout. An epoch has as many windows as the arm draws: oversampling draws more,
+undersampling fewer. :func:`tune` also serves the arms of an experiment.
 """
 
 from __future__ import annotations

@@ -194,6 +194,9 @@ class WindowSet:
         Raises:
             DataError: the shapes do not fit.
         """
+        if np.isinf(signals).any():
+            msg = "Signals hold infinite samples: give NaN where there is no sample"
+            raise DataError(msg)
         count = len(signals)
         numbers = np.array([f"{at:08d}" for at in range(count)], np.str_)
         there = ~np.isnan(signals)

@@ -199,9 +199,13 @@ def embed_days(
 
     Returns:
         How many windows there are, and how many of them were fed to the network now.
+
+    Raises:
+        ModelError: windows have another rate or length than those that the network has learned from.
     """
     count, fresh, waiting = 0, 0, list[WindowSet]()
     for number, windows in enumerate(_ahead(read, days), start=1):
+        net.require_fit(windows)
         waiting.append(windows.with_channels(net.channels))
         # Days with few windows go together: each alone would fill up a batch.
         if number < len(days) and sum(map(len, waiting)) < _COMMIT:

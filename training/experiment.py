@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from training.arm import ORIGINAL, Arm
 from training.arms import tune
 from training.dataset import WindowSet
+from training.devices import device
 from training.evaluation import evaluate, recovery_ratio
 from training.finetune import trainable
 from training.folds import split_by_subject
@@ -33,7 +34,14 @@ from training.policies import Labelled
 from training.quality import Quality, score_quality
 from training.regimes import Planted, Regime, plant, relabelled
 from training.runkey import RECIPE
-from training.settings import Architecture, DataSettings, FineTuneSettings, OriginalSettings, QualitySettings
+from training.settings import (
+    Architecture,
+    ComputeSettings,
+    DataSettings,
+    FineTuneSettings,
+    OriginalSettings,
+    QualitySettings,
+)
 from training.tracking import NullRun, Progress, no_progress
 
 _LAST_EPOCHS = 5
@@ -50,8 +58,6 @@ class Pair:
     """Labelled; for the arm that pools, and no other."""
     target: WindowSet
     """Labelled rightly."""
-    holdout_subjects: tuple[str, ...] = ()
-    """Who of the target is always held out; empty: a draw of each seed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +67,8 @@ class Recipe:
     data: DataSettings
     quality: QualitySettings
     finetune: FineTuneSettings
+    compute: ComputeSettings = field(default_factory=ComputeSettings)
+    """How the machine is used; not what a cell is known by, as for a retraining."""
 
 
 class Experiment:
@@ -76,7 +84,7 @@ class Experiment:
         """
         net = pair.original.net
         self._pair, self._recipe, self._folder = pair, recipe, folder
-        self._target = pair.target.with_channels(net.channels).with_scenes(net.scenes).labelled()
+        self._target = net.aligned(pair.target).labelled()
 
     def run(
         self,
@@ -101,8 +109,8 @@ class Experiment:
         """
         total, done = len(regimes) * len(seeds) * len(arms), 0
         for regime_name, regime in regimes.items():
-            scenes = {
-                seed: _Scene(self._pair, self._target, self._recipe, regime, seed, lambda: self._cached)
+            draws = {
+                seed: _Draw(self._pair, self._target, self._recipe, regime, seed, lambda: self._cached)
                 for seed in seeds
             }
             turns = [(seed, arm) for last in (False, True) for seed in seeds for arm in arms if arm.slow == last]
@@ -116,7 +124,7 @@ class Experiment:
                 elif enough():
                     continue
                 else:
-                    cell = scenes[seed].train(arm)
+                    cell = draws[seed].train(arm)
                     _write(file, {**named, **cell})
                 done += 1
                 yield {**cell, **named, "key": key}
@@ -128,7 +136,6 @@ class Experiment:
             "recipe": RECIPE, "original": self._pair.original.digest, "target": self._digest, "regime": asdict(regime),
             "seed": seed, "arm": asdict(arm), "quality": asdict(self._recipe.quality), "finetune": finetune,
             "trainable": trainable(self._recipe.finetune), "holdout_share": self._recipe.data.holdout_share,
-            "holdout_subjects": self._pair.holdout_subjects,
             "source": self._pair.source.digest() if arm.start == "pooled" else "",
         }  # fmt: skip
         return hashlib.blake2b(json.dumps(parts, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
@@ -156,21 +163,20 @@ class _Cached:
     @classmethod
     def of(cls, net: SceneNet, windows: WindowSet, settings: FineTuneSettings) -> _Cached:
         frozen, part = net.split(trainable(settings))
-        inputs = infer(frozen, torch.from_numpy(windows.signals))
-        head_inputs = infer(part[:-1], inputs)
+        where = device(settings.device)
+        inputs = infer(frozen, torch.from_numpy(windows.signals), where=where)
+        head_inputs = infer(part[:-1], inputs, where=where)
         return cls(features=head_inputs.numpy(), inputs=inputs, head_inputs=head_inputs)
 
 
-class _Scene:
+class _Draw:
     """What all arms of one (regime, seed) share."""
 
     def __init__(
         self, pair: Pair, target: WindowSet, recipe: Recipe, regime: Regime, seed: int, cached: Callable[[], _Cached]
     ) -> None:
         self._pair, self._target, self._recipe, self._seed, self._get = pair, target, recipe, seed, cached
-        self._split = split_by_subject(
-            target, share=recipe.data.holdout_share, subjects=pair.holdout_subjects, seed=seed, min_train_subjects=2
-        )
+        self._split = split_by_subject(target, share=recipe.data.holdout_share, seed=seed, min_train_subjects=2)
         self._planted: Planted = plant(target, np.flatnonzero(self._split.train), regime, seed=seed)
 
     @property
@@ -221,11 +227,13 @@ class _Scene:
 
     def _predicted(self, net: SceneNet, arm: Arm) -> NDArray[np.int64]:
         """(n,) scenes of the holdout; where the frozen part is the original's, from what that made of it already."""
+        where = device(self._recipe.finetune.device)
         if arm.start == "scratch":
-            logits = infer(net, torch.from_numpy(self._target.signals[self._split.holdout]))
+            logits = infer(net, torch.from_numpy(self._target.signals[self._split.holdout]), where=where)
         else:
             _, part = net.split(trainable(self._recipe.finetune))
-            logits = infer(part, self._cached.inputs[torch.from_numpy(np.flatnonzero(self._split.holdout))])
+            held_out = torch.from_numpy(np.flatnonzero(self._split.holdout))
+            logits = infer(part, self._cached.inputs[held_out], where=where)
         predicted: NDArray[np.int64] = logits.argmax(1).numpy()
         return predicted
 
@@ -239,13 +247,17 @@ class _Scene:
                 architecture=cast("Architecture", original.architecture), epochs=settings.epochs, batch=settings.batch, seed=self._seed,
                 threads=settings.threads, device=settings.device,
             )  # fmt: skip
-            return fit_network(self._windows, train, spectrogram=original.spectrogram.settings), {}
+            return fit_network(
+                self._windows, train, spectrogram=original.spectrogram.settings, compute=self._recipe.compute
+            ), {}
         if arm.head_only:
             settings = replace(settings, trainable="head")
         cached = (self._cached.head_inputs if arm.head_only else self._cached.inputs)[torch.from_numpy(rows)]
         if arm.start == "pooled":
             data, cached = self._pooled(data, cached, settings)
-        tuned, weighed = tune(original, arm, cached, data, settings=settings, quality=self._recipe.quality, run=curves)
+        tuned, weighed = tune(
+            original, arm, cached, data, settings=settings, quality=self._recipe.quality, run=curves, compute=self._recipe.compute,
+        )  # fmt: skip
         details = {
             **weighed.details, "epochs": tuned.epochs, "head_pull": tuned.head_pull, "share": tuned.share,
         }  # fmt: skip
@@ -255,7 +267,7 @@ class _Scene:
         self, data: Labelled, cached: torch.Tensor, settings: FineTuneSettings
     ) -> tuple[Labelled, torch.Tensor]:
         net = self._pair.original.net
-        source = self._pair.source.with_channels(net.channels).with_scenes(net.scenes).labelled()
+        source = net.aligned(self._pair.source).labelled()
         theirs = _Cached.of(net, source, settings)
         ones = np.ones(len(source))
         both = Labelled(

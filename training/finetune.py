@@ -144,7 +144,9 @@ def finetune(
         head = trainer.choose_head(fold, groups, believed, shares) if near else trainer.whole_way(believed)
         head = ranks().agreed(head)
         # Where the original stays as it is, nothing below the head is worth a try; and a head is at its optimum already.
-        passes = epochs_of(trainer.rows_per_epoch(), settings) if head.share and not trainer.head_only else 0
+        # Nor is anything where nobody is left out who could say so.
+        worth_a_try = bool(head.share) and not trainer.head_only and (bool(judges.any()) or not near)
+        passes = epochs_of(trainer.rows_per_epoch(), settings) if worth_a_try else 0
         total = max(1, 2 * passes)
         training = trainer.digest(groups, believed, head, near=near) if checkpoint else ""
         kept = Checkpoint(checkpoint, training, every=compute.checkpoint_every)

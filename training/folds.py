@@ -151,8 +151,13 @@ def _named(
     known = sorted(set(windows.subjects[labelled].tolist()))
     for subject in subjects:
         if subject not in known:
-            near = difflib.get_close_matches(subject, known, n=1, cutoff=0.0)
-            msg = f"[data] holdout_subjects names {subject!r}, who has no labelled window; the nearest name is {near[0]!r}."
+            near = difflib.get_close_matches(subject, known, n=1)
+            hint = (
+                f"did you mean {near[0]!r}?"
+                if near
+                else f"{', '.join(known[:5])}{', …' if len(known) > 5 else ''} have."
+            )
+            msg = f"[data] holdout_subjects names {subject!r}, who has no labelled window; {hint}"
             raise DataError(msg)
     return np.unique(groups[labelled & np.isin(windows.subjects, list(subjects))])
 

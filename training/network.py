@@ -9,12 +9,13 @@ import copy
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import pickle
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torchvision.models
@@ -24,6 +25,9 @@ from training.errors import ModelError
 from training.saved import CONFIG, read_config
 from training.settings import SpectrogramSettings
 from training.spectrogram import Spectrogram
+
+if TYPE_CHECKING:
+    from training.dataset import WindowSet
 
 Trainable = Literal["head", "block", "layer4", "all"]
 """What a fine-tuning changes: the last linear layer, also the last residual block, the last stage, or all after the spectrogram."""
@@ -82,6 +86,34 @@ class SceneNet(nn.Module):
         blocks = [*stem, *net.layer4, nn.Sequential(net.avgpool, nn.Flatten()), net.fc]
         cut = {"head": len(blocks) - 1, "block": len(blocks) - 3, "layer4": len(stem), "all": 0}[trainable]
         return nn.Sequential(self.spectrogram, *blocks[:cut]), nn.Sequential(*blocks[cut:])
+
+    def require_fit(self, windows: WindowSet) -> None:
+        """Let windows pass that are cut as those were that this network has learned from.
+
+        Without it nothing would be said: a spectrogram of another rate has other frequencies in its bins, and a residual network takes
+        images of any size.
+
+        Raises:
+            ModelError: they have another rate or another length.
+        """
+        length = windows.signals.shape[2]
+        if not math.isclose(windows.rate_hz, self.rate_hz, rel_tol=1e-3) or length != self.samples:
+            msg = (
+                f"The windows have {length} samples at {windows.rate_hz:g} Hz, those that this model has learned from {self.samples} at "
+                f"{self.rate_hz:g} Hz. Set [windows] rate_hz and length to the model's and ingest into a new lake, or train an original "
+                "model on windows that are cut like these."
+            )
+            raise ModelError(msg)
+
+    def aligned(self, windows: WindowSet) -> WindowSet:
+        """Windows with the channels and scenes of this network, in its order; NaN where a channel is not there.
+
+        Raises:
+            ModelError: they have another rate or another length.
+            MissingScene: they are labelled with scenes that it does not know.
+        """
+        self.require_fit(windows)
+        return windows.with_channels(self.channels).with_scenes(self.scenes)
 
     def clone(self) -> SceneNet:
         """A copy that shares nothing."""

@@ -14,6 +14,10 @@ RECIPE = 15
 """Counts up when the code would make something else of the same data and settings: results of the old recipe are not the new one's."""
 
 
+ORIGINAL_RECIPE = 1
+"""Likewise of the code that trains original models."""
+
+
 def run_key(
     *,
     cohort: str,

@@ -1,8 +1,10 @@
 """What an experiment's cells come to: means, and how sure one can be, over seeds and people.
 
 Intervals are percentiles of a bootstrap: people are drawn, each with all their windows in every seed that holds them out, since asking
-the same person twice is no second opinion; and seeds. A draw that loses a scene is another question and is not counted. Of fewer than
-five people there is no interval. Arms that are compared are drawn alike, so that what they share does not blur their difference.
+the same person twice is no second opinion; and seeds. Of n people or seeds n - 1 are drawn: n would make the interval of a mean too
+narrow, by a fifth where n is 3 (McCarthy & Snowden, 1985, "The bootstrap and finite population sampling"). A draw that loses a scene is
+another question and is not counted. Of fewer than five people, all seeds together, there is no interval. Arms that are compared are
+drawn alike, so that what they share does not blur their difference.
 """
 
 from __future__ import annotations
@@ -40,6 +42,8 @@ class Row:
     seeds: int
     labels: int
     """To learn from, of the first seed, like the next three."""
+    labels_by_seed: tuple[int, int]
+    """Fewest and most: in an imbalanced regime a scene with few windows that is drawn as a common one makes all labels few."""
     wrong: int
     """Of them."""
     people: int
@@ -116,7 +120,8 @@ def _group(pair: str, regime: str, arms: Mapping[str, Sequence[Mapping[str, Any]
         recall = {scene: _mean([cell["recall"][scene] for cell in cells]) for scene in cells[0]["recall"]}
         made.append(
             Row(
-                pair=pair, regime=regime, arm=arm, seeds=len(cells), labels=cells[0]["train_windows"], wrong=cells[0]["wrong"],
+                pair=pair, regime=regime, arm=arm, seeds=len(cells), labels=cells[0]["train_windows"],
+                labels_by_seed=_range_of([cell["train_windows"] for cell in cells]), wrong=cells[0]["wrong"],
                 people=len(set(cells[0]["subjects"])), windows=len(cells[0]["truth"]), macro_f1=means[arm], interval=_interval(draws[arm]),
                 accuracy=float(np.mean([cell["accuracy"] for cell in cells])),
                 recovery_ratio=float(np.mean([cell["recovery_ratio"] for cell in cells])), recall=recall,
@@ -130,23 +135,19 @@ def _group(pair: str, regime: str, arms: Mapping[str, Sequence[Mapping[str, Any]
 
 
 def closed(found: Sequence[Row]) -> dict[str, float]:
-    """Arm → share of the way from the best conventional arm to the oracle that it goes, over all pairs and regimes given.
+    """Arm → share of the way from the best conventional arm to the oracle that it goes, over all pairs of a regime that have both.
 
-    Sums are divided, not shares averaged: where the oracle is hardly ahead, the share of one pair is chance.
+    Sums are divided, not shares averaged: where the oracle is hardly ahead, the share of one pair is chance. An arm of fewer seeds than
+    the oracle's is left out: it is compared on those alone.
     """
-    groups: dict[tuple[str, str], dict[str, Row]] = defaultdict(dict)
+    limits = {row.pair: row for row in found if row.arm == ORACLE and row.to_best is not None}
+    ways: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for row in found:
-        groups[row.pair, row.regime][row.arm] = row
-    gained: dict[str, float] = defaultdict(float)
-    possible = 0.0
-    for arms in groups.values():
-        limit = arms.get(ORACLE)
-        if limit is None or limit.to_best is None:
-            continue
-        possible += limit.to_best
-        for name, row in arms.items():
-            gained[name] += row.to_best or 0.0
-    return {name: value / possible for name, value in gained.items()} if possible > 0 else {}
+        limit = limits.get(row.pair)
+        if limit is not None and limit.to_best is not None and row.to_best is not None and row.seeds == limit.seeds:
+            ways[row.arm].append((row.to_best, limit.to_best))
+    sums = {arm: np.sum(each, axis=0) for arm, each in ways.items()}
+    return {arm: float(gained / possible) for arm, (gained, possible) in sums.items() if possible > 0}
 
 
 def overview(found: Sequence[Row]) -> str:
@@ -230,7 +231,7 @@ def markdown(found: Sequence[Row]) -> str:
     lines = []
     for pair, regime in dict.fromkeys((row.pair, row.regime) for row in found):
         mine = [row for row in found if (row.pair, row.regime) == (pair, regime)]
-        top = max(row.macro_f1 for row in mine if row.arm != ORACLE)
+        top = max((row.macro_f1 for row in mine if row.arm != ORACLE), default=None)
         most = max(row.seeds for row in mine)
         lines += [
             f"### {pair}, {regime} ({_seeds(most)})",
@@ -257,7 +258,8 @@ def explained() -> str:
     usual = ", ".join(CONVENTIONAL)
     return (
         "Macro-F1 and accuracy are of people held out, means over the seeds; bold: the best arm but the oracle, which knows what labels\n"
-        "are wrong. 95 %: by a bootstrap over people and seeds; – where fewer than five people are held out, or their draws lose a scene.\n"
+        "are wrong. 95 %: by a bootstrap over people and seeds; – where all seeds together hold out fewer than five people, or draws of\n"
+        "them lose a scene.\n"
         "Recovery: accuracy ÷ the original's at home. Differences are of macro-F1, on the same people and seeds: to free-plain; to the\n"
         f"best of the conventional arms ({usual});\n"
         "to the best of the same recipe (all that FilterLoss has but its weights). Spread: of balanced accuracy over the last epochs.\n"
@@ -293,19 +295,22 @@ def _drawn_f1(cells: Sequence[Mapping[str, Any]], seed: int) -> Array:
     names = np.unique(np.concatenate([np.array(cell["subjects"]) for cell in cells]))
     if len(names) < _LEAST_PEOPLE:
         return np.empty(0)
-    times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=_MOST_DRAWS)
-    picked = rng.integers(len(cells), size=(_MOST_DRAWS, len(cells)))
-    confusions = [_people(cell, names) for cell in cells]
-    drawn = [np.einsum("dp,pij->dij", times, each) for each in confusions]
-    whole = np.all(
-        [(each.sum(2) > 0)[:, all_.sum((0, 2)) > 0].all(1) for each, all_ in zip(drawn, confusions, strict=True)],
-        axis=0,
-    )
-    if whole.sum() < _LEAST_DRAWS:
-        return np.empty(0)
-    values = np.stack([_f1(each[whole]) for each in drawn], axis=1)
-    chosen: Array = np.take_along_axis(values, picked[whole], axis=1)[:_DRAWS].mean(1)
-    return chosen
+    times = rng.multinomial(len(names) - 1, np.full(len(names), 1 / len(names)), size=_MOST_DRAWS)
+    picked = rng.integers(len(cells), size=(_MOST_DRAWS, max(1, len(cells) - 1)))
+    values = np.stack([_f1_of_drawn(_people(cell, names), times) for cell in cells], axis=1)
+    means: Array = np.take_along_axis(values, picked, axis=1).mean(1)
+    whole = means[~np.isnan(means)]
+    return whole[:_DRAWS] if len(whole) >= _LEAST_DRAWS else np.empty(0)
+
+
+def _f1_of_drawn(confusions: NDArray[np.int64], times: NDArray[np.int64]) -> Array:
+    """(people, scenes, scenes), (draws, people) how often each person is drawn → (draws,) macro-F1; NaN where a scene is lost."""
+    drawn = np.einsum("dp,pij->dij", times, confusions)
+    there = confusions.sum((0, 2)) > 0
+    whole = (drawn.sum(2) > 0)[:, there].all(1)
+    values = np.full(len(times), np.nan)
+    values[whole] = _f1(drawn[whole])
+    return values
 
 
 def _people(cell: Mapping[str, Any], names: NDArray[np.str_]) -> NDArray[np.int64]:
@@ -333,10 +338,16 @@ def _interval(values: Array) -> Interval | None:
 
 
 def _measured_on(row: Row) -> str:
+    fewest, most = row.labels_by_seed
+    others = "" if fewest == most else f"; {fewest:,} to {most:,} labels by seed"
     return (
         f"{row.labels:,} labels to learn from, {row.wrong:,} of them wrong; {row.people} people held out, with {row.windows:,} windows "
-        "(first seed)."
+        f"(first seed{others})."
     )
+
+
+def _range_of(counts: Sequence[int]) -> tuple[int, int]:
+    return min(counts), max(counts)
 
 
 def _seeds(count: int) -> str:

@@ -127,10 +127,11 @@ class ArmsRuns:
             # MLflow's client itself would go on trying for minutes.
             check_answers(self._settings.registry.tracking_uri)
             tell(self._tracker)
-        except RegistryError as error:
+        # OSError: artifacts are written by the client, and may have their place on a disk that is the server's alone.
+        except (RegistryError, OSError) as error:
             self._without(error)
 
-    def _without(self, error: RegistryError) -> None:
+    def _without(self, error: Exception) -> None:
         self._tracker = None
         say(f"{error}\nThe experiment goes on without MLflow: its cells and its table are on the disk.")
 

@@ -31,6 +31,7 @@ from training.regimes import REGIMES, Regime
 if TYPE_CHECKING:
     from training.dataset import WindowSet
     from training.experiment import Pair
+    from training.settings import DataSettings
     from training.transfer import Row
 
 _DONE = "done.json"
@@ -81,8 +82,9 @@ def run(
     runs = ArmsRuns(settings)
     pair = pair_of(settings, place, (source, target), cohorts, name)
     experiment = Experiment(
-        pair, Recipe(data=settings.data, quality=settings.quality, finetune=settings.finetune), place / "cells"
-    )
+        pair, Recipe(data=settings.data, quality=settings.quality, finetune=settings.finetune, compute=settings.compute),
+        place / "cells",
+    )  # fmt: skip
     runs.begin(pair)
     cells = []
     with progress("Experiment") as show:
@@ -116,9 +118,11 @@ def _tables(
     folder.mkdir(parents=True, exist_ok=True)
     why = reasons(cells)
     arms = [arm for arm in EVERY if arm in {cell["arm"] for cell in cells}]
+    regimes = dict.fromkeys(row.regime for row in found)
+    ways = {regime: closed([row for row in found if row.regime == regime]) for regime in regimes}
     summary: dict[str, Any] = {
         "pair": pair.name, "source_accuracy": pair.original.accuracy, "cells": len(cells), "wanted": wanted,
-        "rows": [asdict(row) for row in found], "closed": closed(found), "reasons": why,
+        "rows": [asdict(row) for row in found], "closed": ways, "reasons": why,
         "below_original": {arm: original_beaten(cells, arm) for arm in arms if EVERY[arm].filters},
     }  # fmt: skip
     texts = {
@@ -127,7 +131,6 @@ def _tables(
     for name, text in texts.items():
         with whole(folder / name) as partial:
             partial.write_text(text, encoding="utf-8")
-    regimes = dict.fromkeys(row.regime for row in found)
     return [folder / name for name in texts] + [_picture(folder, pair.name, regime, found) for regime in regimes]
 
 
@@ -150,6 +153,7 @@ def pair_of(settings: Settings, place: Path, where: tuple[str, str], cohorts: tu
     """
     from training.experiment import Pair
     from training.original import OriginalModel, train_original
+    from training.runkey import ORIGINAL_RECIPE
 
     for each in where:
         _require_data(each)
@@ -162,24 +166,40 @@ def pair_of(settings: Settings, place: Path, where: tuple[str, str], cohorts: tu
         )
         raise DataError(msg)
     source, target = _only(source, shared), _only(target, shared)
-    data = replace(settings.data, scenes=tuple(shared))
+    # Those of [data] are the installation's; here each seed draws its own.
+    data = replace(settings.data, scenes=tuple(shared), holdout_subjects=())
+    _require_people("source", source, data, min_labelled=data.min_labelled, min_train_subjects=1)
+    _require_people("target", target, data, min_labelled=0, min_train_subjects=2)
     parts = json.dumps(
-        [source.digest(), asdict(settings.original), asdict(data), asdict(settings.spectrogram)], default=str
-    )
+        [ORIGINAL_RECIPE, source.digest(), asdict(settings.original), asdict(data), asdict(settings.spectrogram)], default=str
+    )  # fmt: skip
     folder = place / "originals" / hashlib.blake2b(parts.encode(), digest_size=8).hexdigest()
     if (folder / "model.json").exists():
         original = OriginalModel.load(folder)
     else:
         with progress("Training the original model") as show:
             original = train_original(
-                source, settings.original, data=data, spectrogram=settings.spectrogram, progress=show
-            )
+                source, settings.original, data=data, spectrogram=settings.spectrogram, compute=settings.compute, progress=show,
+            )  # fmt: skip
         original.save(folder)
     say(f"{name}: {len(source):,} windows of the source, {len(target):,} of the target; {', '.join(shared)}.")
     say(f"Original model: accuracy {original.accuracy:.3f} at home.")
-    return Pair(
-        name=name, original=original, source=source, target=target, holdout_subjects=settings.data.holdout_subjects
-    )
+    return Pair(name=name, original=original, source=source, target=target)
+
+
+def _require_people(
+    which: str, windows: WindowSet, data: DataSettings, *, min_labelled: int, min_train_subjects: int
+) -> None:
+    """Said of either before the original model takes minutes."""
+    from training.folds import split_by_subject
+
+    try:
+        split_by_subject(
+            windows, share=data.holdout_share, seed=data.seed, min_labelled=min_labelled, min_train_subjects=min_train_subjects,
+        )  # fmt: skip
+    except DataError as error:
+        msg = f"The {which}: {error}"
+        raise type(error)(msg) from error
 
 
 def _only(windows: WindowSet, scenes: Sequence[str]) -> WindowSet:
@@ -223,7 +243,8 @@ def through_kafka(settings: Settings, place: Path, recordings: Path) -> str:
     """
     _require_data(str(recordings))
     files = sorted(recordings.rglob("*.parquet"))
-    listed = [(str(file.relative_to(recordings)), file.stat().st_size) for file in files]
+    # By content: a label that is put right leaves a file as long as it was.
+    listed = [(str(file.relative_to(recordings)), _digest(file)) for file in files]
     cut = json.dumps([listed, asdict(settings.windows)], default=str)
     name = hashlib.blake2b(cut.encode(), digest_size=6).hexdigest()
     lake = place / "lakes" / name
@@ -251,6 +272,11 @@ def through_kafka(settings: Settings, place: Path, recordings: Path) -> str:
     with whole(lake / _DONE) as partial:
         partial.write_text(json.dumps({"recordings": str(recordings), **sent}), encoding="utf-8")
     return str(lake)
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "blake2b").hexdigest()
 
 
 def _command(environ: Mapping[str, str], *arguments: str) -> dict[str, Any]:

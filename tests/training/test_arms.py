@@ -89,7 +89,7 @@ def test_every_arm_is_measured_on_the_same_holdout_and_has_its_pictures(bench: B
     assert {"comparison.png", "tiers.png"} <= set(parent.names)
     assert max(tracking.runs["plain"].curves) == 2
     assert {"epochs", "head_pull", "share"} <= set(tracking.runs["plain"].set)
-    assert results["filterloss"].details["validation"] >= results["filterloss"].details["validation_original"]
+    assert results["filterloss"].details["share"] > 0, "the original knows nothing here, and people left out see it"
     again = run_arms(bench, tmp_path, tracker=Tracking(), parent=Pictures())
     for name, result in results.items():
         assert again[name].seconds == result.seconds, "trained twice"
@@ -138,7 +138,8 @@ def test_people_left_out_choose_how_far_to_go(bench: Bench) -> None:
     noisy = finetune(
         net, cached, mixed, ones, labelled.groups(), believed=ones, adjust=True, shares=(1.0,), settings=QUICK
     )
-    assert noisy.validation >= noisy.validation_original
+    assert noisy.share == 0
+    assert noisy.net.digest() == net.digest()
 
 
 def test_a_gain_that_could_be_chance_leaves_the_original(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from tests.training.lakes import publish
 from tests.training.made import network, windows
 from training.dataset import WindowSet, from_lake
 from training.embeddings import BATCH, LakeStore, contents, embed, embed_days, features_of, forward
+from training.errors import ModelError
 
 
 class Counting(LakeStore):
@@ -52,6 +53,13 @@ def test_another_model_and_another_content_are_embedded_anew(store: Counting) ->
     assert changed.fresh == 1
     np.testing.assert_array_equal(changed.features, forward(net.split("head")[0], signals))
     assert embed(net, "m", made, store).fresh == 0, "the window as it was is still known"
+
+
+def test_days_that_are_cut_otherwise_than_the_network_knows_are_refused(store: Counting) -> None:
+    slower = replace(windows(people=1, each=2), rate_hz=25.0)
+    with pytest.raises(ModelError, match="100 samples at 25 Hz, those that this model has learned from 100 at 50 Hz"):
+        embed_days(network(), "m", lambda _: slower, [date(2024, 5, 1)], store)
+    assert store.kept == 0
 
 
 def test_a_relabelled_window_is_not_embedded_again(store: Counting) -> None:

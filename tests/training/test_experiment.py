@@ -85,6 +85,54 @@ def test_what_takes_longest_comes_last_of_a_regime(pair: Pair, tmp_path: Path) -
     assert named == [(seed, arm) for some in (fast, ["free-scratch", "free-pooled"]) for seed in (0, 1) for arm in some]
 
 
+def test_everything_that_decides_a_cell_is_in_its_key(pair: Pair) -> None:
+    def key(
+        data: Pair = pair,
+        recipe: Recipe = RECIPE,
+        regime: Regime = REGIME["some"],
+        seed: int = 0,
+        arm: str = "free-plain",
+    ) -> str:
+        return Experiment(data, recipe, Path())._key(regime, seed, EVERY[arm])
+
+    wider = replace(pair, source=windows(people=2, each=7, seed=9))
+    others = [
+        key(replace(pair, original=replace(pair.original, digest="another"))),
+        key(replace(pair, target=windows(people=6, each=8, seed=1))),
+        key(recipe=replace(RECIPE, quality=replace(RECIPE.quality, floor=0.1))),
+        key(recipe=replace(RECIPE, data=replace(RECIPE.data, holdout_share=0.5))),
+        key(recipe=replace(RECIPE, finetune=replace(RECIPE.finetune, trainable="head"))),
+        key(recipe=replace(RECIPE, finetune=replace(RECIPE.finetune, epochs=3))),
+        key(regime=Regime(labels=0.5, wrong=0.1)),
+        key(seed=1),
+        key(arm="free-focal"),
+        key(arm="free-pooled"),
+        key(wider, arm="free-pooled"),
+    ]
+    assert len({key(), *others}) == 1 + len(others)
+    assert key(wider) == key(), "the source's windows go into no other arm"
+    assert key(recipe=replace(RECIPE, finetune=replace(RECIPE.finetune, threads=3))) == key()
+
+
+def test_the_labels_of_the_people_held_out_change_no_prediction(pair: Pair, tmp_path: Path) -> None:
+    arms = [EVERY[name] for name in ("free-plain", "logit-adjusted", "filterloss-auto")]
+    before = list(Experiment(pair, RECIPE, tmp_path / "a").run(REGIME, [0], arms))
+    scenes = pair.target.scenes.copy()
+    # Shuffled within each person, so that the same people are drawn.
+    for person in set(before[0]["subjects"]):
+        theirs = np.flatnonzero(pair.target.subjects == person)
+        scenes[theirs] = np.roll(scenes[theirs], 5)
+    after = list(
+        Experiment(replace(pair, target=replace(pair.target, scenes=scenes)), RECIPE, tmp_path / "b").run(
+            REGIME, [0], arms
+        )
+    )
+    for one, two in zip(before, after, strict=True):
+        assert one["subjects"] == two["subjects"]
+        assert one["truth"] != two["truth"]
+        assert one["predicted"] == two["predicted"]
+
+
 def test_another_recipe_target_or_seed_is_another_cell(pair: Pair, tmp_path: Path) -> None:
     arm = [EVERY["original"]]
     pull = replace(RECIPE, finetune=replace(RECIPE.finetune, pull=1e-3))

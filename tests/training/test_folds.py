@@ -126,8 +126,10 @@ def test_people_who_share_a_session_stay_together() -> None:
 def test_people_can_be_named() -> None:
     made = windows(people=4, each=2)
     assert split_by_subject(made, share=0.3, subjects=("p2", "p0")).holdout_subjects == ("p0", "p2")
-    with pytest.raises(DataError, match=r"\[data\] holdout_subjects names 'p22'.*nearest name is 'p2'"):
+    with pytest.raises(DataError, match=r"\[data\] holdout_subjects names 'p22'.*did you mean 'p2'\?"):
         split_by_subject(made, share=0.3, subjects=("p22",))
+    with pytest.raises(DataError, match=r"names 'anna', who has no labelled window; p0, p1, p2, p3 have\."):
+        split_by_subject(made, share=0.3, subjects=("anna",))
     with pytest.raises(TooFewSubjects, match="with p0, p1, p2, p3 held out, fewer than 1 are left"):
         split_by_subject(made, share=0.3, subjects=("p0", "p1", "p2", "p3"))
 

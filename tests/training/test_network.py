@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,15 @@ def test_the_two_parts_are_the_whole_and_share_its_parameters(net: SceneNet, tra
     assert set(halves) == ours
     trained = {"head": 2, "block": 8, "layer4": 17, "all": len(ours)}[trainable]
     assert len(list(part.parameters())) == trained
+
+
+def test_windows_of_another_rate_or_length_are_refused_with_what_to_change(net: SceneNet) -> None:
+    """Nothing else would say so: a residual network takes images of any size, and an answer is an answer."""
+    made = windows(people=1, each=2)
+    assert net.aligned(made.with_channels(("acc_z", "acc_x"))).channels == CHANNELS
+    for other in (replace(made, rate_hz=RATE / 2), replace(made, signals=made.signals[..., :-1])):
+        with pytest.raises(ModelError, match=r"learned from 100 at 50 Hz. Set \[windows\] rate_hz and length"):
+            net.aligned(other)
 
 
 def test_a_clone_shares_nothing(net: SceneNet) -> None:

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from training import policies
 from training.arm import EVERY, POLICIES
 from training.errors import SettingsError
-from training.heads import Head, fit_head
+from training.heads import Head, HeadProblem, fit_head
 from training.learned import TIE, WeightMap, held_out_loss, learn_map
 from training.policies import Labelled, weigh
 from training.quality import adjustment
@@ -297,5 +297,13 @@ def test_a_head_of_another_loss_is_at_its_optimum_too() -> None:
     found = fit_head(
         data.features, data.labels, weights, start=data.head, pull=1e-3, adjustment=shift, loss=arm.loss, iterations=500
     )
+    problem = HeadProblem.of(
+        data.features, data.labels, weights, start=data.head, pull=1e-3, adjustment=shift, loss=arm.loss
+    )
+    constant = problem.inputs[0, -1]
+    change = np.hstack([found.weight, found.bias[:, None] / constant]) - problem.origin
+    _, steep = problem.objective(np.zeros_like(change))
+    _, flat = problem.objective(change)
+    assert np.linalg.norm(flat) < 1e-3 * np.linalg.norm(steep)
     usual = fit_head(data.features, data.labels, weights, start=data.head, pull=1e-3, adjustment=shift)
     assert not np.allclose(found.weight, usual.weight)

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from training import transfer
 from training.transfer import aims, closed, explained, markdown, original_beaten, overview, reasons, rows
 
 SCENES = ["Run", "Walk"]
@@ -125,6 +126,61 @@ def test_the_same_people_asked_in_more_seeds_are_no_more_people() -> None:
     one, ten = (rows([uneven(seed) for seed in range(many)])[0].interval for many in (1, 10))
     assert one is not None
     assert ten == pytest.approx(one, abs=0.02)
+
+
+def test_an_interval_is_as_wide_as_few_seeds_and_few_people_make_it() -> None:
+    """The standard error of a mean of n values is s / √n, s² being divided by n - 1: drawing n of n would come to less."""
+    values = [0.5, 0.6, 0.86]
+    cells = [cell("free-plain", seed, value) for seed, value in enumerate(values)]
+    spread = float(np.std(transfer._drawn_f1(cells, 0)))
+    assert spread == pytest.approx(np.std(values, ddof=1) / np.sqrt(3), rel=0.07)
+    one = cell("free-plain", 0, 1.0)
+    shares = {f"p{n}": value for n, value in enumerate((0.5, 0.6, 0.7, 0.8, 0.9, 1.0))}
+    one["predicted"] = [
+        truth if at % 50 < 50 * shares[person] else 1 - truth
+        for at, (truth, person) in enumerate(zip(one["truth"], one["subjects"], strict=True))
+    ]
+    spread = float(np.std(transfer._drawn_f1([one], 0)))
+    assert spread == pytest.approx(np.std(list(shares.values()), ddof=1) / np.sqrt(6), rel=0.07)
+
+
+def test_a_scene_that_a_draw_loses_in_a_seed_that_it_leaves_out_is_no_loss() -> None:
+    """In one seed of three one person alone shows Walk: draws without them count where that seed is not drawn."""
+    cells = [cell("free-plain", seed, 0.8) for seed in range(3)]
+    lone = cells[2]
+    keep = [
+        at
+        for at, (person, truth) in enumerate(zip(lone["subjects"], lone["truth"], strict=True))
+        if person == "p0" or truth == 0
+    ]
+    for name in ("subjects", "truth", "predicted"):
+        lone[name] = [lone[name][at] for at in keep]
+    names = np.unique(np.array(cells[0]["subjects"]))
+    without = np.array([[0, 5, 0, 0, 0, 0]])
+    found = [transfer._f1_of_drawn(transfer._people(each, names), without) for each in cells]
+    assert [np.isnan(each).item() for each in found] == [False, False, True]
+
+
+def test_an_arm_that_a_pair_lacks_goes_no_less_of_the_way_for_it() -> None:
+    """Nor does one of fewer seeds go a way that others went."""
+    both = [
+        cell(arm, seed, value, pair=pair)
+        for pair in "ab"
+        for seed in range(2)
+        for arm, value in (("free-plain", 0.5), ("oracle", 0.9))
+    ]
+    only = [cell("filterloss-auto", seed, 0.7, pair="a") for seed in range(2)]
+    assert closed(rows([*both, *only]))["filterloss-auto"] == pytest.approx(0.5)
+    assert "free-scratch" not in closed(rows([*both, *only, cell("free-scratch", 0, 0.7, pair="a")]))
+
+
+def test_a_table_of_the_oracle_alone_has_no_best() -> None:
+    assert "| oracle | 0.900 |" in markdown(rows([cell("oracle", 0, 0.9)]))
+
+
+def test_how_many_labels_other_seeds_had_is_said() -> None:
+    few = [{**cell("free-plain", seed, 0.5), "train_windows": 90 - 10 * seed} for seed in range(3)]
+    assert "(first seed; 70 to 90 labels by seed)" in markdown(rows(few))
 
 
 def test_of_four_people_there_is_no_interval() -> None:

@@ -123,6 +123,20 @@ def test_a_server_that_goes_away_between_two_cells_is_not_waited_for(
     assert capsys.readouterr().err.count("goes on without MLflow") == 1
 
 
+def test_artifacts_whose_place_this_machine_may_not_write_to_stop_nothing(
+    house: House, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """MLflow's client writes artifacts itself, and a server may name a folder of its own for them."""
+
+    def refused(self: MlflowRunLog, path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(MlflowRunLog, "file", refused)
+    done = house.go("original")
+    assert Path(done["table"]).exists()
+    assert capsys.readouterr().err.count("goes on without MLflow") == 1
+
+
 def test_an_experiment_in_the_trash_stops_nothing(house: House, capsys: pytest.CaptureFixture[str]) -> None:
     client: MlflowClient = house.client
     experiment = client.get_experiment_by_name("scene-recogniser-arms")

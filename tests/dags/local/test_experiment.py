@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 
-from dags.local.experiment import run, through_kafka
+from dags import commands
+from dags.errors import CommandRefused
+from dags.local.experiment import pair_of, run, through_kafka
 from dags.settings import Settings, load
 from streaming.fleet import simulate, target_fleet
 from streaming.lake import scan_windows
 from tests.training.lakes import SETTINGS, of_people, publish
 from tests.training.made import SMALL, windows
+from training import original
 from training.arm import EVERY
-from training.errors import DataError, SettingsError
+from training.errors import DataError, SettingsError, TooFewLabels, TooFewSubjects
 from training.experiment import Experiment
 from training.settings import OriginalSettings
 
@@ -117,6 +120,31 @@ def test_a_source_and_a_target_with_nothing_in_common_are_told_so(tmp_path: Path
         )  # fmt: skip
 
 
+def test_too_few_people_are_said_of_the_source_or_the_target_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(original, "train_original", lambda *_, **__: pytest.fail("trained"))
+    publish(tmp_path / "both", of_people("a", windows(people=3, each=8)), cohort="source")
+    publish(tmp_path / "both", of_people("b", windows(people=2, each=8)), cohort="target")
+    lake = str(tmp_path / "both")
+    found, cohorts = settings(tmp_path), ("source", "target")
+    with pytest.raises(TooFewSubjects, match=r"^The target: Too few people: 48 labelled windows"):
+        pair_of(found, tmp_path / "experiments", (lake, lake), cohorts, "n")
+    many = replace(found, data=replace(found.data, min_labelled=1000))
+    with pytest.raises(TooFewLabels, match=r"^The source: Too few labels: 72 labelled windows"):
+        pair_of(many, tmp_path / "experiments", (lake, lake), cohorts, "n")
+
+
+def test_people_whom_an_installation_holds_out_are_not_those_of_an_experiment(lake: str, tmp_path: Path) -> None:
+    """The names of [data] holdout_subjects are of its own target, who may not be among these."""
+    found = settings(tmp_path)
+    done = run(
+        replace(found, data=replace(found.data, holdout_subjects=("anna",))), source=lake, target=lake,
+        cohorts=("source", "target"), name="n", arms="original", regimes="hard", seeds=1, minutes=None,
+    )  # fmt: skip
+    assert done["cells"] == 1
+
+
 @pytest.mark.broker
 def test_recordings_go_through_kafka_into_a_lake_of_their_own_once(
     bootstrap_servers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -132,3 +160,15 @@ def test_recordings_go_through_kafka_into_a_lake_of_their_own_once(
     assert 0 < found.height <= len(manifest.sessions)
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
     assert through_kafka(load(), tmp_path / "experiments", tmp_path / "recordings") == lake, "made once"
+    # A label that is put right leaves a file as long as it was.
+    file = next((tmp_path / "recordings").rglob("*.parquet"))
+    content = file.read_bytes()
+    file.write_bytes(content[:-5] + bytes([content[-5] ^ 1]) + content[-4:])
+
+    def refused(*_: object, **__: object) -> None:
+        msg = "sent again"
+        raise CommandRefused(msg)
+
+    monkeypatch.setattr(commands, "run", refused)
+    with pytest.raises(CommandRefused, match="sent again"):
+        through_kafka(load(), tmp_path / "experiments", tmp_path / "recordings")

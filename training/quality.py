@@ -195,7 +195,9 @@ def _judges(
     judges: dict[str, Array] = {}
     for number, (name, groups) in enumerate((("person", people), ("session", windows.session_groups()))):
         told = partial(_within, progress, number, 2)
-        found = _out_of_fold(labels, groups, features, weights, head, train, scenes, settings, seed, told)
+        found = _out_of_fold(
+            features, labels, weights, groups, train=train, head=head, settings=settings, seed=seed, progress=told
+        )
         judges |= {f"heads without the {name}, {which}": each for which, each in found.items()}
     judges[_NEIGHBOURS] = _votes(*neighbourhood, labels, weights, scenes)
     judges[_ORIGINAL] = softmax(head.logits(features), axis=1)
@@ -207,19 +209,31 @@ def _within(progress: Progress, number: int, rounds: int, done: int, total: int,
 
 
 def _out_of_fold(
-    labels: NDArray[np.int64],
-    groups: NDArray[np.int64],
     features: NDArray[np.floating],
+    labels: NDArray[np.int64],
     weights: Array,
-    head: Head,
+    groups: NDArray[np.int64],
+    *,
     train: NDArray[np.bool_],
-    scenes: int,
+    head: Head,
     settings: QualitySettings,
     seed: int,
     progress: Progress,
 ) -> dict[str, Array]:
-    """Which heads → (n, scenes) probabilities, each by heads that have not seen the window's group."""
-    rows = np.flatnonzero(train)
+    """Which heads → (n, scenes) probabilities, each by heads that have not seen the window's group.
+
+    Args:
+        features: (n, d) of the original model.
+        labels: (n,) as given.
+        weights: (n,) how much a window teaches.
+        groups: (n,) who belongs together.
+        train: (n,) who teaches; the others are judged by all.
+        head: the original's.
+        settings: folds and pulls.
+        seed: of the folds.
+        progress: told after each.
+    """
+    rows, scenes = np.flatnonzero(train), len(head.bias)
     fold = np.full(len(labels), -1)
     fold[rows] = grouped_folds(groups[rows], labels[rows], settings.folds, rng=np.random.default_rng(seed))
     folds = int(fold.max()) + 1

@@ -184,8 +184,9 @@ def aims(found: Sequence[Row], arm: str) -> dict[str, dict[str, Any]]:
 
     ``conventional``: the best single arm as people run it, and the lead over it; ``conventional_of_each_pair``: the lead over each pair's
     own best, which nobody knows beforehand; ``same_recipe``: likewise the best single arm that has all but the weights; ``pruned``: over
-    pruning with the same recipe; ``closed``: the share of the way from the best of each pair to the oracle. What an experiment has no
-    arms for is None. ``pairs`` are those that have all of the regime's arms: the others are in no mean.
+    pruning with the same recipe; ``closed``: the share of the way from the best of each pair to the oracle; ``behind``: pair → how far its
+    best arm, of all but the oracle, is ahead of this one. What an experiment has no arms for is None. ``pairs`` are those that have all of
+    the regime's arms: the others are in no mean.
     """
     result = {}
     for regime in dict.fromkeys(row.regime for row in found):
@@ -205,6 +206,10 @@ def aims(found: Sequence[Row], arm: str) -> dict[str, dict[str, Any]]:
             "conventional_of_each_pair": float(np.mean(leads)) if leads else None,
             "pruned": values[arm] - values[PRUNED] if PRUNED in values else None,
             "closed": closed([row for each in table.values() for row in each]).get(arm),
+            "behind": {
+                row.pair: max(each[at].macro_f1 for name, each in table.items() if name != ORACLE) - row.macro_f1
+                for at, row in enumerate(table[arm])
+            },
         }  # fmt: skip
     return result
 

@@ -260,6 +260,11 @@ def test_a_pair_that_lacks_an_arm_is_in_no_mean() -> None:
 
 def test_how_far_it_is_ahead_of_what_it_is_to_be_ahead_of() -> None:
     found = aims(rows(BOTH), "filterloss-auto")["hard"]
+    assert found["behind"] == {"a": pytest.approx(0), "b": pytest.approx(0)}, (
+        "it is the best itself; the oracle is no rival"
+    )
+    plain = aims(rows(BOTH), "free-plain")["hard"]
+    assert plain["behind"] == {"a": pytest.approx(0.1), "b": pytest.approx(0.4)}
     assert found["pairs"] == ["a", "b"]
     assert found["conventional"] == {"arm": "free-focal", "lead": pytest.approx(0.2)}
     assert found["conventional_of_each_pair"] == pytest.approx(0.1), "0.7 is the best in both, of another arm each"
@@ -269,5 +274,6 @@ def test_how_far_it_is_ahead_of_what_it_is_to_be_ahead_of() -> None:
     without = aims(rows([each for each in BOTH if each["arm"] in {"original", "filterloss-auto"}]), "filterloss-auto")
     assert without["hard"] == {
         "pairs": ["a", "b"], "conventional": None, "conventional_of_each_pair": None, "same_recipe": None, "pruned": None, "closed": None,
+        "behind": {"a": pytest.approx(0), "b": pytest.approx(0)},
     }  # fmt: skip
     assert aims(rows(CELLS), "filterloss-tiers") == {}

@@ -118,7 +118,8 @@ def test_heads_judge_on_the_way_as_well() -> None:
     labelled, _ = flipped(0.2)
     net, people, ones = network(), labelled.groups(), np.ones(len(labelled))
     found = _out_of_fold(
-        labelled.scenes, people, features_of(net, labelled), ones, Head.of(net), ones > 0, 3, QualitySettings(), 0, no_progress
+        features_of(net, labelled), labelled.scenes, ones, people, train=ones > 0, head=Head.of(net), settings=QualitySettings(),
+        seed=0, progress=no_progress,
     )  # fmt: skip
     assert found.keys() == {"pull 0.001", "pull 1e-05", "on the way"}
     for each in found.values():

@@ -22,9 +22,10 @@ from benchmarks.images import SAMPLES, network, noise
 from benchmarks.machine import machine, versions, write
 from streaming.settings import WindowSettings
 from tests.training.lakes import publish
-from training.dataset import WindowSet, from_lake
+from training.dataset import WindowSet
 from training.devices import device
 from training.embeddings import LakeStore, embed_days, forward
+from training.lake import from_lake
 from training.network import placed
 
 QUICK = bool(os.environ.get("QUICK"))

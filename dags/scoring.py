@@ -61,8 +61,8 @@ def embed_days(
     said = lakes.labels_version(settings.lake) if labels_version is None else labels_version
 
     from training import embeddings
-    from training.dataset import described_windows, from_lake, usable
     from training.devices import device
+    from training.lake import described_windows, from_lake, usable
     from training.original import OriginalModel
 
     original, data = OriginalModel.load(settings.original_folder), settings.data
@@ -135,7 +135,7 @@ def sparse_rows(settings: Settings, key: str, bench: Bench, cohort: str, *, held
     import pyarrow as pa
 
     from streaming.tables import NO_LABELS, QUALITY_SCHEMA
-    from training.dataset import described_windows
+    from training.lake import described_windows
 
     windows, data = bench.windows, settings.data
     version, said = int(windows.version or 0), NO_LABELS if windows.labels_version is None else windows.labels_version

@@ -30,7 +30,7 @@ def load_windows(
     settings: Settings, *, cohort: str, version: int | None, labels_version: int | None = None
 ) -> WindowSet:
     """The labelled windows of a cohort, with the channels and scenes of the settings."""
-    from training.dataset import from_lake
+    from training.lake import from_lake
 
     data = settings.data
     return from_lake(
@@ -264,12 +264,33 @@ def check_model_is_of(settings: Settings, client: Client, cohort: str) -> None:
 
 
 def predict(settings: Settings, cohort: str, version: str, windows: WindowSet) -> list[int]:
-    """What a version of a cohort's model says of windows: indices into its scenes."""
+    """What a version of a cohort's model says of windows: indices into their scenes.
+
+    Raises:
+        ModelError: it was made for windows of another rate, of other channels or of other scenes; their shape may be the same.
+    """
     from registry.models import load_model
 
     client = mlflow_client(settings)
-    model = load_model(client, model_versions(settings, client, cohort).version(version), settings.home / "models")
+    store = model_versions(settings, client, cohort)
+    model = load_model(client, store.version(version), settings.home / "models")
+    _require_made_for(model.metadata, windows, f"Version {version} of {store.name}")
     return [int(scene) for scene in model.predict(windows.signals).argmax(1)]
+
+
+def _require_made_for(metadata: Mapping[str, Any], windows: WindowSet, model: str) -> None:
+    from training.errors import ModelError
+
+    theirs = {
+        "rate_hz": windows.rate_hz, "channels": list(windows.channels), "scenes": list(windows.scene_names),
+    }  # fmt: skip
+    for what, value in theirs.items():
+        if (made_for := metadata.get(what, value)) != value:
+            msg = (
+                f"{model} was made for windows with {what} = {made_for}, and these have {value}: what it says of them means nothing. Set "
+                "[windows] and [data] back to what they were, or begin anew with another [registry] model_name."
+            )
+            raise ModelError(msg)
 
 
 def promotions(settings: Settings, cohort: str = "") -> Promotions:

@@ -136,8 +136,8 @@ def unseen(settings: Settings, windows: pl.DataFrame, run_keys: Collection[str])
 
 
 def described(settings: Settings, cohort: str, version: int, labels_version: int) -> pl.DataFrame:
-    """Every window of a cohort, without its signals, see :func:`training.dataset.described_windows`."""
-    from training.dataset import described_windows
+    """Every window of a cohort, without its signals, see :func:`training.lake.described_windows`."""
+    from training.lake import described_windows
 
     return described_windows(settings.lake, version, labels_version, cohort=cohort, channels=settings.data.channels)
 
@@ -181,7 +181,7 @@ def _fresh(settings: Settings, cohort: str, windows: pl.DataFrame) -> pl.DataFra
 
 def _usable(settings: Settings, windows: pl.DataFrame) -> pl.DataFrame:
     """Those that are scored."""
-    from training.dataset import usable
+    from training.lake import usable
 
     data = settings.data
     return usable(windows, scenes=data.scenes or None, min_coverage=data.min_coverage, labelled_only=True)

@@ -30,6 +30,15 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 _REFUSED = 3
+_USUAL = DataSettings()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Data:
+    """What of [data] is left to say of an .npz: its windows have been chosen."""
+
+    holdout_share: float = _USUAL.holdout_share
+    min_labelled: int = _USUAL.min_labelled
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -72,14 +81,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _original(options: argparse.Namespace) -> dict[str, Any]:
-    settings, compute, data = _changed(options.set, OriginalSettings(), ComputeSettings(), DataSettings())
+    settings, compute, data = _changed(options.set, OriginalSettings(), ComputeSettings(), _Data())
     from training.dataset import WindowSet  # noqa: PLC0415  (after what takes no torch to see)
     from training.original import train_original  # noqa: PLC0415
 
     windows = WindowSet.load(options.windows)
-    if "channels" not in {each.partition("=")[0] for each in options.set}:
-        data = dataclasses.replace(data, channels=windows.channels)
-    model = train_original(windows, settings, data=data, compute=compute, progress=_told)
+    chosen = DataSettings(channels=windows.channels, **dataclasses.asdict(data))
+    model = train_original(windows, settings, data=chosen, compute=compute, progress=_told)
     model.save(options.into)
     return {"accuracy": model.accuracy, "macro_f1": model.macro_f1, "digest": model.digest, "folder": str(options.into)}
 

@@ -94,7 +94,8 @@ def split_by_subject(
         if missing:
             msg = (
                 f"No labelled window of {', '.join(missing)} among the people to {side}: {summary}. "
-                "Label that scene for more people, name others in [data] holdout_subjects, or leave it out of [data] scenes."
+                f"Label that scene for more people, {'name others in [data] holdout_subjects, ' if subjects else ''}or leave it out of "
+                "[data] scenes."
             )
             raise MissingScene(msg)
     names = tuple(sorted(set(windows.subjects[holdout].tolist())))

@@ -34,7 +34,11 @@ def check(section: str, settings: object, **rules: Rule) -> None:
     """
     for key, rule in rules.items():
         value = getattr(settings, key)
-        if not rule.holds(value):
+        try:
+            fine = rule.holds(value)
+        except TypeError:  # a number where a list belongs
+            fine = False
+        if not fine:
             msg = f"[{section}] {key} = {_shown(value)}: must be {rule.allowed}"
             raise SettingsError(msg)
 

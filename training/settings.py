@@ -53,7 +53,8 @@ class DataSettings:
     holdout_share: float = 0.3
     """Share of the people, 0 to 1, that a result is measured on."""
     holdout_subjects: tuple[str, ...] = ()
-    """The target's people to measure on, instead of a share: those whose labels are known to be right, if there are such."""
+    """The target's people to measure on, instead of a share: those whose labels are known to be right, if there are such. An experiment
+    draws its own."""
     min_labelled: int = 40
     """Fewer labelled windows than this are refused: nothing can be learned from them that the next few would not overturn."""
     seed: int = 0

@@ -1,10 +1,11 @@
 """What an experiment's cells come to: means, and how sure one can be, over seeds and people.
 
 Intervals are percentiles of a bootstrap: people are drawn, each with all their windows in every seed that holds them out, since asking
-the same person twice is no second opinion; and seeds. Of n people or seeds n - 1 are drawn: n would make the interval of a mean too
-narrow, by a fifth where n is 3 (McCarthy & Snowden, 1985, "The bootstrap and finite population sampling"). A draw that loses a scene is
-another question and is not counted. Of fewer than five people, all seeds together, there is no interval. Arms that are compared are
-drawn alike, so that what they share does not blur their difference.
+the same person twice is no second opinion; and seeds. Of n people or seeds n - 1 are drawn, which makes the standard error that of the
+n: drawing n makes it too small, by a fifth where n is 3 (McCarthy & Snowden, 1985, "The bootstrap and finite population sampling"). Of
+few seeds it stays a range of what was seen: three of them have no fortieth on either side. A draw of people that loses a scene in any
+seed is another question and is not counted. Of fewer than five people, all seeds together, there is no interval. Arms that are compared
+are drawn alike, so that what they share does not blur their difference.
 """
 
 from __future__ import annotations
@@ -135,7 +136,7 @@ def _group(pair: str, regime: str, arms: Mapping[str, Sequence[Mapping[str, Any]
 
 
 def closed(found: Sequence[Row]) -> dict[str, float]:
-    """Arm → share of the way from the best conventional arm to the oracle that it goes, over all pairs of a regime that have both.
+    """Arm → share of the way from the best conventional arm to the oracle that it goes, over all pairs of one regime that have both.
 
     Sums are divided, not shares averaged: where the oracle is hardly ahead, the share of one pair is chance. An arm of fewer seeds than
     the oracle's is left out: it is compared on those alone.
@@ -185,8 +186,8 @@ def aims(found: Sequence[Row], arm: str) -> dict[str, dict[str, Any]]:
     ``conventional``: the best single arm as people run it, and the lead over it; ``conventional_of_each_pair``: the lead over each pair's
     own best, which nobody knows beforehand; ``same_recipe``: likewise the best single arm that has all but the weights; ``pruned``: over
     pruning with the same recipe; ``closed``: the share of the way from the best of each pair to the oracle; ``behind``: pair → how far its
-    best arm, of all but the oracle, is ahead of this one. What an experiment has no arms for is None. ``pairs`` are those that have all of
-    the regime's arms: the others are in no mean.
+    best arm, of all with as many seeds but the oracle, is ahead of this one. What an experiment has no arms for is None. ``pairs`` are
+    those that have all of the regime's arms: the others are in no mean.
     """
     result = {}
     for regime in dict.fromkeys(row.regime for row in found):
@@ -207,7 +208,9 @@ def aims(found: Sequence[Row], arm: str) -> dict[str, dict[str, Any]]:
             "pruned": values[arm] - values[PRUNED] if PRUNED in values else None,
             "closed": closed([row for each in table.values() for row in each]).get(arm),
             "behind": {
-                row.pair: max(each[at].macro_f1 for name, each in table.items() if name != ORACLE) - row.macro_f1
+                row.pair: max(
+                    each[at].macro_f1 for name, each in table.items() if name != ORACLE and each[at].seeds == row.seeds
+                ) - row.macro_f1
                 for at, row in enumerate(table[arm])
             },
         }  # fmt: skip
@@ -268,7 +271,8 @@ def explained() -> str:
         "Recovery: accuracy ÷ the original's at home. Differences are of macro-F1, on the same people and seeds: to free-plain; to the\n"
         f"best of the conventional arms ({usual});\n"
         "to the best of the same recipe (all that FilterLoss has but its weights). Spread: of balanced accuracy over the last epochs.\n"
-        "With one seed, differences of five points mean nothing, with three, of one or two.\n"
+        "With one seed, differences of five points mean nothing, with three, of one or two; of so few seeds an interval is the range of\n"
+        "what was seen, and too narrow.\n"
     )
 
 
@@ -303,9 +307,10 @@ def _drawn_f1(cells: Sequence[Mapping[str, Any]], seed: int) -> Array:
     times = rng.multinomial(len(names) - 1, np.full(len(names), 1 / len(names)), size=_MOST_DRAWS)
     picked = rng.integers(len(cells), size=(_MOST_DRAWS, max(1, len(cells) - 1)))
     values = np.stack([_f1_of_drawn(_people(cell, names), times) for cell in cells], axis=1)
-    means: Array = np.take_along_axis(values, picked, axis=1).mean(1)
-    whole = means[~np.isnan(means)]
-    return whole[:_DRAWS] if len(whole) >= _LEAST_DRAWS else np.empty(0)
+    # All seeds, not those picked: a seed in which a scene is easily lost would be picked less often otherwise.
+    whole = ~np.isnan(values).any(1)
+    means: Array = np.take_along_axis(values[whole], picked[whole], axis=1).mean(1)
+    return means[:_DRAWS] if len(means) >= _LEAST_DRAWS else np.empty(0)
 
 
 def _f1_of_drawn(confusions: NDArray[np.int64], times: NDArray[np.int64]) -> Array:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +68,8 @@ class ArmsRuns:
             "recipe": RECIPE,
             "quality": asdict(settings.quality),
             "finetune": finetune,
-            "data": asdict(settings.data),
+            # Whom an installation holds out is nobody's business here.
+            "data": asdict(replace(settings.data, holdout_subjects=())),
         }
         digest = hashlib.blake2b(json.dumps(recipe, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
         self._pair = pair.name, {"run_key": f"{pair.original.digest} {pair.target.digest()} {digest}"}
@@ -127,11 +128,14 @@ class ArmsRuns:
             # MLflow's client itself would go on trying for minutes.
             check_answers(self._settings.registry.tracking_uri)
             tell(self._tracker)
-        # OSError: artifacts are written by the client, and may have their place on a disk that is the server's alone.
-        except (RegistryError, OSError) as error:
+        except RegistryError as error:
             self._without(error)
+        # MLflow's client writes artifacts itself, by whatever library their place asks for: a disk that is the server's alone is an
+        # OSError, a bucket without its library or its keys something else.
+        except Exception as error:  # noqa: BLE001  (what is on the disk is worth more than its copy)
+            self._without(f"MLflow's artifacts: {type(error).__name__}: {error}")
 
-    def _without(self, error: Exception) -> None:
+    def _without(self, error: Exception | str) -> None:
         self._tracker = None
         say(f"{error}\nThe experiment goes on without MLflow: its cells and its table are on the disk.")
 

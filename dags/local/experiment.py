@@ -166,6 +166,11 @@ def pair_of(settings: Settings, place: Path, where: tuple[str, str], cohorts: tu
         )
         raise DataError(msg)
     source, target = _only(source, shared), _only(target, shared)
+    cuts = [(windows.rate_hz, windows.signals.shape[2]) for windows in (source, target)]
+    if cuts[0] != cuts[1]:
+        told = " and ".join(f"{samples} samples at {rate:g} Hz" for rate, samples in cuts)
+        msg = f"Source and target are cut differently ({told}): ingest both with the same [windows], each into a new lake."
+        raise DataError(msg)
     # Those of [data] are the installation's; here each seed draws its own.
     data = replace(settings.data, scenes=tuple(shared), holdout_subjects=())
     _require_people("source", source, data, min_labelled=data.min_labelled, min_train_subjects=1)
@@ -211,7 +216,7 @@ def _only(windows: WindowSet, scenes: Sequence[str]) -> WindowSet:
 
 
 def _windows(settings: Settings, place: Path, where: str, cohort: str) -> WindowSet:
-    from training.dataset import from_lake
+    from training.lake import from_lake
 
     lake = where if _is_lake(where) else through_kafka(settings, place, Path(where))
     data = settings.data

@@ -20,7 +20,7 @@ from tests.streaming.lakes import LabelWriter
 from tests.training.lakes import of_people
 from tests.training.made import CHANNELS, SCENES, windows
 from training.dataset import UNLABELLED
-from training.errors import DataError
+from training.errors import DataError, ModelError
 from training.original import OriginalModel
 from training.tracking import no_progress
 
@@ -157,3 +157,22 @@ def test_no_lake(tmp_path: Path, place: Place) -> None:
     nowhere = replace(settings, lake=replace(settings.lake, uri=str(tmp_path / "nowhere")))
     with pytest.raises(LakeError, match="no table windows"):
         work.pin(nowhere, "target")
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"rate_hz": 25.0}, "rate_hz = 50.0, and these have 25.0"),
+        ({"channels": ("acc_z", "acc_y", "acc_x")}, "channels = .*'acc_x', 'acc_y', 'acc_z'.* and these have"),
+        ({"scene_names": ("Bus", "Still", "Walk")}, "scenes = .*'Run', 'Still', 'Walk'.*begin anew with another"),
+    ],
+)
+def test_a_champion_is_not_asked_about_windows_that_only_have_the_shape_of_its_own(
+    changed: dict[str, Any], said: str
+) -> None:
+    made = windows(people=1, each=1)
+    metadata = {"rate_hz": 50.0, "channels": ["acc_x", "acc_y", "acc_z"], "scenes": ["Run", "Still", "Walk"]}
+    steps._require_made_for(metadata, made, "Version 3")
+    steps._require_made_for({}, made, "A version from before it was said")
+    with pytest.raises(ModelError, match=f"Version 3 was made for windows with {said}"):
+        steps._require_made_for(metadata, replace(made, **changed), "Version 3")

@@ -142,6 +142,24 @@ def test_people_left_out_choose_how_far_to_go(bench: Bench) -> None:
     assert noisy.net.digest() == net.digest()
 
 
+def test_where_one_person_has_labelled_all_nothing_is_trained_that_nobody_could_judge(bench: Bench) -> None:
+    """People left out say whether what is below the head is worth it; an arm that asks nobody trains it all the same."""
+    labelled = bench.windows.select(bench.train)
+    cached = infer(bench.original.net.split("block")[0], torch.from_numpy(labelled.signals))
+    ones, alone = np.ones(len(labelled)), np.zeros(len(labelled), np.int64)
+    said = Pictures()
+    tuned = {
+        near: finetune(
+            bench.original.net, cached, labelled.scenes, ones, alone, believed=ones, adjust=True, shares=(1.0,), near=near,
+            settings=QUICK, run=said if near else None,
+        )
+        for near in (True, False)
+    }  # fmt: skip
+    assert [tuned[near].epochs for near in (True, False)] == [0, 2]
+    assert tuned[True].share == 1
+    assert max(said.curves) == 0
+
+
 def test_a_gain_that_could_be_chance_leaves_the_original(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """People left out see that a head is better than this untrained network; whether by chance is what decides."""
     tuned = tune(bench)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from tests.training.lakes import of_people, publish
 from tests.training.made import CHANNELS, windows
 from training.cohort import PARTS, Cohort
-from training.dataset import from_lake
 from training.errors import DataError, SettingsError
 from training.folds import split_by_subject
+from training.lake import from_lake
 
 NAMES = st.text(min_size=1, max_size=12)
 

@@ -10,9 +10,10 @@ import torch
 
 from tests.training.lakes import publish
 from tests.training.made import network, windows
-from training.dataset import WindowSet, from_lake
+from training.dataset import WindowSet
 from training.embeddings import BATCH, LakeStore, contents, embed, embed_days, features_of, forward
 from training.errors import ModelError
+from training.lake import from_lake
 
 
 class Counting(LakeStore):

@@ -226,9 +226,23 @@ def test_wrong_usage_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit, match="3"):
         main(["finetune", "x.npz", "--original", str(tmp_path), "--into", str(tmp_path), "--set", "epoch=1"])
     assert "there is no key 'epoch'; there are trainable, epochs" in capsys.readouterr().err
+    for what, text, said in (
+        ("original", "scenes=Walk", "there is no key 'scenes'"),
+        ("finetune", "floor=7", "floor"), ("finetune", "pulls=0.001", "pulls"),
+    ):  # fmt: skip
+        more = ["--original", str(tmp_path)] if what == "finetune" else []
+        with pytest.raises(SystemExit, match="3"):
+            main([what, "x.npz", *more, "--into", str(tmp_path), "--set", text])
+        assert said in capsys.readouterr().err
     with pytest.raises(SystemExit, match="3"):
         main(["original", str(tmp_path / "x.npz"), "--into", str(tmp_path)])
     assert "holds no windows" in capsys.readouterr().err
+
+
+def test_keys_of_data_and_quality_are_obeyed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="3"):
+        main(["original", str(target(tmp_path)), "--into", str(tmp_path / "o"), "--set", "min_labelled=61"])
+    assert "Too few labels: 60 labelled windows" in capsys.readouterr().err
 
 
 def test_windows_without_labels_are_said_to_be_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from dags.local.experiment import pair_of, run, through_kafka
 from dags.settings import Settings, load
 from streaming.fleet import simulate, target_fleet
 from streaming.lake import scan_windows
-from tests.training.lakes import SETTINGS, of_people, publish
+from tests.training.lakes import CUT, SETTINGS, of_people, publish
 from tests.training.made import SMALL, windows
 from training import original
 from training.arm import EVERY
@@ -130,6 +130,16 @@ def test_too_few_people_are_said_of_the_source_or_the_target_before_anything_is_
     found, cohorts = settings(tmp_path), ("source", "target")
     with pytest.raises(TooFewSubjects, match=r"^The target: Too few people: 48 labelled windows"):
         pair_of(found, tmp_path / "experiments", (lake, lake), cohorts, "n")
+    slow = tmp_path / "slow"
+    publish(
+        slow,
+        of_people("c", replace(windows(people=4, each=8), rate_hz=25.0)),
+        cut=replace(CUT, rate_hz=25.0, length=2 * CUT.length),
+    )
+    with pytest.raises(
+        DataError, match=r"cut differently \(100 samples at 50 Hz and 100 samples at 25 Hz\): ingest both"
+    ):
+        pair_of(found, tmp_path / "experiments", (lake, str(slow)), cohorts, "n")
     many = replace(found, data=replace(found.data, min_labelled=1000))
     with pytest.raises(TooFewLabels, match=r"^The source: Too few labels: 72 labelled windows"):
         pair_of(many, tmp_path / "experiments", (lake, lake), cohorts, "n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -219,6 +220,20 @@ def _send(settings: KafkaSettings, session_id: str, count: int) -> None:
     producer.close()
 
 
+def _make_anew(settings: KafkaSettings) -> None:
+    """Delete the topic of batches, and make another of its name once it is gone: deleting goes on after the answer."""
+    admin, topic = KafkaAdminClient(bootstrap_servers=settings.bootstrap_servers), settings.batches_topic
+    try:
+        admin.delete_topics([topic])
+        deadline = time.monotonic() + 30
+        while topic in admin.list_topics():
+            assert time.monotonic() < deadline, f"{topic} is still there"
+            time.sleep(0.05)  # polling a real broker
+    finally:
+        admin.close()
+    create_topics(settings.bootstrap_servers, {topic: 1})
+
+
 @pytest.mark.broker
 def test_while_it_is_paused_beside_a_real_kafka(anew: KafkaSettings) -> None:
     """Nothing is fetched, so that no answer tells; and Kafka's client takes what it knows of topics for true for five minutes."""
@@ -232,10 +247,7 @@ def test_while_it_is_paused_beside_a_real_kafka(anew: KafkaSettings) -> None:
         before = source.topic_id(one.topic)
         source.pause({one})
         source.poll(0.1)
-        admin = KafkaAdminClient(bootstrap_servers=anew.bootstrap_servers)
-        admin.delete_topics([one.topic])
-        admin.close()
-        create_topics(anew.bootstrap_servers, {one.topic: 1})
+        _make_anew(anew)
         _send(anew, "s2", 9)
         source.poll(0.1)
         source.resume({one})
@@ -260,10 +272,7 @@ def test_a_topic_made_anew_and_longer_is_refused_beside_a_real_kafka(anew: Kafka
 
     _send(anew, "s1", 4)
     read()
-    admin = KafkaAdminClient(bootstrap_servers=anew.bootstrap_servers)
-    admin.delete_topics([anew.batches_topic])
-    admin.close()
-    create_topics(anew.bootstrap_servers, {anew.batches_topic: 1})
+    _make_anew(anew)
     _send(anew, "s2", 9)
     with pytest.raises(LogReplaced, match="its id is another"):
         read()

@@ -26,6 +26,7 @@ _DRAWS, _MOST_DRAWS, _LEAST_DRAWS = 1000, 4000, 200
 """How many draws count, how many are made for them, and with how few there is no interval."""
 _LEAST_PEOPLE = 5
 _PLAIN = FREE + "plain"
+_WORTH = "With one seed, differences of five points mean nothing, with three, of one or two."
 _PLACE = {arm: at for at, arm in enumerate(EVERY)}
 _COLUMNS = (
     "arm", "macro-F1", "95 %", "accuracy", "recovery", "to plain", "to the best conventional", "to the best of the same recipe", "spread",
@@ -261,6 +262,15 @@ def markdown(found: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def rests_on(found: Sequence[Row]) -> str:
+    """How little a table may rest on: a line for each pair and regime, and what seeds are worth."""
+    first = {(row.pair, row.regime): row for row in reversed(found)}
+    lines = [
+        f"{pair}, {regime}, {_seeds(row.seeds)}: {_measured_on(row)}" for (pair, regime), row in reversed(first.items())
+    ]
+    return "\n".join([*lines, _WORTH]) if lines else ""
+
+
 def explained() -> str:
     """What the columns of :func:`markdown` say."""
     usual = ", ".join(CONVENTIONAL)
@@ -271,8 +281,7 @@ def explained() -> str:
         "Recovery: accuracy ÷ the original's at home. Differences are of macro-F1, on the same people and seeds: to free-plain; to the\n"
         f"best of the conventional arms ({usual});\n"
         "to the best of the same recipe (all that FilterLoss has but its weights). Spread: of balanced accuracy over the last epochs.\n"
-        "With one seed, differences of five points mean nothing, with three, of one or two; of so few seeds an interval is the range of\n"
-        "what was seen, and too narrow.\n"
+        f"{_WORTH} Of so few seeds an\ninterval is the range of what was seen, and too narrow.\n"
     )
 
 

@@ -69,9 +69,6 @@ def run(
         DataError: the two do not allow it; the message says what is missing.
         CommandRefused: recordings could not be brought into a lake.
     """
-    from training.experiment import Experiment, Recipe
-    from training.transfer import overview, rows
-
     if not re.fullmatch(_NAME, name):
         msg = f"--name is also that of a folder: letters, digits, '.', '_' and '-', the first a letter or digit, not {name!r}."
         raise SettingsError(msg)
@@ -79,8 +76,13 @@ def run(
     chosen = _chosen(arms, EVERY, "arm")
     wanted = _chosen(regimes, REGIMES, "regime")
     place = settings.home / "experiments"
-    runs = ArmsRuns(settings)
     pair = pair_of(settings, place, (source, target), cohorts, name)
+
+    # After what is refused at once: it takes seconds.
+    from training.experiment import Experiment, Recipe
+    from training.transfer import overview, rests_on, rows
+
+    runs = ArmsRuns(settings)
     experiment = Experiment(
         pair, Recipe(data=settings.data, quality=settings.quality, finetune=settings.finetune, compute=settings.compute),
         place / "cells",
@@ -98,6 +100,7 @@ def run(
     total = len(wanted) * len(chosen) * seeds
     files = _tables(place / name, pair, cells, found, wanted=total)
     say(overview(found))
+    say(rests_on(found))
     if len(cells) < total:
         say("The same command goes on with the other cells.")
     runs.table(found, overview(found), files)

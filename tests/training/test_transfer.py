@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from training import transfer
-from training.transfer import aims, closed, explained, markdown, original_beaten, overview, reasons, rows
+from training.transfer import aims, closed, explained, markdown, original_beaten, overview, reasons, rests_on, rows
 
 SCENES = ["Run", "Walk"]
 
@@ -173,6 +173,15 @@ def test_an_arm_that_a_pair_lacks_goes_no_less_of_the_way_for_it() -> None:
 
 def test_a_table_of_the_oracle_alone_has_no_best() -> None:
     assert "| oracle | 0.900 |" in markdown(rows([cell("oracle", 0, 0.9)]))
+
+
+def test_the_table_on_a_terminal_says_how_little_it_rests_on() -> None:
+    text = rests_on(rows([*CELLS, *({**each, "regime": "few"} for each in CELLS if each["seed"] == 0)]))
+    lines = text.splitlines()
+    assert lines[0].startswith("a, hard, 3 seeds: 90 labels to learn from, 18 of them wrong; 6 people held out")
+    assert lines[1].startswith("a, few, 1 seed: 90 labels")
+    assert lines[2].startswith("With one seed, differences of five points mean nothing")
+    assert rests_on([]) == ""
 
 
 def test_how_many_labels_other_seeds_had_is_said() -> None:

@@ -43,7 +43,9 @@ def lake(tmp_path: Path) -> str:
     return str(tmp_path / "both")
 
 
-def test_a_table_a_picture_and_cells_that_are_not_run_twice(lake: str, tmp_path: Path) -> None:
+def test_a_table_a_picture_and_cells_that_are_not_run_twice(
+    lake: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = settings(tmp_path)
     arms = "original,free-linear-probe,filterloss-per_sample,oracle"
 
@@ -54,6 +56,7 @@ def test_a_table_a_picture_and_cells_that_are_not_run_twice(lake: str, tmp_path:
         )  # fmt: skip
 
     done = go(1)
+    assert "labels to learn from" in capsys.readouterr().err
     assert (done["cells"], done["wanted"]) == (4, 4)
     summary = json.loads(Path(str(done["json"])).read_text())
     assert {row["arm"] for row in summary["rows"]} == set(arms.split(","))

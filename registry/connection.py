@@ -56,7 +56,10 @@ def check_answers(tracking_uri: str) -> None:
         try:
             httpx.get(f"{tracking_uri.rstrip('/')}/health", timeout=_REACH_SECONDS, follow_redirects=True)
         except httpx.HTTPError as error:
-            msg = f"MLflow does not answer at {tracking_uri} ({error}). Start it, or set [registry] tracking_uri to where it is."
+            msg = (
+                f"MLflow does not answer at {tracking_uri} ({error}). Start it ('sensorloop registry serve' does), or set [registry] "
+                "tracking_uri to where it is."
+            )
             raise MlflowUnavailable(msg) from error
 
 

@@ -131,7 +131,8 @@ class Experiment:
         progress(done, total, "done")
 
     def _key(self, regime: Regime, seed: int, arm: Arm) -> str:
-        finetune = {k: v for k, v in asdict(self._recipe.finetune).items() if k not in {"device", "threads", "seed"}}
+        # Each cell's seed is its own.
+        finetune = {key: value for key, value in self._recipe.finetune.recipe().items() if key != "seed"}
         parts = {
             "recipe": RECIPE, "original": self._pair.original.digest, "target": self._digest, "regime": asdict(regime),
             "seed": seed, "arm": asdict(arm), "quality": asdict(self._recipe.quality), "finetune": finetune,

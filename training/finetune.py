@@ -323,9 +323,8 @@ class _Trainer:
         self, groups: NDArray[np.int64], believed: NDArray[np.floating], head: _ChosenHead, *, near: bool
     ) -> str:
         """Of everything that decides what this training does."""
-        recipe = {key: value for key, value in asdict(self._settings).items() if key not in {"device", "threads"}}
         choices = [
-            RECIPE, recipe, asdict(head), asdict(self._loss), self._adjust, near, trainable(self._settings),
+            RECIPE, self._settings.recipe(), asdict(head), asdict(self._loss), self._adjust, near, trainable(self._settings),
             self._original.digest(),
         ]  # fmt: skip
         found = hashlib.blake2b(json.dumps(choices, default=str).encode(), digest_size=8)

@@ -41,10 +41,9 @@ def run_key(
         finetune: the recipe, with its seed; where it runs (device, threads) is left out.
         holdout: name of the frozen holdout: who is not trained on.
     """
-    recipe = {key: value for key, value in asdict(finetune).items() if key not in {"device", "threads"}}
     parts: Mapping[str, Any] = {
         "recipe": RECIPE, "cohort": cohort, "lake_version": lake_version, "original": original, "data": asdict(data),
-        "quality": asdict(quality), "finetune": recipe,
+        "quality": asdict(quality), "finetune": finetune.recipe(),
     }  # fmt: skip
     if labels_version is not None:
         parts = {**parts, "labels_version": labels_version}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from training import rules
 
@@ -178,6 +178,10 @@ class FineTuneSettings:
             validation_folds=rules.at_least(2, "so that somebody is left to judge"), device=_DEVICE, threads=rules.at_least(0),
             seed=rules.SEED,
         )  # fmt: skip
+
+    def recipe(self) -> dict[str, Any]:
+        """What of it decides what comes out, for keys: where it runs makes no other training."""
+        return {key: value for key, value in asdict(self).items() if key not in {"device", "threads"}}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

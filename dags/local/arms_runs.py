@@ -60,17 +60,11 @@ class ArmsRuns:
         from training.tracking import log_data
 
         settings = self._settings
-        # Where it is computed makes no other cell, so no other run either.
-        finetune = {
-            name: value for name, value in asdict(settings.finetune).items() if name not in {"device", "threads"}
-        }
+        # Of what decides the cells alone: an experiment draws its own people, and where it is computed makes no other run.
         recipe = {
-            "recipe": RECIPE,
-            "quality": asdict(settings.quality),
-            "finetune": finetune,
-            # Whom an installation holds out is nobody's business here.
+            "recipe": RECIPE, "quality": asdict(settings.quality), "finetune": settings.finetune.recipe(),
             "data": asdict(replace(settings.data, holdout_subjects=())),
-        }
+        }  # fmt: skip
         digest = hashlib.blake2b(json.dumps(recipe, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
         self._pair = pair.name, {"run_key": f"{pair.original.digest} {pair.target.digest()} {digest}"}
 
@@ -133,7 +127,7 @@ class ArmsRuns:
         # MLflow's client writes artifacts itself, by whatever library their place asks for: a disk that is the server's alone is an
         # OSError, a bucket without its library or its keys something else.
         except Exception as error:  # noqa: BLE001  (what is on the disk is worth more than its copy)
-            self._without(f"MLflow's artifacts: {type(error).__name__}: {error}")
+            self._without(f"What was found could not be logged to MLflow: {type(error).__name__}: {error}")
 
     def _without(self, error: Exception | str) -> None:
         self._tracker = None

@@ -135,7 +135,7 @@ def test_artifacts_whose_place_this_machine_may_not_write_to_stop_nothing(
     done = house.go("original")
     assert Path(done["table"]).exists()
     said = capsys.readouterr().err
-    assert "MLflow's artifacts: PermissionError: [Errno 13]" in said
+    assert "could not be logged to MLflow: PermissionError: [Errno 13]" in said
     assert said.count("goes on without MLflow") == 1
 
 

@@ -48,8 +48,9 @@ def ingest(settings: Settings, *, until_caught_up: bool, worker: int = 0) -> dic
     ).start()
     for number in _STOPPING:
         signal.signal(number, lambda *_: stopping.set())
-    say(f"Ingesting {settings.kafka.batches_topic} as {settings.kafka.group_id} until SIGTERM or Ctrl-C.")
     kafka = settings.kafka
+    until = "everything in it has been read" if until_caught_up else "SIGTERM or Ctrl-C"
+    say(f"Ingesting {kafka.batches_topic} as {kafka.group_id} until {until}.")
     create_topics(kafka, _topics(kafka))
     metrics, line = Metrics(), Line()
     with ExitStack() as stack:

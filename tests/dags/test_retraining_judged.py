@@ -19,6 +19,7 @@ from tests.dags.test_work import learn
 from tests.training.lakes import of_people
 from tests.training.made import windows
 from training.dataset import WindowSet
+from training.errors import ModelError
 from training.tracking import no_progress
 
 TOWN = "[retrain]\nown_windows = 20\n[care]\nleast_windows = 20"
@@ -87,6 +88,15 @@ def champion(place: Place, key: str) -> str:
     """That of ``target``: who was promoted above, where that test has run."""
     version: str = judging.promote(place.settings(), run_key=key, arm="filterloss")["champion"]
     return version
+
+
+def test_a_champion_is_asked_about_windows_of_its_own_kind_alone(place: Place, champion: str) -> None:
+    """MLflow's signature tells shapes apart, and these have one."""
+    settings = place.settings()
+    found = steps.load_windows(settings, cohort="target", version=2, labels_version=-1)
+    assert len(steps.predict(settings, "", champion, found)) == len(found)
+    with pytest.raises(ModelError, match=r"made for windows with rate_hz = 50\.0, and these have 25\.0"):
+        steps.predict(settings, "", champion, replace(found, rate_hz=25.0))
 
 
 @pytest.mark.parametrize(

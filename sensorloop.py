@@ -12,6 +12,7 @@ import signal
 import sys
 from datetime import timedelta
 from enum import StrEnum
+from importlib import metadata
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -19,7 +20,7 @@ from typing import Annotated
 import typer
 
 from dags import retraining, steps
-from dags.local import deadletter, judging, label, lake, quality, registry, tracking
+from dags.local import deadletter, judging, label, lake, quality, registry, setting, tracking
 from dags.settings import load as load_settings
 from dags.terminal import (
     EXIT_FINAL,
@@ -56,6 +57,21 @@ app.command("embed")(quality.embed)
 Cohort = Annotated[str, typer.Option(help="Which fleet: the recordings' and windows' cohort.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
 RunKey = Annotated[str, typer.Option(help="What 'sensorloop rescore' printed.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"sensorloop {metadata.version('sensorloop')}")
+        raise typer.Exit
+
+
+@app.callback(help=HELP)
+def _of_all(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Say which version this is.")
+    ] = False,
+) -> None:
+    del version
 
 
 class Fleet(StrEnum):
@@ -326,29 +342,7 @@ def experiment(
 
 for step in (judging.evaluate, judging.gate, judging.promote, judging.watch):
     app.command()(step)
-
-
-@app.command("settings")
-def settings_(
-    markdown: Annotated[bool, typer.Option("--markdown", help="As docs/settings.md has them.")] = False,
-) -> None:
-    """Every setting of sensorloop.toml: its value in force, who has set it, its variable, its unit and reason."""
-    from dags import described
-    from dags.settings import in_force
-    from streaming.errors import SettingsError
-
-    if markdown:
-        typer.echo(described.markdown(), nl=False)
-        return
-    wrong, given = None, {}
-    try:
-        given = in_force()
-    except SettingsError as error:  # said last: what there is to set is what one wants to read now
-        wrong = error
-    for each in described.described():
-        typer.echo(described.shown(each, given.get((each.section, each.key))))
-    if wrong is not None:
-        raise wrong
+app.command("settings")(setting.show)
 
 
 @app.command()

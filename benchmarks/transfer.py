@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from training.arm import FILTERLOSS
-from training.transfer import Row, aims, explained, markdown, overview
+from training.tables import explained, markdown, overview
+from training.transfer import Row, aims
 
 _ROUNDS = (("hard", 3), ("hard,few-imbalanced,few,every-label", 3), ("all", 5))
 """Regimes and seeds, in the order in which a table is wanted; cells that are there already cost nothing."""

@@ -221,6 +221,11 @@ class _Download:
             "HTTPS_PROXY, [repositories] in ~/.config/jgo.conf and <mirrors> in ~/.m2/settings.xml are respected; "
             "KAFKA_HOME uses a Kafka that is on this machine, KAFKA_BOOTSTRAP_SERVERS one that runs elsewhere."
         )
+        if any("CERTIFICATE_VERIFY_FAILED" in failure for failure in failures):
+            msg += (
+                " Behind a proxy that signs for others, REQUESTS_CA_BUNDLE is a file of certificates with its own among them "
+                "(often /etc/ssl/certs/ca-certificates.crt)."
+            )
         raise DownloadError(msg)
 
     def _get(self, pin: Pin, name: str, address: str, attempt: int) -> Path:

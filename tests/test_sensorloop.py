@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pyarrow as pa
@@ -35,6 +36,12 @@ def answer(done: subprocess.CompletedProcess[str]) -> dict[str, object]:
     assert done.returncode == 0, done.stderr
     found: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
     return found
+
+
+def test_it_says_which_version_it_is(tmp_path: Path) -> None:
+    done = run(tmp_path, "--version")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert (done.returncode, done.stdout) == (0, f"sensorloop {project['version']}\n")
 
 
 def test_help_names_every_command_and_imports_nothing_heavy(tmp_path: Path) -> None:

@@ -95,3 +95,22 @@ def transfer_figure(
     axes.set_xlabel("macro-F1 on people held out, with its 95 % interval over seeds and people")
     axes.set_title(title, fontsize=10)
     return figure
+
+
+def recall_figure(recall: Mapping[str, Mapping[str, float | None]], *, title: str) -> Figure:
+    """Arm → scene → recall, as shades with the numbers in them; what is None stays white."""
+    names, scenes = list(recall), list(next(iter(recall.values())))
+    figure = Figure(figsize=(3 + 0.7 * len(scenes), 1.5 + 0.27 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    shades = np.array(
+        [[np.nan if (value := recall[name][scene]) is None else value for scene in scenes] for name in names]
+    )
+    axes.imshow(shades, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks(range(len(scenes)), scenes, rotation=45, ha="right", fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    for (row, column), value in np.ndenumerate(shades):
+        if not np.isnan(value):
+            colour = "white" if value > 0.5 else "black"
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=7)
+    axes.set_title(title, fontsize=10)
+    return figure

@@ -26,12 +26,7 @@ _DRAWS, _MOST_DRAWS, _LEAST_DRAWS = 1000, 4000, 200
 """How many draws count, how many are made for them, and with how few there is no interval."""
 _LEAST_PEOPLE = 5
 _PLAIN = FREE + "plain"
-_WORTH = "With one seed, differences of five points mean nothing, with three, of one or two."
 _PLACE = {arm: at for at, arm in enumerate(EVERY)}
-_COLUMNS = (
-    "arm", "macro-F1", "95 %", "accuracy", "recovery", "to plain", "to the best conventional", "to the best of the same recipe", "spread",
-    "seconds",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,8 +52,11 @@ class Row:
     """95 %, of the macro-F1; None where too few people are held out."""
     accuracy: float
     recovery_ratio: float
+    recovery_interval: Interval | None
+    """That of the accuracy is the same, times the original's accuracy at home."""
     recall: dict[str, float | None]
-    """Mean over the seeds."""
+    """Scene → mean over the seeds whose people show it; None where none does."""
+    recall_intervals: dict[str, Interval | None]
     to_plain: float | None
     """Mean difference of macro-F1 to plain fine-tuning as people run it, seed by seed; None without it."""
     to_plain_interval: Interval | None
@@ -103,7 +101,7 @@ def rows(cells: Iterable[Mapping[str, Any]], *, seed: int = 0) -> list[Row]:
 
 
 def _group(pair: str, regime: str, arms: Mapping[str, Sequence[Mapping[str, Any]]], seed: int) -> list[Row]:
-    draws = {arm: _drawn_f1(cells, seed) for arm, cells in arms.items()}
+    draws = {arm: _drawn(cells, seed) for arm, cells in arms.items()}
     means = {arm: float(np.mean([cell["macro_f1"] for cell in cells])) for arm, cells in arms.items()}
     best, same = (
         max((arm for arm in names if arm in arms), key=means.__getitem__, default=None)
@@ -113,20 +111,24 @@ def _group(pair: str, regime: str, arms: Mapping[str, Sequence[Mapping[str, Any]
     def to(arm: str, other: str | None) -> tuple[float | None, Interval | None]:
         if other is None or other not in arms:
             return None, None
-        return means[arm] - means[other], _interval(draws[arm] - draws[other])
+        return means[arm] - means[other], _interval(draws[arm].macro_f1 - draws[other].macro_f1)
 
     made = []
     for arm, cells in arms.items():
         to_plain, to_best, to_same = to(arm, _PLAIN), to(arm, best), to(arm, same)
         spreads = [cell["spread"] for cell in cells if cell["spread"] is not None]
-        recall = {scene: _mean([cell["recall"][scene] for cell in cells]) for scene in cells[0]["recall"]}
+        scenes = cells[0]["scenes"]
         made.append(
             Row(
                 pair=pair, regime=regime, arm=arm, seeds=len(cells), labels=cells[0]["train_windows"],
                 labels_by_seed=_range_of([cell["train_windows"] for cell in cells]), wrong=cells[0]["wrong"],
-                people=len(set(cells[0]["subjects"])), windows=len(cells[0]["truth"]), macro_f1=means[arm], interval=_interval(draws[arm]),
+                people=len(set(cells[0]["subjects"])), windows=len(cells[0]["truth"]), macro_f1=means[arm],
+                interval=_interval(draws[arm].macro_f1),
                 accuracy=float(np.mean([cell["accuracy"] for cell in cells])),
-                recovery_ratio=float(np.mean([cell["recovery_ratio"] for cell in cells])), recall=recall,
+                recovery_ratio=float(np.mean([cell["recovery_ratio"] for cell in cells])),
+                recovery_interval=_interval(draws[arm].recovery),
+                recall={scene: _mean([cell["recall"][scene] for cell in cells]) for scene in scenes},
+                recall_intervals={scene: _interval(draws[arm].recall[:, at]) for at, scene in enumerate(scenes)},
                 to_plain=to_plain[0], to_plain_interval=to_plain[1], to_best=to_best[0], to_best_interval=to_best[1],
                 to_same=to_same[0], to_same_interval=to_same[1],
                 spread=float(np.mean(spreads)) if spreads else None,
@@ -152,35 +154,6 @@ def closed(found: Sequence[Row]) -> dict[str, float]:
     return {arm: float(gained / possible) for arm, (gained, possible) in sums.items() if possible > 0}
 
 
-def overview(found: Sequence[Row]) -> str:
-    """A table for each regime: macro-F1 of each arm in each pair that has all of the regime's arms, and the means over these pairs.
-
-    Of a regime of which no pair has all arms, as after a bench that was stopped early, there is none.
-    """
-    lines = []
-    for regime in dict.fromkeys(row.regime for row in found):
-        table = _by_arm(found, regime)
-        if not table:
-            continue
-        pairs = [row.pair for row in next(iter(table.values()))]
-        most = [max(each[at].seeds for each in table.values()) for at in range(len(pairs))]
-        values = {arm: _means(each) for arm, each in table.items()}
-        top = max((f1 for arm, (f1, _) in values.items() if arm != ORACLE), default=None)
-        lines += [
-            f"### {regime}: macro-F1 in each pair, and the means of macro-F1 and of the recovery ratio",
-            "",
-            f"| arm | {' | '.join(pairs)} | mean | recovery |",
-            f"|---|{'---|' * len(pairs)}---|---|",
-        ]
-        for arm, (f1, recovery) in values.items():
-            each = " | ".join(f"{row.macro_f1:.3f}" for row in table[arm])
-            mean = f"**{f1:.3f}**" if f1 == top else f"{f1:.3f}"
-            seeds = {_fewer(row, mine) for row, mine in zip(table[arm], most, strict=True)} - {""}
-            lines.append(f"| {arm}{max(seeds, default='')} | {each} | {mean} | {recovery:.3f} |")
-        lines.append("")
-    return "\n".join(lines)
-
-
 def aims(found: Sequence[Row], arm: str) -> dict[str, dict[str, Any]]:
     """Regime → how far an arm is ahead of what it is to be ahead of, in means of macro-F1 over the pairs.
 
@@ -192,10 +165,10 @@ def aims(found: Sequence[Row], arm: str) -> dict[str, dict[str, Any]]:
     """
     result = {}
     for regime in dict.fromkeys(row.regime for row in found):
-        table = _by_arm(found, regime)
+        table = by_arm(found, regime)
         if arm not in table:
             continue
-        values = {name: _means(each)[0] for name, each in table.items()}
+        values = {name: means(each)[0] for name, each in table.items()}
         same = [each.name for each in SAME_RECIPE if each.name != PRUNED]
         best = {
             what: max((name for name in names if name in values), key=values.__getitem__, default=None)
@@ -218,7 +191,7 @@ def aims(found: Sequence[Row], arm: str) -> dict[str, dict[str, Any]]:
     return result
 
 
-def _by_arm(found: Sequence[Row], regime: str) -> dict[str, list[Row]]:
+def by_arm(found: Sequence[Row], regime: str) -> dict[str, list[Row]]:
     """Arm → its rows, in one order of pairs: those that have every arm but slow ones, and what arms they all have."""
     at = {(row.pair, row.arm): row for row in found if row.regime == regime}
     named = list(dict.fromkeys(pair for pair, _ in at))
@@ -231,68 +204,9 @@ def _by_arm(found: Sequence[Row], regime: str) -> dict[str, list[Row]]:
     )
 
 
-def _means(each: Sequence[Row]) -> tuple[float, float]:
+def means(each: Sequence[Row]) -> tuple[float, float]:
+    """Of macro-F1 and of the recovery ratio, each row counting alike."""
     return float(np.mean([row.macro_f1 for row in each])), float(np.mean([row.recovery_ratio for row in each]))
-
-
-def markdown(found: Sequence[Row]) -> str:
-    """A table for each pair and regime, the arms as they come."""
-    lines = []
-    for pair, regime in dict.fromkeys((row.pair, row.regime) for row in found):
-        mine = [row for row in found if (row.pair, row.regime) == (pair, regime)]
-        top = max((row.macro_f1 for row in mine if row.arm != ORACLE), default=None)
-        most = max(row.seeds for row in mine)
-        lines += [
-            f"### {pair}, {regime} ({_seeds(most)})",
-            "",
-            _measured_on(mine[0]),
-            "",
-            f"| {' | '.join(_COLUMNS)} |",
-            f"|{'---|' * len(_COLUMNS)}",
-        ]
-        for row in mine:
-            value = f"**{row.macro_f1:.3f}**" if row.macro_f1 == top else f"{row.macro_f1:.3f}"
-            lines.append(
-                f"| {row.arm}{_fewer(row, most)} | {value} | {_range(row.interval)} | {row.accuracy:.3f} | {row.recovery_ratio:.3f} | "
-                f"{_difference(row.to_plain, row.to_plain_interval)} | {_difference(row.to_best, row.to_best_interval)} | "
-                f"{_difference(row.to_same, row.to_same_interval)} | "
-                f"{'–' if row.spread is None else f'{row.spread:.3f}'} | {row.seconds:.0f} |"
-            )
-        lines.append("")
-    return "\n".join(lines)
-
-
-def rests_on(found: Sequence[Row]) -> str:
-    """How little a table may rest on: a line for each pair and regime, and what seeds are worth."""
-    first = {(row.pair, row.regime): row for row in reversed(found)}
-    lines = [
-        f"{pair}, {regime}, {_seeds(row.seeds)}: {_measured_on(row)}" for (pair, regime), row in reversed(first.items())
-    ]
-    return "\n".join([*lines, _WORTH]) if lines else ""
-
-
-def explained() -> str:
-    """What the columns of :func:`markdown` say."""
-    usual = ", ".join(CONVENTIONAL)
-    return (
-        "Macro-F1 and accuracy are of people held out, means over the seeds; bold: the best arm but the oracle, which knows what labels\n"
-        "are wrong. 95 %: by a bootstrap over people and seeds; – where all seeds together hold out fewer than five people, or draws of\n"
-        "them lose a scene.\n"
-        "Recovery: accuracy ÷ the original's at home. Differences are of macro-F1, on the same people and seeds: to free-plain; to the\n"
-        f"best of the conventional arms ({usual});\n"
-        "to the best of the same recipe (all that FilterLoss has but its weights). Spread: of balanced accuracy over the last epochs.\n"
-        f"{_WORTH} Of so few seeds an\ninterval is the range of what was seen, and too narrow.\n"
-    )
-
-
-def reasons(cells: Iterable[Mapping[str, Any]]) -> str:
-    """A line for each cell whose arm says what it chose, and why."""
-    lines = [
-        f"- {cell['arm']}, {cell['pair']}, {cell['regime']}, seed {cell['seed']}: {cell['details']['policy']}, {cell['details']['why']}"
-        for cell in cells
-        if "why" in cell.get("details", {})
-    ]
-    return "\n".join(["What was chosen, and why:", "", *lines, ""]) if lines else ""
 
 
 def original_beaten(cells: Iterable[Mapping[str, Any]], arm: str) -> list[tuple[str, str, int, float]]:
@@ -307,29 +221,45 @@ def original_beaten(cells: Iterable[Mapping[str, Any]], arm: str) -> list[tuple[
     ]
 
 
-def _drawn_f1(cells: Sequence[Mapping[str, Any]], seed: int) -> Array:
-    """(draws,) mean macro-F1 of drawn seeds with drawn people; the same draws for every arm, since they have the same holdouts."""
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """Means of drawn seeds with drawn people; no draws where there are too few."""
+
+    macro_f1: Array
+    """(draws,), as the next."""
+    recovery: Array
+    recall: Array
+    """(draws, scenes), NaN where no seed that was drawn has the scene."""
+
+
+def _drawn(cells: Sequence[Mapping[str, Any]], seed: int) -> _Drawn:
+    """The same draws for every arm, since they have the same holdouts."""
     rng = np.random.default_rng(seed)
     names = np.unique(np.concatenate([np.array(cell["subjects"]) for cell in cells]))
+    none = _Drawn(np.empty(0), np.empty(0), np.empty((0, len(cells[0]["scenes"]))))
     if len(names) < _LEAST_PEOPLE:
-        return np.empty(0)
+        return none
     times = rng.multinomial(len(names) - 1, np.full(len(names), 1 / len(names)), size=_MOST_DRAWS)
     picked = rng.integers(len(cells), size=(_MOST_DRAWS, max(1, len(cells) - 1)))
-    values = np.stack([_f1_of_drawn(_people(cell, names), times) for cell in cells], axis=1)
+    people = [_people(cell, names) for cell in cells]
+    drawn = np.stack([np.einsum("dp,pij->dij", times, each) for each in people], axis=1)
+    there = np.stack([each.sum((0, 2)) > 0 for each in people])
     # All seeds, not those picked: a seed in which a scene is easily lost would be picked less often otherwise.
-    whole = ~np.isnan(values).any(1)
-    means: Array = np.take_along_axis(values[whole], picked[whole], axis=1).mean(1)
-    return means[:_DRAWS] if len(means) >= _LEAST_DRAWS else np.empty(0)
-
-
-def _f1_of_drawn(confusions: NDArray[np.int64], times: NDArray[np.int64]) -> Array:
-    """(people, scenes, scenes), (draws, people) how often each person is drawn → (draws,) macro-F1; NaN where a scene is lost."""
-    drawn = np.einsum("dp,pij->dij", times, confusions)
-    there = confusions.sum((0, 2)) > 0
-    whole = (drawn.sum(2) > 0)[:, there].all(1)
-    values = np.full(len(times), np.nan)
-    values[whole] = _f1(drawn[whole])
-    return values
+    whole = ((drawn.sum(3) > 0) | ~there).all((1, 2))
+    if np.count_nonzero(whole) < _LEAST_DRAWS:
+        return none
+    drawn, picked = drawn[whole][:_DRAWS], picked[whole][:_DRAWS]
+    right, true = np.diagonal(drawn, axis1=-2, axis2=-1), drawn.sum(-1)
+    # Recovery ratio ÷ accuracy, one number for all people of a seed; where nothing was right there is none, and none is needed.
+    home = np.array([cell["recovery_ratio"] / cell["accuracy"] if cell["accuracy"] else 0.0 for cell in cells])
+    seeds = np.arange(len(drawn))[:, None], picked
+    shown = (true > 0)[seeds]
+    recall = np.where(shown, (right / np.maximum(true, 1))[seeds], 0.0).sum(1)
+    return _Drawn(
+        _f1(drawn)[seeds].mean(1),
+        (home * right.sum(-1) / true.sum(-1))[seeds].mean(1),
+        np.where(shown.any(1), recall / np.maximum(shown.sum(1), 1), np.nan),
+    )
 
 
 def _people(cell: Mapping[str, Any], names: NDArray[np.str_]) -> NDArray[np.int64]:
@@ -350,44 +280,16 @@ def _f1(confusion: NDArray[np.int64]) -> Array:
 
 
 def _interval(values: Array) -> Interval | None:
-    if not len(values):
+    if not len(values) or np.isnan(values).any():
         return None
     low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
-
-
-def _measured_on(row: Row) -> str:
-    fewest, most = row.labels_by_seed
-    others = "" if fewest == most else f"; {fewest:,} to {most:,} labels by seed"
-    return (
-        f"{row.labels:,} labels to learn from, {row.wrong:,} of them wrong; {row.people} people held out, with {row.windows:,} windows "
-        f"(first seed{others})."
-    )
 
 
 def _range_of(counts: Sequence[int]) -> tuple[int, int]:
     return min(counts), max(counts)
 
 
-def _seeds(count: int) -> str:
-    return f"{count} seed{'' if count == 1 else 's'}"
-
-
-def _fewer(row: Row, most: int) -> str:
-    """How many seeds a row has, where others have more."""
-    return f" ({_seeds(row.seeds)})" if row.seeds < most else ""
-
-
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
-
-
-def _range(interval: Interval | None) -> str:
-    return "–" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
-
-
-def _difference(value: float | None, interval: Interval | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:+.3f}" + ("" if interval is None else f" ({interval[0]:+.3f} to {interval[1]:+.3f})")

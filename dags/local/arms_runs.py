@@ -97,8 +97,8 @@ class ArmsRuns:
                 log.file(file)
             for name in ("macro_f1", "recovery_ratio"):
                 log.metrics({f"{row.regime}/{row.arm}/{name}": getattr(row, name) for row in found})
-            shown = [pages.artifact(log.run_id, file.name) for file in files if file.suffix == ".png"]
-            pictures = "\n\n".join(f"![macro-F1 of each arm]({each})" for each in shown)
+            shown = {file.stem: pages.artifact(log.run_id, file.name) for file in files if file.suffix == ".png"}
+            pictures = "\n\n".join(f"![{name}, each arm]({each})" for name, each in shown.items())
             fits = len(text) + len(pictures) < pages.LONGEST
             log.describe(f"{text if fits else 'The table is transfer.md, among the artifacts.'}\n\n{pictures}")
 

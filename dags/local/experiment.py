@@ -80,7 +80,8 @@ def run(
 
     # After what is refused at once: it takes seconds.
     from training.experiment import Experiment, Recipe
-    from training.transfer import overview, rests_on, rows
+    from training.tables import overview, rests_on
+    from training.transfer import rows
 
     runs = ArmsRuns(settings)
     experiment = Experiment(
@@ -115,8 +116,9 @@ def run(
 def _tables(
     folder: Path, pair: Pair, cells: Sequence[Mapping[str, Any]], found: Sequence[Row], *, wanted: int
 ) -> list[Path]:
-    """Write what the cells come to: as JSON, as Markdown, and a picture for each regime."""
-    from training.transfer import closed, explained, markdown, original_beaten, reasons
+    """Write what the cells come to: as JSON, as Markdown, and two pictures for each regime."""
+    from training.tables import explained, markdown, reasons
+    from training.transfer import closed, original_beaten
 
     folder.mkdir(parents=True, exist_ok=True)
     why = reasons(cells)
@@ -134,7 +136,8 @@ def _tables(
     for name, text in texts.items():
         with whole(folder / name) as partial:
             partial.write_text(text, encoding="utf-8")
-    return [folder / name for name in texts] + [_picture(folder, pair.name, regime, found) for regime in regimes]
+    pictures = [file for regime in regimes for file in _pictures(folder, pair.name, regime, found)]
+    return [folder / name for name in texts] + pictures
 
 
 def _chosen(names: str, known: Mapping[str, _Each], what: str) -> dict[str, _Each]:
@@ -295,16 +298,18 @@ def _command(environ: Mapping[str, str], *arguments: str) -> dict[str, Any]:
         raise CommandRefused(msg) from error
 
 
-def _picture(folder: Path, name: str, regime: str, found: Sequence[Row]) -> Path:
-    from training.figures import transfer_figure
+def _pictures(folder: Path, name: str, regime: str, found: Sequence[Row]) -> list[Path]:
+    from training.figures import recall_figure, transfer_figure
 
-    values = {
-        row.arm: (row.macro_f1, *(row.interval or (row.macro_f1, row.macro_f1)))
-        for row in found
-        if row.regime == regime
+    mine = {row.arm: row for row in found if row.regime == regime}
+    values = {arm: (row.macro_f1, *(row.interval or (row.macro_f1, row.macro_f1))) for arm, row in mine.items()}
+    figures = {
+        regime: transfer_figure(values, title=f"{name}, {regime}", highlight=FILTERLOSS, limit=ORACLE),
+        f"{regime}-recall": recall_figure(
+            {arm: row.recall for arm, row in mine.items()}, title=f"{name}, {regime}: recall of each scene"
+        ),
     }
-    file = folder / f"{regime}.png"
-    figure = transfer_figure(values, title=f"{name}, {regime}", highlight=FILTERLOSS, limit=ORACLE)
-    with whole(file) as partial:
-        figure.savefig(partial, dpi=120, format="png")
-    return file
+    for what, figure in figures.items():
+        with whole(folder / f"{what}.png") as partial:
+            figure.savefig(partial, dpi=120, format="png")
+    return [folder / f"{what}.png" for what in figures]

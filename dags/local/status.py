@@ -27,7 +27,6 @@ def status(settings: Settings, *, once: bool, every: float) -> dict[str, Any]:
 
     from streaming.status import Observer, rates
 
-    observer = Observer(settings.kafka, settings.lake)
     console = Console(stderr=True)
     # An installation is a home: who looks at another than the one that is at work would else see it stand still.
     console.print(
@@ -36,6 +35,8 @@ def status(settings: Settings, *, once: bool, every: float) -> dict[str, Any]:
         markup=False,
         highlight=False,
     )
+    with console.status(f"Waiting for Kafka, {settings.kafka.bootstrap_timeout.total_seconds():g} s at most"):
+        observer = Observer(settings.kafka, settings.lake)
     try:
         now = observer.look()
         if once:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import runpy
+import ssl
 import tempfile
 import threading
 from collections import Counter
@@ -23,11 +24,13 @@ from streaming import artifacts, ports
 from streaming.artifacts import Pin, Pins
 from streaming.errors import BrokerError, ChecksumError, DownloadError
 
+from .certificates import Authority
+
 
 class Repository:
     """A Maven repository that can misbehave."""
 
-    def __init__(self) -> None:
+    def __init__(self, certificate: tuple[Path, Path] | None = None) -> None:
         self.files: dict[str, bytes] = {}
         self.asked: Counter[str] = Counter()
         self.unavailable: Counter[str] = Counter()
@@ -56,12 +59,18 @@ class Repository:
                 """Quiet."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._scheme = "http"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+            self._scheme = "https"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._thread.start()
 
     @property
     def address(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_port}"
 
     @property
     def sources(self) -> dict[str, str]:
@@ -169,8 +178,29 @@ def test_a_missing_file_is_named_with_what_to_try(repository: Repository, tmp_pa
         "KAFKA_BOOTSTRAP_SERVERS",
     ):
         assert way_out in str(caught.value)
+    assert "REQUESTS_CA_BUNDLE" not in str(caught.value)
     assert repository.asked[path_of("gone")] == 3
     assert {path.name for path in tmp_path.iterdir()} <= {there.filename}
+
+
+def test_a_certificate_that_is_not_trusted_says_how_to_trust_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As behind a proxy that signs for others."""
+    authority = Authority(tmp_path, "proxy")
+    signed = Repository(authority.issue("server"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
+    try:
+        wanted = pins(signed.pin("a", b"x"))
+        with pytest.raises(DownloadError, match=r"REQUESTS_CA_BUNDLE is a file of certificates"):
+            artifacts.fetch(wanted, tmp_path / "jars", repositories=signed.sources)
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.ca_file))
+        artifacts.fetch(wanted, tmp_path / "jars", repositories=signed.sources)
+    finally:
+        signed.close()
+    assert [path.name for path in (tmp_path / "jars").glob("*.jar")] == [wanted.artifacts[0].filename]
 
 
 def test_a_passing_failure_is_overcome(repository: Repository, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from training.figures import comparison_figure, confusion_figure, tier_figure
+from training.figures import comparison_figure, confusion_figure, recall_figure, tier_figure, transfer_figure
 
 SCENES = ("Bike", "Run", "Walk")
 
@@ -77,3 +77,32 @@ def test_a_recovery_that_is_undefined_is_left_out_and_not_drawn_on_top(caplog: p
     assert names[2:] == ["d", "b"]
     assert drawn(figure)
     assert not caplog.records
+
+
+def test_recall_is_a_shade_with_its_number_and_white_where_there_is_none() -> None:
+    figure = recall_figure(
+        {"original": {"Run": 0.2, "Walk": None}, "filterloss-auto": {"Run": 0.9, "Walk": 1.0}}, title="a, hard"
+    )
+    (axes,) = figure.axes
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["original", "filterloss-auto"]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["Run", "Walk"]
+    assert [text.get_text() for text in axes.texts] == ["0.20", "0.90", "1.00"]
+    shades = axes.images[0].get_array()
+    assert shades is not None
+    assert list(shades.mask.ravel()) == [False, True, False, False]
+    assert drawn(figure)
+
+
+def test_an_arm_has_its_interval_the_best_on_top_and_a_line_marks_the_limit() -> None:
+    values = {"oracle": (0.9, 0.9, 0.9), "free-plain": (0.5, 0.4, 0.6), "filterloss-auto": (0.8, 0.75, 0.85)}
+    figure = transfer_figure(values, title="a, hard", highlight="filterloss", limit="oracle")
+    (axes,) = figure.axes
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["free-plain", "filterloss-auto", "oracle"]
+    *spans, limit = [list(line.get_xdata()) for line in axes.lines]
+    assert limit == [0.9, 0.9]
+    assert spans[::2] == [[0.4, 0.6], [0.75, 0.85], [0.9, 0.9]]
+    assert spans[1::2] == [[0.5], [0.8], [0.9]]
+    assert len({axes.lines[at].get_color() for at in (0, 2, 4)}) == 3
+    bare = transfer_figure({"free-plain": (0.5, 0.4, 0.6)}, title="a", highlight="filterloss", limit="oracle")
+    assert len(bare.axes[0].lines) == 2, "no limit, no line"
+    assert drawn(figure)

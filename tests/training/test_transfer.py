@@ -5,32 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.training.cells import BOTH, CELLS, SCENES, cell
 from training import transfer
-from training.transfer import aims, closed, explained, markdown, original_beaten, overview, reasons, rests_on, rows
-
-SCENES = ["Run", "Walk"]
-
-
-def cell(arm: str, seed: int, accuracy: float, *, people: int = 6, each: int = 50, pair: str = "a") -> dict[str, Any]:
-    """A holdout of which such a share is right, the same share of each person and scene."""
-    truth = np.tile(np.repeat([0, 1], each), people)
-    right = np.tile(np.arange(each) < round(accuracy * each), 2 * people)
-    return {
-        "pair": pair, "regime": "hard", "seed": seed, "arm": arm, "accuracy": accuracy, "macro_f1": accuracy,
-        "train_windows": 90, "wrong": 18, "details": {},
-        "recovery_ratio": accuracy, "recall": {"Run": accuracy, "Walk": None}, "spread": None, "seconds": 2.0 + seed,
-        "scenes": SCENES, "truth": truth.tolist(), "predicted": np.where(right, truth, 1 - truth).tolist(),
-        "subjects": [f"p{n}" for n in np.repeat(np.arange(people), 2 * each)],
-    }  # fmt: skip
-
-
-CELLS = [
-    cell(arm, seed, value)
-    for seed in range(3)
-    for arm, value in (
-        ("original", 0.6), ("free-plain", 0.5), ("free-focal", 0.7), ("filterloss-auto", 0.86), ("oracle", 0.9),
-    )
-]  # fmt: skip
+from training.tables import markdown, overview
+from training.transfer import aims, closed, original_beaten, rows
 
 
 def test_means_differences_and_the_way_to_the_oracle() -> None:
@@ -56,15 +34,6 @@ def test_what_the_weights_give_is_the_lead_over_the_best_arm_of_the_same_recipe(
     assert found["filterloss-auto"].to_same_interval == pytest.approx((0.02, 0.02), abs=1e-9)
     assert found["filterloss-auto"].to_best == pytest.approx(0.16)
     assert {row.to_same for row in rows(CELLS)} == {None}, "there is none to compare with"
-
-
-def test_the_table_says_on_what_it_was_measured_and_why_auto_did_what_it_did() -> None:
-    text = markdown(rows(CELLS))
-    assert "90 labels to learn from, 18 of them wrong; 6 people held out, with 600 windows" in text
-    assert all(f"{word}" in explained() for word in ("bold", "95 %", "–", "Recovery", "free-undersampling", "Spread"))
-    auto = {**CELLS[3], "details": {"policy": "learned", "why": "because"}}
-    assert "- filterloss-auto, a, hard, seed 0: learned, because" in reasons([*CELLS, auto])
-    assert not reasons(CELLS)
 
 
 def test_rows_stand_in_the_order_of_the_arms_however_cells_came() -> None:
@@ -132,7 +101,7 @@ def test_an_interval_is_as_wide_as_few_seeds_and_few_people_make_it() -> None:
     """The standard error of a mean of n values is s / √n, s² being divided by n - 1: drawing n of n would come to less."""
     values = [0.5, 0.6, 0.86]
     cells = [cell("free-plain", seed, value) for seed, value in enumerate(values)]
-    spread = float(np.std(transfer._drawn_f1(cells, 0)))
+    spread = float(np.std(transfer._drawn(cells, 0).macro_f1))
     assert spread == pytest.approx(np.std(values, ddof=1) / np.sqrt(3), rel=0.07)
     one = cell("free-plain", 0, 1.0)
     shares = {f"p{n}": value for n, value in enumerate((0.5, 0.6, 0.7, 0.8, 0.9, 1.0))}
@@ -140,8 +109,36 @@ def test_an_interval_is_as_wide_as_few_seeds_and_few_people_make_it() -> None:
         truth if at % 50 < 50 * shares[person] else 1 - truth
         for at, (truth, person) in enumerate(zip(one["truth"], one["subjects"], strict=True))
     ]
-    spread = float(np.std(transfer._drawn_f1([one], 0)))
+    spread = float(np.std(transfer._drawn([one], 0).macro_f1))
     assert spread == pytest.approx(np.std(list(shares.values()), ddof=1) / np.sqrt(6), rel=0.07)
+
+
+def test_recovery_and_recall_have_intervals_of_the_same_draws() -> None:
+    """With scenes alike the recall is the accuracy, and so is the macro-F1; the recovery is it, by the accuracy at home."""
+    cells = [
+        {**cell("free-plain", seed, value), "recovery_ratio": value / 0.8} for seed, value in enumerate((0.5, 0.6, 0.9))
+    ]
+    (row,) = rows([{**each, "recall": dict.fromkeys(SCENES, each["accuracy"])} for each in cells])
+    assert row.interval is not None
+    assert row.recovery_ratio == pytest.approx(2 / 3 / 0.8)
+    assert row.recovery_interval == pytest.approx([value / 0.8 for value in row.interval])
+    assert row.recall == dict.fromkeys(SCENES, pytest.approx(2 / 3))
+    assert row.recall_intervals == dict.fromkeys(SCENES, pytest.approx(row.interval))
+    nothing = rows([cell("free-plain", 0, 0.0)])[0]
+    assert nothing.recovery_interval == (0, 0)
+
+
+def test_a_scene_that_some_seeds_lack_has_a_recall_of_the_others() -> None:
+    """And no interval: a draw may be of those that lack it alone."""
+    lacking = cell("free-plain", 0, 0.5)
+    keep = [at for at, truth in enumerate(lacking["truth"]) if truth == 0]
+    lacking |= {name: [lacking[name][at] for at in keep] for name in ("truth", "predicted", "subjects")}
+    lacking["recall"] = {"Run": 0.5, "Walk": None}
+    other = {**cell("free-plain", 1, 0.9), "recall": {"Run": 0.9, "Walk": 0.9}}
+    (row,) = rows([lacking, other])
+    assert row.recall == {"Run": pytest.approx(0.7), "Walk": pytest.approx(0.9)}
+    assert row.recall_intervals["Run"] is not None
+    assert row.recall_intervals["Walk"] is None
 
 
 def test_a_seed_in_which_a_scene_is_easily_lost_counts_as_much_as_the_others() -> None:
@@ -155,7 +152,7 @@ def test_a_seed_in_which_a_scene_is_easily_lost_counts_as_much_as_the_others() -
     ]
     for name in ("subjects", "truth", "predicted"):
         lone[name] = [lone[name][at] for at in keep]
-    assert transfer._drawn_f1(cells, 0).mean() == pytest.approx(2 / 3, abs=0.02)
+    assert transfer._drawn(cells, 0).macro_f1.mean() == pytest.approx(2 / 3, abs=0.02)
 
 
 def test_an_arm_that_a_pair_lacks_goes_no_less_of_the_way_for_it() -> None:
@@ -169,24 +166,6 @@ def test_an_arm_that_a_pair_lacks_goes_no_less_of_the_way_for_it() -> None:
     only = [cell("filterloss-auto", seed, 0.7, pair="a") for seed in range(2)]
     assert closed(rows([*both, *only]))["filterloss-auto"] == pytest.approx(0.5)
     assert "free-scratch" not in closed(rows([*both, *only, cell("free-scratch", 0, 0.7, pair="a")]))
-
-
-def test_a_table_of_the_oracle_alone_has_no_best() -> None:
-    assert "| oracle | 0.900 |" in markdown(rows([cell("oracle", 0, 0.9)]))
-
-
-def test_the_table_on_a_terminal_says_how_little_it_rests_on() -> None:
-    text = rests_on(rows([*CELLS, *({**each, "regime": "few"} for each in CELLS if each["seed"] == 0)]))
-    lines = text.splitlines()
-    assert lines[0].startswith("a, hard, 3 seeds: 90 labels to learn from, 18 of them wrong; 6 people held out")
-    assert lines[1].startswith("a, few, 1 seed: 90 labels")
-    assert lines[2].startswith("With one seed, differences of five points mean nothing")
-    assert rests_on([]) == ""
-
-
-def test_how_many_labels_other_seeds_had_is_said() -> None:
-    few = [{**cell("free-plain", seed, 0.5), "train_windows": 90 - 10 * seed} for seed in range(3)]
-    assert "(first seed; 70 to 90 labels by seed)" in markdown(rows(few))
 
 
 def test_of_four_people_there_is_no_interval() -> None:
@@ -226,42 +205,12 @@ def test_where_the_original_was_better_is_said() -> None:
     assert original_beaten(CELLS, "free-plain") == [("a", "hard", seed, pytest.approx(-0.1)) for seed in range(3)]
 
 
-def test_the_table_reads() -> None:
-    text = markdown(rows([*CELLS, *(cell("free-plain", s, 0.5, pair="b") for s in range(2))]))
-    assert "### a, hard (3 seeds)" in text
-    assert "### b, hard (2 seeds)" in text
-    line = next(line for line in text.splitlines() if line.startswith("| filterloss-auto"))
-    assert line.startswith("| filterloss-auto | **0.860** | 0.860 to 0.860 | 0.860 | 0.860 | +0.360")
-    assert text.index("| original |") < text.index("| free-plain |") < text.index("| oracle |"), "in families"
-
-
-BOTH = [
-    cell(arm, 0, value, pair=pair)
-    for pair, values in (("a", (0.6, 0.7, 0.5, 0.7, 0.6, 0.8, 0.9)), ("b", (0.5, 0.4, 0.7, 0.6, 0.7, 0.8, 0.9)))
-    for arm, value in zip(
-        ("original", "free-plain", "free-focal", "oversampling", "pruned", "filterloss-auto", "oracle"), values, strict=True
-    )
-]  # fmt: skip
-
-
-def test_the_overview_has_pairs_side_by_side_and_their_means() -> None:
-    lines = overview(rows(BOTH)).splitlines()
-    assert "| arm | a | b | mean | recovery |" in lines
-    assert "| free-focal | 0.500 | 0.700 | 0.600 | 0.600 |" in lines
-    assert "| filterloss-auto | 0.800 | 0.800 | **0.800** | 0.800 |" in lines, "the oracle is no rival"
-
-
 def test_pairs_that_have_no_arms_in_common_have_no_overview() -> None:
     """A bench that was stopped early: nothing can be said of them together yet."""
     apart = rows([cell("free-plain", 0, 0.5, pair="a"), cell("oracle", 0, 0.9, pair="b")])
     assert overview(apart) == ""
     assert aims(apart, "filterloss-auto") == {}
     assert "| oracle | 0.900 | 0.900 | 0.900 |" in overview(rows([cell("oracle", 0, 0.9)]))
-
-
-def test_a_pair_that_lacks_an_arm_is_in_no_mean() -> None:
-    lacking = [each for each in BOTH if (each["pair"], each["arm"]) != ("b", "free-focal")]
-    assert "| arm | a | mean | recovery |" in overview(rows(lacking))
 
 
 def test_how_far_it_is_ahead_of_what_it_is_to_be_ahead_of() -> None:

@@ -67,7 +67,8 @@ def test_a_pair_is_a_run_with_the_table_and_each_cell_one_below_it(
     assert set(below) == {"original", "free-plain", "oracle"}, "those that were trained before it answered, too"
     assert {each.info.status for each in (above, *below.values())} == {"FINISHED"}
     assert {each.tags[0].value for each in above.inputs.dataset_inputs} == {"source", "target"}
-    assert {file.path for file in house.client.list_artifacts(first)} == {"transfer.json", "transfer.md", "hard.png"}
+    files = {file.path for file in house.client.list_artifacts(first)}
+    assert files == {"transfer.json", "transfer.md", "hard.png", "hard-recall.png"}
     assert "| oracle |" in above.data.tags["mlflow.note.content"]
     assert f"artifact?path=hard.png&run_uuid={first}" in above.data.tags["mlflow.note.content"]
     for arm, each in below.items():

@@ -43,7 +43,7 @@ def lake(tmp_path: Path) -> str:
     return str(tmp_path / "both")
 
 
-def test_a_table_a_picture_and_cells_that_are_not_run_twice(
+def test_a_table_pictures_and_cells_that_are_not_run_twice(
     lake: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = settings(tmp_path)
@@ -62,8 +62,9 @@ def test_a_table_a_picture_and_cells_that_are_not_run_twice(
     assert {row["arm"] for row in summary["rows"]} == set(arms.split(","))
     assert set(summary["below_original"]) == {"filterloss-per_sample"}
     assert "| filterloss-per_sample |" in Path(str(done["table"])).read_text()
-    (picture,) = done["pictures"]  # type: ignore[misc]
-    assert Path(picture).read_bytes().startswith(b"\x89PNG")
+    pictures = [Path(file) for file in done["pictures"]]  # type: ignore[attr-defined]
+    assert [file.name for file in pictures] == ["hard.png", "hard-recall.png"]
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in pictures)
     cells = {file: file.stat().st_mtime_ns for file in (tmp_path / "experiments" / "cells").iterdir()}
     originals = list((tmp_path / "experiments" / "originals").iterdir())
     again = go(2)

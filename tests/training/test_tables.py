@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from tests.training.cells import BOTH, CELLS, cell
+from training.tables import explained, markdown, overview, reasons, rests_on
+from training.transfer import rows
+
+
+def test_the_table_says_on_what_it_was_measured_and_why_auto_did_what_it_did() -> None:
+    text = markdown(rows(CELLS))
+    assert "90 labels to learn from, 18 of them wrong; 6 people held out, with 600 windows" in text
+    assert all(f"{word}" in explained() for word in ("bold", "95 %", "–", "Recovery", "free-undersampling", "Spread"))
+    auto = {**CELLS[3], "details": {"policy": "learned", "why": "because"}}
+    assert "- filterloss-auto, a, hard, seed 0: learned, because" in reasons([*CELLS, auto])
+    assert not reasons(CELLS)
+
+
+def test_a_table_of_the_oracle_alone_has_no_best() -> None:
+    assert "| oracle | 0.900 |" in markdown(rows([cell("oracle", 0, 0.9)]))
+
+
+def test_the_table_on_a_terminal_says_how_little_it_rests_on() -> None:
+    text = rests_on(rows([*CELLS, *({**each, "regime": "few"} for each in CELLS if each["seed"] == 0)]))
+    lines = text.splitlines()
+    assert lines[0].startswith("a, hard, 3 seeds: 90 labels to learn from, 18 of them wrong; 6 people held out")
+    assert lines[1].startswith("a, few, 1 seed: 90 labels")
+    assert lines[2].startswith("With one seed, differences of five points mean nothing")
+    assert rests_on([]) == ""
+
+
+def test_how_many_labels_other_seeds_had_is_said() -> None:
+    few = [{**cell("free-plain", seed, 0.5), "train_windows": 90 - 10 * seed} for seed in range(3)]
+    assert "(first seed; 70 to 90 labels by seed)" in markdown(rows(few))
+
+
+def test_the_table_reads() -> None:
+    text = markdown(rows([*CELLS, *(cell("free-plain", s, 0.5, pair="b") for s in range(2))]))
+    assert "### a, hard (3 seeds)" in text
+    assert "### b, hard (2 seeds)" in text
+    line = next(line for line in text.splitlines() if line.startswith("| filterloss-auto"))
+    assert line.startswith("| filterloss-auto | **0.860** | 0.860 to 0.860 | 0.860 | 0.860 (0.860 to 0.860) | +0.360")
+    assert text.index("| original |") < text.index("| free-plain |") < text.index("| oracle |"), "in families"
+
+
+def test_the_overview_has_pairs_side_by_side_and_their_means() -> None:
+    lines = overview(rows(BOTH)).splitlines()
+    assert "| arm | a | b | mean | recovery |" in lines
+    assert "| free-focal | 0.500 | 0.700 | 0.600 | 0.600 |" in lines
+    assert "| filterloss-auto | 0.800 | 0.800 | **0.800** | 0.800 |" in lines, "the oracle is no rival"
+
+
+def test_a_pair_that_lacks_an_arm_is_in_no_mean() -> None:
+    lacking = [each for each in BOTH if (each["pair"], each["arm"]) != ("b", "free-focal")]
+    assert "| arm | a | mean | recovery |" in overview(rows(lacking))
+
+
+def test_each_scene_has_its_recall() -> None:
+    """A scene that no holdout shows has none; the best arm but the oracle is bold."""
+    lines = markdown(rows(CELLS)).splitlines()
+    at = lines.index("| recall | Run | Walk |")
+    assert lines[at + 2 : at + 7] == [
+        "| original | 0.600 | – |",
+        "| free-plain | 0.500 | – |",
+        "| free-focal | 0.700 | – |",
+        "| filterloss-auto | **0.860** | – |",
+        "| oracle | 0.900 | – |",
+    ]
+    slow = markdown(rows([*CELLS, cell("free-scratch", 0, 0.4)]))
+    assert "| free-scratch (1 seed) | 0.400 | – |" in slow

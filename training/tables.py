@@ -1,0 +1,154 @@
+"""An experiment's rows as Markdown, for a terminal, a file or MLflow's page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from training.arm import CONVENTIONAL, ORACLE
+from training.transfer import Interval, Row, by_arm, means
+
+_WORTH = "With one seed, differences of five points mean nothing, with three, of one or two."
+_COLUMNS = (
+    "arm", "macro-F1", "95 %", "accuracy", "recovery", "to plain", "to the best conventional", "to the best of the same recipe", "spread",
+    "seconds",
+)  # fmt: skip
+
+
+def overview(found: Sequence[Row]) -> str:
+    """A table for each regime: macro-F1 of each arm in each pair that has all of the regime's arms, and the means over these pairs.
+
+    Of a regime of which no pair has all arms, as after a bench that was stopped early, there is none.
+    """
+    lines = []
+    for regime in dict.fromkeys(row.regime for row in found):
+        table = by_arm(found, regime)
+        if not table:
+            continue
+        pairs = [row.pair for row in next(iter(table.values()))]
+        most = [max(each[at].seeds for each in table.values()) for at in range(len(pairs))]
+        values = {arm: means(each) for arm, each in table.items()}
+        top = max((f1 for arm, (f1, _) in values.items() if arm != ORACLE), default=None)
+        lines += [
+            f"### {regime}: macro-F1 in each pair, and the means of macro-F1 and of the recovery ratio",
+            "",
+            f"| arm | {' | '.join(pairs)} | mean | recovery |",
+            f"|---|{'---|' * len(pairs)}---|---|",
+        ]
+        for arm, (f1, recovery) in values.items():
+            each = " | ".join(f"{row.macro_f1:.3f}" for row in table[arm])
+            seeds = {_fewer(row, mine) for row, mine in zip(table[arm], most, strict=True)} - {""}
+            lines.append(f"| {arm}{max(seeds, default='')} | {each} | {_bold(f1, top)} | {recovery:.3f} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def markdown(found: Sequence[Row]) -> str:
+    """Two tables for each pair and regime, the arms as they come: what each comes to, and its recall of each scene."""
+    lines = []
+    for pair, regime in dict.fromkeys((row.pair, row.regime) for row in found):
+        mine = [row for row in found if (row.pair, row.regime) == (pair, regime)]
+        top = max((row.macro_f1 for row in mine if row.arm != ORACLE), default=None)
+        most = max(row.seeds for row in mine)
+        lines += [
+            f"### {pair}, {regime} ({_seeds(most)})",
+            "",
+            _measured_on(mine[0]),
+            "",
+            f"| {' | '.join(_COLUMNS)} |",
+            f"|{'---|' * len(_COLUMNS)}",
+        ]
+        for row in mine:
+            lines.append(
+                f"| {row.arm}{_fewer(row, most)} | {_bold(row.macro_f1, top)} | {_range(row.interval)} | {row.accuracy:.3f} | "
+                f"{_recovery(row)} | {_difference(row.to_plain, row.to_plain_interval)} | "
+                f"{_difference(row.to_best, row.to_best_interval)} | {_difference(row.to_same, row.to_same_interval)} | "
+                f"{'–' if row.spread is None else f'{row.spread:.3f}'} | {row.seconds:.0f} |"
+            )
+        lines += ["", *_recalls(mine), ""]
+    return "\n".join(lines)
+
+
+def _recalls(mine: Sequence[Row]) -> list[str]:
+    """A table of one pair and regime."""
+    scenes = list(mine[0].recall)
+    most = max(row.seeds for row in mine)
+    tops = {
+        scene: max((row.recall[scene] or 0.0 for row in mine if row.arm != ORACLE), default=None) for scene in scenes
+    }
+    lines = [f"| recall | {' | '.join(scenes)} |", f"|---|{'---|' * len(scenes)}"]
+    for row in mine:
+        values = ("–" if value is None else _bold(value, tops[scene]) for scene, value in row.recall.items())
+        lines.append(f"| {row.arm}{_fewer(row, most)} | {' | '.join(values)} |")
+    return lines
+
+
+def rests_on(found: Sequence[Row]) -> str:
+    """How little a table may rest on: a line for each pair and regime, and what seeds are worth."""
+    first = {(row.pair, row.regime): row for row in reversed(found)}
+    lines = [
+        f"{pair}, {regime}, {_seeds(row.seeds)}: {_measured_on(row)}" for (pair, regime), row in reversed(first.items())
+    ]
+    return "\n".join([*lines, _WORTH]) if lines else ""
+
+
+def explained() -> str:
+    """What the columns of :func:`markdown` say."""
+    usual = ", ".join(CONVENTIONAL)
+    return (
+        "Macro-F1 and accuracy are of people held out, means over the seeds; bold: the best arm but the oracle, which knows what labels\n"
+        "are wrong. 95 %: by a bootstrap over people and seeds; – where all seeds together hold out fewer than five people, or draws of\n"
+        "them lose a scene.\n"
+        "Recovery: accuracy ÷ the original's at home, with its 95 %. Recall: the share of a scene's windows that is recognised (its 95 %\n"
+        "is in transfer.json). Differences are of macro-F1, on the same people and seeds: to free-plain; to the best of the\n"
+        f"conventional arms ({usual});\n"
+        "to the best of the same recipe (all that FilterLoss has but its weights). Spread: of balanced accuracy over the last epochs.\n"
+        f"{_WORTH} Of so few seeds an\ninterval is the range of what was seen, and too narrow.\n"
+    )
+
+
+def reasons(cells: Iterable[Mapping[str, Any]]) -> str:
+    """A line for each cell whose arm says what it chose, and why."""
+    lines = [
+        f"- {cell['arm']}, {cell['pair']}, {cell['regime']}, seed {cell['seed']}: {cell['details']['policy']}, {cell['details']['why']}"
+        for cell in cells
+        if "why" in cell.get("details", {})
+    ]
+    return "\n".join(["What was chosen, and why:", "", *lines, ""]) if lines else ""
+
+
+def _measured_on(row: Row) -> str:
+    fewest, most = row.labels_by_seed
+    others = "" if fewest == most else f"; {fewest:,} to {most:,} labels by seed"
+    return (
+        f"{row.labels:,} labels to learn from, {row.wrong:,} of them wrong; {row.people} people held out, with {row.windows:,} windows "
+        f"(first seed{others})."
+    )
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'' if count == 1 else 's'}"
+
+
+def _fewer(row: Row, most: int) -> str:
+    """How many seeds a row has, where others have more."""
+    return f" ({_seeds(row.seeds)})" if row.seeds < most else ""
+
+
+def _bold(value: float, top: float | None) -> str:
+    return f"**{value:.3f}**" if value == top else f"{value:.3f}"
+
+
+def _recovery(row: Row) -> str:
+    interval = row.recovery_interval
+    return f"{row.recovery_ratio:.3f}" + ("" if interval is None else f" ({_range(interval)})")
+
+
+def _range(interval: Interval | None) -> str:
+    return "–" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
+
+
+def _difference(value: float | None, interval: Interval | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:+.3f}" + ("" if interval is None else f" ({interval[0]:+.3f} to {interval[1]:+.3f})")

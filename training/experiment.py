@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.arm import ORIGINAL, Arm
+from training.arm import ORIGINAL, SOONEST, Arm
 from training.arms import tune
 from training.dataset import WindowSet
 from training.devices import device
@@ -97,8 +97,8 @@ class Experiment:
     ) -> Iterator[dict[str, Any]]:
         """Each cell's result with its ``key``, as it is there: from an earlier run, or trained now.
 
-        All arms of a (regime, seed) come together, but for the slow ones, each of which takes as long as many others: they come after
-        the regime's other cells, since time may be up before.
+        Time may be up before all are there. So all arms of a (regime, seed) come together, those first that answer the question
+        (:data:`training.arm.SOONEST`), but the slow ones, each of which takes as long as many others, after the regime's other cells.
 
         Args:
             regimes: name → what is left of the labels.
@@ -108,6 +108,7 @@ class Experiment:
             enough: asked before each cell that would be trained; True leaves it out.
         """
         total, done = len(regimes) * len(seeds) * len(arms), 0
+        arms = sorted(arms, key=lambda arm: SOONEST.index(arm.name) if arm.name in SOONEST else len(SOONEST))
         for regime_name, regime in regimes.items():
             draws = {
                 seed: _Draw(self._pair, self._target, self._recipe, regime, seed, lambda: self._cached)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from training.arm import CONVENTIONAL, ORACLE
-from training.transfer import Interval, Row, by_arm, means
+from training.arm import CONVENTIONAL, EVERY, ORACLE
+from training.transfer import Interval, Row, means
 
 _WORTH = "With one seed, differences of five points mean nothing, with three, of one or two."
 _COLUMNS = (
@@ -16,18 +16,19 @@ _COLUMNS = (
 
 
 def overview(found: Sequence[Row]) -> str:
-    """A table for each regime: macro-F1 of each arm in each pair that has all of the regime's arms, and the means over these pairs.
+    """A table for each regime: macro-F1 of each arm in each pair, and the means over the pairs.
 
-    Of a regime of which no pair has all arms, as after a bench that was stopped early, there is none.
+    An arm that a pair lacks, as after a bench that was stopped early, has no mean: all means are of the same pairs.
     """
     lines = []
     for regime in dict.fromkeys(row.regime for row in found):
-        table = by_arm(found, regime)
-        if not table:
-            continue
-        pairs = [row.pair for row in next(iter(table.values()))]
-        most = [max(each[at].seeds for each in table.values()) for at in range(len(pairs))]
-        values = {arm: means(each) for arm, each in table.items()}
+        mine = {(row.pair, row.arm): row for row in found if row.regime == regime}
+        pairs = list(dict.fromkeys(pair for pair, _ in mine))
+        most = {pair: max(row.seeds for row in mine.values() if row.pair == pair) for pair in pairs}
+        table = {arm: [mine.get((pair, arm)) for pair in pairs] for arm in EVERY}
+        values = {
+            arm: means(each) for arm, some in table.items() if len(each := [row for row in some if row]) == len(pairs)
+        }
         top = max((f1 for arm, (f1, _) in values.items() if arm != ORACLE), default=None)
         lines += [
             f"### {regime}: macro-F1 in each pair, and the means of macro-F1 and of the recovery ratio",
@@ -35,10 +36,12 @@ def overview(found: Sequence[Row]) -> str:
             f"| arm | {' | '.join(pairs)} | mean | recovery |",
             f"|---|{'---|' * len(pairs)}---|---|",
         ]
-        for arm, (f1, recovery) in values.items():
-            each = " | ".join(f"{row.macro_f1:.3f}" for row in table[arm])
-            seeds = {_fewer(row, mine) for row, mine in zip(table[arm], most, strict=True)} - {""}
-            lines.append(f"| {arm}{max(seeds, default='')} | {each} | {_bold(f1, top)} | {recovery:.3f} |")
+        for arm, some in table.items():
+            if any(some):
+                cells = " | ".join("–" if row is None else f"{row.macro_f1:.3f}" for row in some)
+                mean, recovery = (_bold(values[arm][0], top), f"{values[arm][1]:.3f}") if arm in values else ("–", "–")
+                seeds = {_fewer(row, most[row.pair]) for row in some if row} - {""}
+                lines.append(f"| {arm}{max(seeds, default='')} | {cells} | {mean} | {recovery} |")
         lines.append("")
     return "\n".join(lines)
 

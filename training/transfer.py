@@ -165,7 +165,7 @@ def aims(found: Sequence[Row], arm: str) -> dict[str, dict[str, Any]]:
     """
     result = {}
     for regime in dict.fromkeys(row.regime for row in found):
-        table = by_arm(found, regime)
+        table = _by_arm(found, regime)
         if arm not in table:
             continue
         values = {name: means(each)[0] for name, each in table.items()}
@@ -191,7 +191,7 @@ def aims(found: Sequence[Row], arm: str) -> dict[str, dict[str, Any]]:
     return result
 
 
-def by_arm(found: Sequence[Row], regime: str) -> dict[str, list[Row]]:
+def _by_arm(found: Sequence[Row], regime: str) -> dict[str, list[Row]]:
     """Arm → its rows, in one order of pairs: those that have every arm but slow ones, and what arms they all have."""
     at = {(row.pair, row.arm): row for row in found if row.regime == regime}
     named = list(dict.fromkeys(pair for pair, _ in at))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.training.made import network, windows
-from training.arm import EVERY
+from training.arm import EVERY, SOONEST
 from training.evaluation import evaluate
 from training.experiment import Experiment, Pair, Recipe
 from training.original import OriginalModel
@@ -38,7 +38,9 @@ def test_every_arm_runs_on_the_same_people_and_a_cell_is_never_run_twice(pair: P
         experiment.run(REGIME, [0], list(EVERY.values()), progress=lambda done, total, text: told.append(text))
     )
     last = ["free-scratch", "free-pooled"]
-    assert [cell["arm"] for cell in cells] == [name for name in EVERY if name not in last] + last
+    assert [cell["arm"] for cell in cells] == [
+        *SOONEST, *(name for name in EVERY if name not in {*SOONEST, *last}), *last
+    ]  # fmt: skip
     assert len({tuple(cell["subjects"]) for cell in cells}) == 1
     assert len({cell["train_windows"] for cell in cells}) == 1
     assert all(len(cell["predicted"]) == len(cell["truth"]) for cell in cells)
@@ -72,16 +74,17 @@ def test_it_ends_when_it_is_enough_and_goes_on_where_it_was(pair: Pair, tmp_path
     assert len(list(tmp_path.glob("*.json"))) == 3
 
 
-def test_what_takes_longest_comes_last_of_a_regime(pair: Pair, tmp_path: Path) -> None:
+def test_what_answers_the_question_comes_first_and_what_takes_longest_last(pair: Pair, tmp_path: Path) -> None:
     """A table that is stopped early lacks the slow arms, and neither FilterLoss nor a seed."""
-    arms = [EVERY[name] for name in ("original", "free-scratch", "free-linear-probe", "free-pooled", "oracle")]
+    named_so = ("original", "free-scratch", "free-linear-probe", "free-pooled", "focal", "filterloss-auto", "oracle")
+    arms = [EVERY[name] for name in named_so]
     told: list[str] = []
     cells = Experiment(pair, RECIPE, tmp_path).run(
         REGIME, [0, 1], arms, progress=lambda done, total, text: told.append(text), enough=lambda: True
     )
     assert not list(cells)
     named = [(int(text.split("seed ")[1].split(":")[0]), text.split(": ")[1]) for text in told[:-1]]
-    fast = ["original", "free-linear-probe", "oracle"]
+    fast = ["original", "filterloss-auto", "oracle", "free-linear-probe", "focal"]
     assert named == [(seed, arm) for some in (fast, ["free-scratch", "free-pooled"]) for seed in (0, 1) for arm in some]
 
 

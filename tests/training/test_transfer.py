@@ -64,7 +64,7 @@ def test_arms_that_take_long_may_have_fewer_seeds_and_keep_nothing_from_the_tabl
     assert aims(rows(two), "filterloss-auto")["hard"]["pairs"] == ["a", "b"], (
         "what one pair lacks is no reason to leave it out"
     )
-    assert "free-scratch" not in overview(rows(two))
+    assert "| free-scratch (1 seed) | 0.400 | – | – | – |" in overview(rows(two))
 
 
 def test_people_who_differ_make_the_interval_wide_and_the_difference_narrow() -> None:
@@ -205,12 +205,10 @@ def test_where_the_original_was_better_is_said() -> None:
     assert original_beaten(CELLS, "free-plain") == [("a", "hard", seed, pytest.approx(-0.1)) for seed in range(3)]
 
 
-def test_pairs_that_have_no_arms_in_common_have_no_overview() -> None:
-    """A bench that was stopped early: nothing can be said of them together yet."""
+def test_of_pairs_that_have_no_arms_in_common_nothing_can_be_said_together() -> None:
+    """A bench that was stopped early."""
     apart = rows([cell("free-plain", 0, 0.5, pair="a"), cell("oracle", 0, 0.9, pair="b")])
-    assert overview(apart) == ""
     assert aims(apart, "filterloss-auto") == {}
-    assert "| oracle | 0.900 | 0.900 | 0.900 |" in overview(rows([cell("oracle", 0, 0.9)]))
 
 
 def test_how_far_it_is_ahead_of_what_it_is_to_be_ahead_of() -> None:

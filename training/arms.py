@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -172,13 +172,7 @@ def _tune(
         bench.original.net, RETRAINING[arm], cached, data, settings=bench.settings, quality=bench.quality_settings, run=run,
         compute=bench.compute, checkpoint=checkpoint, progress=progress,
     )  # fmt: skip
-    details = dict(weighed.details)
-    if RETRAINING[arm].filters:
-        details["effective_size"] = {
-            scene: round(effective_size(weighed.weights[data.labels == at]), 1)
-            for at, scene in enumerate(bench.windows.scene_names)
-        }
-    return tuned, {**details, _TRAINABLE: trainable(bench.settings)}
+    return tuned, {**weighed.details, _TRAINABLE: trainable(bench.settings)}
 
 
 def tune(
@@ -194,7 +188,7 @@ def tune(
     checkpoint: Path | None = None,
     progress: Progress = no_progress,
 ) -> tuple[FineTuned, Weighed]:
-    """Weigh the windows and fine-tune the original, as an arm says.
+    """Weigh the windows and fine-tune the original, as an arm says; of FilterLoss's, the details have each scene's effective sample size.
 
     Args:
         original: where to start.
@@ -209,6 +203,12 @@ def tune(
         progress: told after each epoch.
     """
     weighed = ranks().agreed(weigh(arm.weights, data, quality, seed=settings.seed))
+    if arm.filters:
+        sizes = {
+            scene: round(effective_size(weighed.weights[data.labels == at]), 1)
+            for at, scene in enumerate(original.scenes)
+        }
+        weighed = replace(weighed, details={**weighed.details, "effective_size": sizes})
     tuned = finetune(
         original, cached, data.labels, weighed.weights, data.groups, believed=weighed.believed, adjust=arm.adjust,
         shares=settings.shares, sampler=_sampler(arm.sampler, settings.seed), loss=arm.loss, near=arm.near, settings=settings,

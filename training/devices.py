@@ -13,6 +13,10 @@ from torch import Tensor, nn
 from training.errors import SettingsError
 from training.settings import ComputeSettings
 
+# cuBLAS reads it at its first call, whoever makes that, and is the same each time only with it; see :func:`reproducible`.
+# https://docs.nvidia.com/cuda/cublas/#results-reproducibility
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
 _STEPS_WORTH_COMPILING = 10_000
 """Compiling a ResNet-34 takes about a minute; a step of 64 small images can save some milliseconds."""
 
@@ -60,8 +64,6 @@ def reproducible(*, wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
-    # cuBLAS reads it when it starts: https://docs.nvidia.com/cuda/cublas/#results-reproducibility
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before, tuned = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     torch.use_deterministic_algorithms(True)  # noqa: FBT003  (torch's signature)
     torch.backends.cudnn.benchmark = False
@@ -108,7 +110,7 @@ class Held:
         self._where = where
         data = data.clone() if data.is_inference() else data  # what inference made, autograd refuses
         if where.type == "cuda" and data.nbytes > settings.resident * torch.cuda.mem_get_info(where)[0]:
-            self._data, self.lies = data.pin_memory(), torch.device("cpu")
+            self._data, self.lies = data, torch.device("cpu")
         else:
             self._data, self.lies = laid_out(data.to(where), where), where
 
@@ -117,9 +119,15 @@ class Held:
 
     def rows(self, which: Tensor) -> Tensor:
         """These rows on the device; ``which`` is best where the data lie."""
-        return laid_out(self._data[which].to(self._where, non_blocking=True), self._where)
+        return self._over(self._data[which])
 
     def batches(self, size: int) -> Iterator[Tensor]:
         """All rows on the device, so many at a time."""
         for part in torch.split(self._data, size):
-            yield laid_out(part.to(self._where, non_blocking=True), self._where)
+            yield self._over(part)
+
+    def _over(self, rows: Tensor) -> Tensor:
+        """On the device; from pinned memory the copy goes on beside what is computed, from other memory it would not."""
+        if self.lies != self._where:
+            rows = rows.pin_memory()
+        return laid_out(rows.to(self._where, non_blocking=True), self._where)

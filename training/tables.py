@@ -22,28 +22,34 @@ def overview(found: Sequence[Row]) -> str:
     """
     lines = []
     for regime in dict.fromkeys(row.regime for row in found):
-        mine = {(row.pair, row.arm): row for row in found if row.regime == regime}
-        pairs = list(dict.fromkeys(pair for pair, _ in mine))
-        most = {pair: max(row.seeds for row in mine.values() if row.pair == pair) for pair in pairs}
-        table = {arm: [mine.get((pair, arm)) for pair in pairs] for arm in EVERY}
-        values = {
-            arm: means(each) for arm, some in table.items() if len(each := [row for row in some if row]) == len(pairs)
-        }
-        top = max((f1 for arm, (f1, _) in values.items() if arm != ORACLE), default=None)
+        mine = [row for row in found if row.regime == regime]
+        pairs = list(dict.fromkeys(row.pair for row in mine))
         lines += [
             f"### {regime}: macro-F1 in each pair, and the means of macro-F1 and of the recovery ratio",
             "",
             f"| arm | {' | '.join(pairs)} | mean | recovery |",
             f"|---|{'---|' * len(pairs)}---|---|",
+            *_beside(mine, pairs),
+            "",
         ]
-        for arm, some in table.items():
-            if any(some):
-                cells = " | ".join("–" if row is None else f"{row.macro_f1:.3f}" for row in some)
-                mean, recovery = (_bold(values[arm][0], top), f"{values[arm][1]:.3f}") if arm in values else ("–", "–")
-                seeds = {_fewer(row, most[row.pair]) for row in some if row} - {""}
-                lines.append(f"| {arm}{max(seeds, default='')} | {cells} | {mean} | {recovery} |")
-        lines.append("")
     return "\n".join(lines)
+
+
+def _beside(mine: Sequence[Row], pairs: Sequence[str]) -> list[str]:
+    """A line for each arm of a regime, the pairs beside each other."""
+    at = {(row.arm, row.pair): row for row in mine}
+    most = {pair: max(row.seeds for row in mine if row.pair == pair) for pair in pairs}
+    table = {arm: [row for pair in pairs if (row := at.get((arm, pair)))] for arm in EVERY}
+    fewer = {arm: max((_fewer(row, most[row.pair]) for row in some), default="") for arm, some in table.items()}
+    of_all = {arm: means(some) for arm, some in table.items() if len(some) == len(pairs)}
+    top = max((f1 for arm, (f1, _) in of_all.items() if arm != ORACLE and not fewer[arm]), default=0.0)
+    lines = []
+    for arm in (arm for arm, some in table.items() if some):
+        cells = [f"{at[arm, pair].macro_f1:.3f}" if (arm, pair) in at else "–" for pair in pairs]
+        f1, recovery = of_all.get(arm, (None, None))
+        cells += ["–", "–"] if f1 is None else [_bold(arm, f1, top), f"{recovery:.3f}"]
+        lines.append(f"| {arm}{fewer[arm]} | {' | '.join(cells)} |")
+    return lines
 
 
 def markdown(found: Sequence[Row]) -> str:
@@ -51,8 +57,8 @@ def markdown(found: Sequence[Row]) -> str:
     lines = []
     for pair, regime in dict.fromkeys((row.pair, row.regime) for row in found):
         mine = [row for row in found if (row.pair, row.regime) == (pair, regime)]
-        top = max((row.macro_f1 for row in mine if row.arm != ORACLE), default=None)
         most = max(row.seeds for row in mine)
+        top = max((row.macro_f1 for row in mine if row.arm != ORACLE and row.seeds == most), default=0.0)
         lines += [
             f"### {pair}, {regime} ({_seeds(most)})",
             "",
@@ -63,7 +69,7 @@ def markdown(found: Sequence[Row]) -> str:
         ]
         for row in mine:
             lines.append(
-                f"| {row.arm}{_fewer(row, most)} | {_bold(row.macro_f1, top)} | {_range(row.interval)} | {row.accuracy:.3f} | "
+                f"| {row.arm}{_fewer(row, most)} | {_bold(row.arm, row.macro_f1, top)} | {_range(row.interval)} | {row.accuracy:.3f} | "
                 f"{_recovery(row)} | {_difference(row.to_plain, row.to_plain_interval)} | "
                 f"{_difference(row.to_best, row.to_best_interval)} | {_difference(row.to_same, row.to_same_interval)} | "
                 f"{'–' if row.spread is None else f'{row.spread:.3f}'} | {row.seconds:.0f} |"
@@ -76,12 +82,11 @@ def _recalls(mine: Sequence[Row]) -> list[str]:
     """A table of one pair and regime."""
     scenes = list(mine[0].recall)
     most = max(row.seeds for row in mine)
-    tops = {
-        scene: max((row.recall[scene] or 0.0 for row in mine if row.arm != ORACLE), default=None) for scene in scenes
-    }
+    rivals = [row for row in mine if row.arm != ORACLE and row.seeds == most]
+    tops = {scene: max((row.recall[scene] or 0.0 for row in rivals), default=0.0) for scene in scenes}
     lines = [f"| recall | {' | '.join(scenes)} |", f"|---|{'---|' * len(scenes)}"]
     for row in mine:
-        values = ("–" if value is None else _bold(value, tops[scene]) for scene, value in row.recall.items())
+        values = ("–" if value is None else _bold(row.arm, value, tops[scene]) for scene, value in row.recall.items())
         lines.append(f"| {row.arm}{_fewer(row, most)} | {' | '.join(values)} |")
     return lines
 
@@ -99,12 +104,12 @@ def explained() -> str:
     """What the columns of :func:`markdown` say."""
     usual = ", ".join(CONVENTIONAL)
     return (
-        "Macro-F1 and accuracy are of people held out, means over the seeds; bold: the best arm but the oracle, which knows what labels\n"
-        "are wrong. 95 %: by a bootstrap over people and seeds; – where all seeds together hold out fewer than five people, or draws of\n"
-        "them lose a scene.\n"
-        "Recovery: accuracy ÷ the original's at home, with its 95 %. Recall: the share of a scene's windows that is recognised (its 95 %\n"
-        "is in transfer.json). Differences are of macro-F1, on the same people and seeds: to free-plain; to the best of the\n"
-        f"conventional arms ({usual});\n"
+        "Macro-F1 and accuracy are of people held out, means over the seeds; bold: the best arm of all seeds but the oracle, which\n"
+        "knows what labels are wrong. 95 %: by a bootstrap over people and seeds; – where all seeds together hold out fewer than five\n"
+        "people, or draws of them lose a scene.\n"
+        "Recovery: accuracy ÷ the original's at home (taken as it is), with its 95 %. Recall: the share of a scene's windows that is\n"
+        "recognised (its 95 % is in transfer.json). Differences are of macro-F1, on the same people and seeds: to free-plain; to the\n"
+        f"best of the conventional arms ({usual});\n"
         "to the best of the same recipe (all that FilterLoss has but its weights). Spread: of balanced accuracy over the last epochs.\n"
         f"{_WORTH} Of so few seeds an\ninterval is the range of what was seen, and too narrow.\n"
     )
@@ -138,8 +143,9 @@ def _fewer(row: Row, most: int) -> str:
     return f" ({_seeds(row.seeds)})" if row.seeds < most else ""
 
 
-def _bold(value: float, top: float | None) -> str:
-    return f"**{value:.3f}**" if value == top else f"{value:.3f}"
+def _bold(arm: str, value: float, top: float) -> str:
+    """The best stands out, but neither the oracle nor what all get wrong."""
+    return f"**{value:.3f}**" if value == top > 0 and arm != ORACLE else f"{value:.3f}"
 
 
 def _recovery(row: Row) -> str:

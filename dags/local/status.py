@@ -35,7 +35,7 @@ def status(settings: Settings, *, once: bool, every: float) -> dict[str, Any]:
         markup=False,
         highlight=False,
     )
-    with console.status(f"Waiting for Kafka, {settings.kafka.bootstrap_timeout.total_seconds():g} s at most"):
+    with console.status("Waiting for Kafka"):
         observer = Observer(settings.kafka, settings.lake)
     try:
         now = observer.look()

@@ -20,10 +20,14 @@ from streaming.lake import read_embeddings, read_quality, table_version
 from tests.dags.places import TOML
 from tests.training.lakes import of_people, publish
 from tests.training.made import network, windows
+from training.arms import run_arms
+from training.embeddings import features_of
 from training.errors import RunError
 from training.evaluation import evaluate
+from training.heads import Head
 from training.original import OriginalModel
-from training.tracking import no_progress
+from training.quality import score_quality
+from training.tracking import NullRun, NullTracker, no_progress
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +35,13 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return installation(tmp_path_factory.mktemp("home"), sparse=[7])
 
 
-def installation(home: Path, sparse: list[int]) -> Settings:
-    """A lake of six people, one of them labelled wrongly in Run, some windows too sparse; and an original model."""
+def installation(home: Path, sparse: list[int], flipped: float = 0.0) -> Settings:
+    """A lake of six people, one of them labelled wrongly in Run, some windows too sparse or flipped; and an original model."""
     (home / "sensorloop.toml").write_text(TOML, encoding="utf-8")
     (home / "mlflow").mkdir()  # the local server's, where who is held out is kept
     made = windows(people=6, each=6, seed=1)
     scenes = np.where((made.subjects == "p3") & (made.scenes == 0), 1, made.scenes)
+    scenes = np.where(np.random.default_rng(0).random(len(made)) < flipped, (scenes + 1) % 3, scenes)
     coverage = made.coverage.copy()
     coverage[sparse] = 0.3
     publish(home / "lake", replace(made, scenes=scenes, coverage=coverage))
@@ -93,7 +98,7 @@ def test_a_window_that_is_too_sparse_has_no_weight_where_its_person_is_held_out(
     assert set(sparse.drop_nulls("weight")["weight"]) == {0.0}
 
 
-def test_weights_are_those_that_filterloss_trains_with_and_none_in_the_holdout(
+def test_there_are_weights_of_those_who_are_trained_on_and_none_in_the_holdout(
     settings: Settings, scored: dict[str, Any]
 ) -> None:
     rows = read_quality(settings.lake, scored["run_key"]).filter(pl.col("margin").is_not_null())
@@ -102,9 +107,33 @@ def test_weights_are_those_that_filterloss_trains_with_and_none_in_the_holdout(
     )
     assert (by_person["held_out"] == by_person["all"]).all(), "people are held out whole"
     assert 0 < by_person["held_out"].sum() < 6
-    weighed = rows.drop_nulls("weight")
-    assert weighed["weight"].is_between(settings.quality.floor, 1).all()
-    assert (weighed.group_by("tier").agg(pl.col("weight").n_unique())["weight"] == 1).all(), "a weight for each tier"
+    assert rows.drop_nulls("weight")["weight"].is_between(settings.quality.floor, 1).all()
+
+
+def test_weights_in_the_table_are_those_of_the_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an installation where so much is doubted that they are not all alike."""
+    settings = installation(tmp_path, sparse=[], flipped=0.2)
+    found = retraining.rescore(settings, cohort="target", lake_version=None, seed=0, progress=no_progress)
+    folder, run = runs.find(settings, found["run_key"])
+    bench, handed = runs.bench(settings, folder, run), []
+
+    class Enough(Exception):
+        """Nothing needs to be trained."""
+
+    def keep(
+        original: object, cached: object, labels: object, weights: np.ndarray, *others: object, **more: object
+    ) -> None:
+        handed.append(weights)
+        raise Enough
+
+    monkeypatch.setattr("training.arms.finetune", keep)
+    with pytest.raises(Enough):
+        run_arms(bench, tmp_path / "arms", tracker=NullTracker(), parent=NullRun(), arms=("filterloss",))
+    said = dict(read_quality(settings.lake, found["run_key"]).select("window_id", "weight").iter_rows())
+    trained = bench.windows.window_ids[bench.train].tolist()
+    assert [said[name] for name in trained] == handed[0].astype(np.float32).tolist()
+    assert {name for name, weight in said.items() if weight is not None} == set(trained)
+    assert len(set(handed[0])) > 10
 
 
 def test_the_labels_that_are_wrong_are_shown_first_with_what_speaks_against_them(
@@ -161,15 +190,22 @@ def test_a_second_rescoring_embeds_what_is_new_and_nothing_else(settings: Settin
 
 
 def test_scores_from_kept_embeddings_are_those_from_scratch(settings: Settings, scored: dict[str, Any]) -> None:
-    """The same rescoring in a lake that has no embeddings yet."""
-    before = read_quality(settings.lake, scored["run_key"]).sort("window_id")
-    original = OriginalModel.load(settings.original_folder)
-    loaded = steps.load_windows(settings, cohort="target", version=before["lake_version"][0])
-    with np.load(Path(scored["run_dir"]) / "scores.npz") as file:
-        at_first = file["features"]
-    again = scoring.embedded(settings, original, loaded.with_channels(original.net.channels), no_progress)
+    """What the lake kept, and what comes of it, against the network asked once more."""
+    folder, run = runs.find(settings, scored["run_key"])
+    found = runs.bench(settings, folder, run)
+    again = scoring.embedded(settings, found.original, found.windows, no_progress)
     assert again.fresh == 0
-    np.testing.assert_array_equal(again.features, at_first)
+    net = found.original.net
+    anew = features_of(net, found.windows)
+    np.testing.assert_array_equal(again.features, anew)
+    quality = score_quality(
+        found.windows, anew, Head.of(net), train=found.train, settings=settings.quality, seed=run["seed"]
+    )
+    rows = read_quality(settings.lake, scored["run_key"]).filter(pl.col("margin").is_not_null())
+    kept_scores = dict(rows.select("window_id", "score").iter_rows())
+    assert [kept_scores[name] for name in found.windows.window_ids.tolist()] == quality.score.astype(
+        np.float32
+    ).tolist()
 
 
 def test_a_window_that_was_too_sparse_is_new_where_less_is_asked(settings: Settings, scored: dict[str, Any]) -> None:

@@ -4,14 +4,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from tests.training.made import network, windows
-from training.arm import ARMS
-from training.arms import Bench, run_arms
+from training import arms as module
+from training import finetune as module_of_training
+from training.arm import ARMS, EVERY
+from training.arms import Bench, labelled, run_arms
 from training.choosing import People
 from training.embeddings import features_of
 from training.errors import NonFiniteLoss, SettingsError
@@ -19,6 +22,7 @@ from training.evaluation import evaluate
 from training.finetune import epochs_of, finetune, one_cycle, trainable
 from training.folds import split_by_subject
 from training.heads import Head
+from training.losses import Loss
 from training.network import infer
 from training.original import OriginalModel
 from training.quality import score_quality
@@ -26,7 +30,7 @@ from training.runkey import run_key
 from training.settings import DataSettings, FineTuneSettings, QualitySettings
 from training.tracking import NullRun, NullTracker, RunLog
 
-QUICK = FineTuneSettings(epochs=2, learning_rate=1e-3, threads=1)
+QUICK = FineTuneSettings(epochs=2, learning_rate=1e-3, threads=1, device="cpu", trainable="block")
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +122,110 @@ def test_the_same_seed_gives_the_same_model_and_the_original_is_left_alone(bench
     one, two = tune(bench), tune(bench)
     assert one.net.digest() == two.net.digest() != before  # type: ignore[attr-defined]
     assert bench.original.net.digest() == before
+
+
+class Handed(Exception):
+    """What fine-tuning was given, in place of doing it."""
+
+
+def given(bench: Bench, arm: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What an arm has fine-tuning do, with one label in five wrong."""
+    data = labelled(bench)
+    wrong = np.random.default_rng(3).random(len(data.labels)) < 0.2
+    data = replace(
+        data,
+        labels=np.where(wrong, (data.labels + 1) % 3, data.labels),
+        worth=np.where(wrong, 0.1, 0.9),
+        score=np.where(wrong, 0.1, 0.9),
+        wrong=wrong,
+    )
+
+    def hand_over(original: object, cached: object, labels: Any, weights: Any, groups: object, **others: Any) -> None:
+        del original, cached, groups
+        raise Handed({"labels": labels, "weights": weights, "wrong": wrong, "worth": data.worth, **others})
+
+    net, quality = bench.original.net, QualitySettings()
+    monkeypatch.setattr(module, "finetune", hand_over)
+    with pytest.raises(Handed) as caught:
+        module.tune(net, EVERY[arm], torch.empty(0), data, settings=QUICK, quality=quality, run=NullRun())
+    return dict(caught.value.args[0])
+
+
+NET = [name for name, arm in EVERY.items() if name != "original" and arm.start != "scratch"]
+
+
+@pytest.mark.parametrize("name", NET)
+def test_an_arm_does_what_its_name_says(bench: Bench, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = given(bench, name, monkeypatch)
+    labels, weights, wrong = found["labels"], found["weights"], found["wrong"]
+    remedy = name.removeprefix("free-")
+    assert found["near"] == (remedy == name), "as people run it nobody looks back"
+    assert found["adjust"] == (remedy in {name, "logit-adjusted"}), "the same recipe is corrected for imbalance"
+    loss = found["loss"]
+    assert (loss.kind, loss.smoothing) == {
+        "focal": ("focal", 0.0), "generalised-cross-entropy": ("generalised", 0.0), "label-smoothing": ("cross_entropy", 0.1),
+    }.get(remedy, ("cross_entropy", 0.0))  # fmt: skip
+    counts = np.bincount(labels)
+    if remedy.endswith("sampling"):
+        size = counts.max() if remedy == "oversampling" else counts.min()
+        assert np.bincount(labels[found["sampler"](labels)]).tolist() == [size] * 3
+    else:
+        assert found["sampler"] is None
+    if remedy == "oracle":
+        assert ((weights == 0) == wrong).all()
+    elif remedy == "pruned":
+        assert 0 < np.count_nonzero(weights == 0) < len(weights)
+    elif remedy == "class-balanced":
+        sums = np.bincount(labels, weights=weights)
+        np.testing.assert_allclose(sums, sums.mean())
+    elif EVERY[name].filters:
+        assert weights[wrong].mean() < 0.5 * weights[~wrong].mean(), "what is doubted counts less"
+    else:
+        assert (weights == weights[0]).all()
+
+
+def test_what_an_arm_asks_for_reaches_the_network_and_not_the_head_alone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head stays the original's here: what moves below it is the loop's doing."""
+    monkeypatch.setattr(module_of_training._Trainer, "_fitted", lambda self, rows, pull: self._head)
+    counts = np.bincount(bench.windows.scenes[bench.train])
+    half = np.arange(counts.sum()) % 2 == 0
+
+    def moved(**changes: Any) -> bytes:
+        tuned = tune(bench, near=False, **{"adjust": False, **changes})
+        name = next(n for n, _ in bench.original.net.named_parameters() if n.startswith("backbone.layer4.1"))
+        return bytes(tuned.net.get_parameter(name).detach().numpy().tobytes())  # type: ignore[attr-defined]
+
+    plain = moved()
+    assert plain == moved()
+    others = {
+        "weights": moved(weights=np.where(half, 1.0, 0.1)),
+        "adjust": moved(adjust=True, weights=np.where(bench.windows.scenes[bench.train] == 0, 1.0, 0.1)),
+        "loss": moved(loss=Loss(kind="focal")),
+        "sampler": moved(sampler=np.flatnonzero),
+        "labels": moved(weights=np.where(bench.windows.scenes[bench.train] == 0, 1.0, 0.1)),
+    }
+    assert len({plain, *others.values()}) == 1 + len(others)
+
+
+def test_how_many_windows_each_scene_comes_to_is_said_of_filterloss(bench: Bench) -> None:
+    data = labelled(bench)
+    half = np.arange(len(data.labels)) % 2 == 0
+    data = replace(data, worth=np.where(half, 0.9, 0.1))
+    frozen, _ = bench.original.net.split("block")
+    cached = infer(frozen, torch.from_numpy(bench.windows.select(bench.train).signals))
+    settings, quality, run = replace(QUICK, epochs=1), QualitySettings(), NullRun()
+    tuned, weighed = module.tune(
+        bench.original.net, EVERY["filterloss-auto"], cached, data, settings=settings, quality=quality, run=run
+    )
+    del tuned
+    sizes = weighed.details["effective_size"]
+    assert list(sizes) == list(bench.windows.scene_names)
+    for at, scene in enumerate(sizes):
+        mine = weighed.weights[data.labels == at]
+        assert sizes[scene] == pytest.approx(mine.sum() ** 2 / (mine**2).sum(), abs=0.1)
+        assert sizes[scene] < len(mine)
 
 
 def test_people_left_out_choose_how_far_to_go(bench: Bench) -> None:

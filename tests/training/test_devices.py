@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
 import pytest
 import torch
 
-from training.devices import device, seeded, threads
+from training.devices import Held, device, reproducible, seeded, threads
 from training.errors import SettingsError
+from training.settings import ComputeSettings
 
 
 @pytest.fixture
@@ -56,3 +62,34 @@ def test_a_seed_holds_inside_the_block_only() -> None:
     torch.testing.assert_close(torch.rand(3), untouched)
     with seeded(7):
         torch.testing.assert_close(torch.rand(3), one)
+
+
+def test_the_same_bits_are_asked_for_inside_the_block_only() -> None:
+    assert not torch.are_deterministic_algorithms_enabled()
+    with reproducible(wanted=True):
+        assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.are_deterministic_algorithms_enabled()
+    with reproducible(wanted=False):
+        assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, ":4096:8"), (":16:8", ":16:8")])
+def test_cublas_is_told_before_anything_can_have_called_it(given: str | None, found: str) -> None:
+    """It reads it once, at its first call; who has said something else keeps it."""
+    environ = {name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"}
+    told = environ if given is None else {**environ, "CUBLAS_WORKSPACE_CONFIG": given}
+    code = "import os, training.devices; print(os.environ['CUBLAS_WORKSPACE_CONFIG'])"
+    done = subprocess.run((sys.executable, "-c", code), env=told, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == found
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_data_that_do_not_fit_go_over_a_part_at_a_time() -> None:
+    data, where = torch.randn(10, 3, 4, 4), torch.device("cuda")
+    held = Held(data, where, replace(ComputeSettings(), resident=0.0))
+    assert held.lies.type == "cpu"
+    rows = torch.tensor([7, 2, 2])
+    assert held.rows(rows).is_cuda
+    torch.testing.assert_close(held.rows(rows).cpu(), data[rows])
+    torch.testing.assert_close(torch.cat(list(held.batches(4))).cpu(), data)

@@ -3,22 +3,30 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.training.made import network, windows
-from training.arm import EVERY, SOONEST
+from training import experiment as module
+from training.arm import EVERY, SOONEST, Arm
+from training.arms import tune
+from training.dataset import WindowSet
 from training.evaluation import evaluate
 from training.experiment import Experiment, Pair, Recipe
-from training.original import OriginalModel
+from training.finetune import trainable
+from training.network import SceneNet, infer
+from training.original import OriginalModel, fit_network
+from training.policies import Labelled
 from training.regimes import Regime
-from training.settings import DataSettings, FineTuneSettings, QualitySettings
+from training.settings import DataSettings, FineTuneSettings, OriginalSettings, QualitySettings
 
 RECIPE = Recipe(
     data=DataSettings(),
     quality=QualitySettings(pulls=(1e-3,)),
-    finetune=FineTuneSettings(epochs=2, threads=1, head_pulls=(1e-3,), shares=(1.0,)),
+    finetune=FineTuneSettings(epochs=2, threads=1, device="cpu", head_pulls=(1e-3,), shares=(1.0,)),
 )
 REGIME = {"some": Regime(labels=0.5, wrong=0.2)}
 
@@ -86,6 +94,53 @@ def test_what_answers_the_question_comes_first_and_what_takes_longest_last(pair:
     named = [(int(text.split("seed ")[1].split(":")[0]), text.split(": ")[1]) for text in told[:-1]]
     fast = ["original", "filterloss-auto", "oracle", "free-linear-probe", "focal"]
     assert named == [(seed, arm) for some in (fast, ["free-scratch", "free-pooled"]) for seed in (0, 1) for arm in some]
+
+
+def test_pooled_trains_on_the_sources_windows_beside_the_targets(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handed: list[tuple[torch.Tensor, Labelled]] = []
+
+    def keep(net: SceneNet, arm: Arm, cached: torch.Tensor, data: Labelled, **others: Any) -> Any:
+        handed.append((cached, data))
+        return tune(net, arm, cached, data, **others)
+
+    monkeypatch.setattr(module, "tune", keep)
+    list(Experiment(pair, RECIPE, tmp_path).run(REGIME, [0], [EVERY["free-plain"], EVERY["free-pooled"]]))
+    (alone, target), (together, both) = handed
+    ours, theirs = len(target.labels), len(pair.source)
+    assert len(both.labels) == len(together) == ours + theirs
+    assert (both.labels == np.concatenate([target.labels, pair.source.scenes])).all()
+    assert not set(both.groups[:ours]) & set(both.groups[ours:]), "no person of the one is taken for one of the other"
+    torch.testing.assert_close(together[:ours], alone)
+    frozen, _ = pair.original.net.split(trainable(RECIPE.finetune))
+    torch.testing.assert_close(together[ours:], infer(frozen, torch.from_numpy(pair.source.signals)))
+
+
+def test_scratch_knows_nothing_of_the_original(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another network, of what is left of the target's labels alone; and it is that network that is measured."""
+    trained: list[tuple[WindowSet, SceneNet]] = []
+
+    def keep(windows: WindowSet, settings: OriginalSettings, **others: Any) -> SceneNet:
+        trained.append((windows, fit_network(windows, settings, **others)))
+        return trained[-1][1]
+
+    monkeypatch.setattr(module, "fit_network", keep)
+    (cell,) = Experiment(pair, RECIPE, tmp_path).run(REGIME, [0], [EVERY["free-scratch"]])
+    ((windows, net),) = trained
+    assert len(windows) == cell["train_windows"]
+    held_out = np.isin(pair.target.subjects, cell["subjects"])
+    assert not set(windows.subjects) & set(cell["subjects"])
+    assert not torch.equal(
+        net.get_parameter("backbone.conv1.weight"), pair.original.net.get_parameter("backbone.conv1.weight")
+    )
+    said = infer(net, torch.from_numpy(pair.target.signals[held_out])).argmax(1)
+    assert cell["predicted"] == said.tolist()
+
+
+def test_filterlosss_cells_say_how_many_windows_each_scene_comes_to(pair: Pair, tmp_path: Path) -> None:
+    (cell,) = Experiment(pair, RECIPE, tmp_path).run(REGIME, [0], [EVERY["filterloss-per_sample"]])
+    assert list(cell["details"]["effective_size"]) == list(pair.target.scene_names)
 
 
 def test_everything_that_decides_a_cell_is_in_its_key(pair: Pair) -> None:

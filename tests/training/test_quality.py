@@ -48,6 +48,29 @@ def scored_once() -> Quality:
     return scored(flipped(0.2)[0])
 
 
+def test_heads_that_judge_a_person_have_not_seen_that_persons_labels() -> None:
+    """Whatever one person says of all their windows, these heads see them as before; those that leave out a session alone do not."""
+    made = windows(people=4, each=10)
+    net, train = network(), np.ones(len(made), bool)
+    features = features_of(net, made)
+    settings = replace(QualitySettings(), folds=4)
+    near = _neighbourhood(np.arange(len(made)), made.groups(), features, settings.neighbours)
+
+    def judged(windows: WindowSet) -> dict[str, np.ndarray]:
+        return module._judges(
+            windows, features, np.ones(len(made)), Head.of(net), (np.arange(len(made)), near), train=train, settings=settings,
+            seed=0, progress=no_progress,
+        )  # fmt: skip
+
+    theirs = made.subjects == "p2"
+    before = judged(made)
+    after = judged(replace(made, scenes=np.where(theirs, (made.scenes + 1) % 3, made.scenes)))
+    for judge, seen in before.items():
+        same = np.allclose(seen[theirs], after[judge][theirs])
+        assert same == ("session" not in judge), judge
+        assert judge == module._ORIGINAL or not np.allclose(seen[~theirs], after[judge][~theirs]), judge
+
+
 def test_planted_wrong_labels_score_lower() -> None:
     labelled, wrong = flipped(0.2)
     quality = scored(labelled)

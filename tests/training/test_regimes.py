@@ -28,6 +28,16 @@ def test_what_is_planted_is_known(labels: float, imbalance: float, wrong: float,
     assert (relabelled(MADE, planted).scenes == planted.labels).all()
 
 
+def test_a_wrong_label_names_any_other_scene() -> None:
+    planted = plant(MADE, ROWS, Regime(wrong=0.6), seed=2)
+    truth, said = MADE.scenes[planted.rows][planted.wrong], planted.labels[planted.wrong]
+    pairs = np.zeros((3, 3), int)
+    np.add.at(pairs, (truth, said), 1)
+    assert (np.diagonal(pairs) == 0).all()
+    shares = pairs / pairs.sum(1, keepdims=True)
+    assert (shares[~np.eye(3, dtype=bool)] > 0.35).all(), "either of the two others about as often"
+
+
 def test_scenes_go_from_common_to_rare_in_even_steps() -> None:
     counts = np.sort(np.bincount(plant(MADE, ROWS, Regime(imbalance=20), seed=1).labels))[::-1]
     assert counts[0] / counts[2] == pytest.approx(20, rel=0.2)

@@ -183,3 +183,22 @@ def test_bfloat16_computes_and_float32_remembers() -> None:
     assert loss.dtype == part.layer.weight.dtype == torch.float32
     torch.testing.assert_close(loss, exact, rtol=0.02, atol=0.02)
     assert not torch.equal(loss, exact)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_step_on_a_gpu_waits_for_nothing() -> None:
+    where = torch.device("cuda")
+    part, (features, labels, weights) = Small().to(where), data()
+    made = Stepper(
+        part, Held(features, where, SETTINGS), labels.to(where), weights.to(where), where=where, loss=CROSS_ENTROPY, pull=PULL,
+        batch=WINDOWS, ranks=Ranks(), compute=SETTINGS, steps=1,
+    )  # fmt: skip
+    made.begin(RATE)
+    rows = torch.arange(WINDOWS, device=where)
+    made.step(rows, RATE, None)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        made.step(rows, RATE, None)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -75,3 +75,14 @@ def test_each_scene_has_its_recall() -> None:
     ]
     slow = markdown(rows([*CELLS, cell("free-scratch", 0, 0.4)]))
     assert "| free-scratch (1 seed) | 0.400 | – |" in slow
+
+
+def test_what_stands_out_is_the_best_of_those_that_can_be_compared() -> None:
+    """Neither the oracle, be it as good, nor an arm of fewer seeds, nor what nobody recognises."""
+    tied = [cell(arm, seed, value) for seed in range(2) for arm, value in (("filterloss-auto", 0.8), ("oracle", 0.8))]
+    found = rows([*tied, cell("free-scratch", 0, 0.9)])
+    for text in (overview(found), markdown(found)):
+        assert "| filterloss-auto | **0.800** |" in text or "| filterloss-auto | 0.800 | **0.800** |" in text
+        assert text.count("**") == 2 * (2 if "recall" in text else 1)
+    nobody = [{**each, "macro_f1": 0.0, "recall": {"Run": 0.0, "Walk": None}} for each in tied]
+    assert "**" not in markdown(rows(nobody))

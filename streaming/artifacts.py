@@ -223,8 +223,8 @@ class _Download:
         )
         if any("CERTIFICATE_VERIFY_FAILED" in failure for failure in failures):
             msg += (
-                " Behind a proxy that signs for others, REQUESTS_CA_BUNDLE is a file of certificates with its own among them "
-                "(often /etc/ssl/certs/ca-certificates.crt)."
+                " If a proxy here re-signs HTTPS, set REQUESTS_CA_BUNDLE to a PEM file that includes the proxy's CA, often "
+                "/etc/ssl/certs/ca-certificates.crt."
             )
         raise DownloadError(msg)
 

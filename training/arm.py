@@ -87,7 +87,7 @@ CONVENTIONAL = tuple(
 """Names of the arms that most people would use."""
 EVERY = {arm.name: arm for arm in (Arm(name=ORIGINAL), *AS_RUN, *SAME_RECIPE, *FILTERS, LIMIT)}
 """Every arm of an experiment, by its name."""
-SOONEST = (ORIGINAL, f"{FILTERLOSS}-auto", FREE + "plain", ORACLE, "logit-adjusted", *CONVENTIONAL[1:], PRUNED)
+SOONEST = (ORIGINAL, f"{FILTERLOSS}-auto", *CONVENTIONAL, ORACLE, "logit-adjusted", PRUNED)
 """What answers an experiment's question, in the order in which it is wanted where time may be up before the rest."""
 RETRAINING = {
     arm.name: arm

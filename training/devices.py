@@ -119,15 +119,14 @@ class Held:
 
     def rows(self, which: Tensor) -> Tensor:
         """These rows on the device; ``which`` is best where the data lie."""
-        return self._over(self._data[which])
+        if self.lies == self._where:
+            return laid_out(self._data[which], self._where)
+        # From pinned memory the copy goes on beside what is computed, from other memory it would not.
+        rows = torch.empty((len(which), *self._data.shape[1:]), dtype=self._data.dtype, pin_memory=True)
+        torch.index_select(self._data, 0, which.to(self.lies), out=rows)
+        return laid_out(rows.to(self._where, non_blocking=True), self._where)
 
     def batches(self, size: int) -> Iterator[Tensor]:
         """All rows on the device, so many at a time."""
         for part in torch.split(self._data, size):
-            yield self._over(part)
-
-    def _over(self, rows: Tensor) -> Tensor:
-        """On the device; from pinned memory the copy goes on beside what is computed, from other memory it would not."""
-        if self.lies != self._where:
-            rows = rows.pin_memory()
-        return laid_out(rows.to(self._where, non_blocking=True), self._where)
+            yield laid_out(part.to(self._where, non_blocking=True), self._where)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from training.arm import CONVENTIONAL, EVERY, ORACLE
+from training.arm import CONVENTIONAL, EVERY, ORACLE, SAME_RECIPE
 from training.transfer import Interval, Row, means
 
 _WORTH = "With one seed, differences of five points mean nothing, with three, of one or two."
@@ -27,7 +28,7 @@ def overview(found: Sequence[Row]) -> str:
         lines += [
             f"### {regime}: macro-F1 in each pair, and the means of macro-F1 and of the recovery ratio",
             "",
-            f"| arm | {' | '.join(pairs)} | mean | recovery |",
+            f"| arm | {' | '.join(_heads(mine, pairs))} | mean | recovery |",
             f"|---|{'---|' * len(pairs)}---|---|",
             *_beside(mine, pairs),
             "",
@@ -35,20 +36,29 @@ def overview(found: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def _heads(mine: Sequence[Row], pairs: Sequence[str]) -> list[str]:
+    """The pairs, and of how many seeds they are, where they differ."""
+    most = {pair: max(row.seeds for row in mine if row.pair == pair) for pair in pairs}
+    return [f"{pair} ({_seeds(most[pair])})" if len(set(most.values())) > 1 else pair for pair in pairs]
+
+
 def _beside(mine: Sequence[Row], pairs: Sequence[str]) -> list[str]:
     """A line for each arm of a regime, the pairs beside each other."""
     at = {(row.arm, row.pair): row for row in mine}
-    most = {pair: max(row.seeds for row in mine if row.pair == pair) for pair in pairs}
     table = {arm: [row for pair in pairs if (row := at.get((arm, pair)))] for arm in EVERY}
-    fewer = {arm: max((_fewer(row, most[row.pair]) for row in some), default="") for arm, some in table.items()}
+    fewest = {
+        arm: min(row.seeds for row in some) for arm, some in table.items() if any(_lacks_seeds(r, mine) for r in some)
+    }
     of_all = {arm: means(some) for arm, some in table.items() if len(some) == len(pairs)}
-    top = max((f1 for arm, (f1, _) in of_all.items() if arm != ORACLE and not fewer[arm]), default=0.0)
+    top = max((f1 for arm, (f1, _) in of_all.items() if arm != ORACLE and arm not in fewest), default=0.0)
     lines = []
     for arm in (arm for arm, some in table.items() if some):
         cells = [f"{at[arm, pair].macro_f1:.3f}" if (arm, pair) in at else "–" for pair in pairs]
         f1, recovery = of_all.get(arm, (None, None))
-        cells += ["–", "–"] if f1 is None else [_bold(arm, f1, top), f"{recovery:.3f}"]
-        lines.append(f"| {arm}{fewer[arm]} | {' | '.join(cells)} |")
+        best = f1 == top and arm != ORACLE and arm not in fewest
+        cells += ["–", "–"] if f1 is None else [_bold(f1, best=best), f"{recovery:.3f}"]
+        seeds = f" ({_seeds(fewest[arm])})" if arm in fewest else ""
+        lines.append(f"| {arm}{seeds} | {' | '.join(cells)} |")
     return lines
 
 
@@ -57,20 +67,19 @@ def markdown(found: Sequence[Row]) -> str:
     lines = []
     for pair, regime in dict.fromkeys((row.pair, row.regime) for row in found):
         mine = [row for row in found if (row.pair, row.regime) == (pair, regime)]
-        most = max(row.seeds for row in mine)
-        top = max((row.macro_f1 for row in mine if row.arm != ORACLE and row.seeds == most), default=0.0)
         lines += [
-            f"### {pair}, {regime} ({_seeds(most)})",
+            f"### {pair}, {regime} ({_seeds(max(row.seeds for row in mine))})",
             "",
             _measured_on(mine[0]),
+            _held_against(mine),
             "",
             f"| {' | '.join(_COLUMNS)} |",
             f"|{'---|' * len(_COLUMNS)}",
         ]
         for row in mine:
             lines.append(
-                f"| {row.arm}{_fewer(row, most)} | {_bold(row.arm, row.macro_f1, top)} | {_range(row.interval)} | {row.accuracy:.3f} | "
-                f"{_recovery(row)} | {_difference(row.to_plain, row.to_plain_interval)} | "
+                f"| {_named(row, mine)} | {_bold(row.macro_f1, best=_best(row, mine, _f1))} | {_range(row.interval)} | "
+                f"{row.accuracy:.3f} | {_recovery(row)} | {_difference(row.to_plain, row.to_plain_interval)} | "
                 f"{_difference(row.to_best, row.to_best_interval)} | {_difference(row.to_same, row.to_same_interval)} | "
                 f"{'–' if row.spread is None else f'{row.spread:.3f}'} | {row.seconds:.0f} |"
             )
@@ -81,14 +90,53 @@ def markdown(found: Sequence[Row]) -> str:
 def _recalls(mine: Sequence[Row]) -> list[str]:
     """A table of one pair and regime."""
     scenes = list(mine[0].recall)
-    most = max(row.seeds for row in mine)
-    rivals = [row for row in mine if row.arm != ORACLE and row.seeds == most]
-    tops = {scene: max((row.recall[scene] or 0.0 for row in rivals), default=0.0) for scene in scenes}
     lines = [f"| recall | {' | '.join(scenes)} |", f"|---|{'---|' * len(scenes)}"]
     for row in mine:
-        values = ("–" if value is None else _bold(row.arm, value, tops[scene]) for scene, value in row.recall.items())
-        lines.append(f"| {row.arm}{_fewer(row, most)} | {' | '.join(values)} |")
+        values = (
+            "–"
+            if (value := row.recall[scene]) is None
+            else _bold(value, best=_best(row, mine, partial(_recall, scene)))
+            for scene in scenes
+        )
+        lines.append(f"| {_named(row, mine)} | {' | '.join(values)} |")
     return lines
+
+
+def _f1(row: Row) -> float:
+    return row.macro_f1
+
+
+def _recall(scene: str, row: Row) -> float:
+    return row.recall[scene] or 0.0
+
+
+def _best(row: Row, mine: Sequence[Row], value: Callable[[Row], float]) -> bool:
+    """Whether it stands out in its pair and regime: not the oracle, not one of fewer seeds, and not what all get wrong."""
+    rivals = [each for each in mine if each.arm != ORACLE and not _lacks_seeds(each, mine)]
+    return row in rivals and value(row) == max(map(value, rivals)) > 0
+
+
+def _lacks_seeds(row: Row, others: Sequence[Row]) -> bool:
+    return row.seeds < max(each.seeds for each in others if each.pair == row.pair)
+
+
+def _named(row: Row, mine: Sequence[Row]) -> str:
+    """The arm, and how many seeds it has, where others have more."""
+    return f"{row.arm} ({_seeds(row.seeds)})" if _lacks_seeds(row, mine) else row.arm
+
+
+def _held_against(mine: Sequence[Row]) -> str:
+    """Which arms the differences are to: of those that were run, which may not be all yet."""
+    ran = {row.arm for row in mine}
+    told = []
+    for what, name, names in (
+        ("The best of the conventional arms", mine[0].best, CONVENTIONAL),
+        ("of those of the same recipe", mine[0].same, [arm.name for arm in SAME_RECIPE]),
+    ):
+        if name is not None:
+            missing = len(names) - len(ran.intersection(names))
+            told.append(f"{what}: {name}" + (f" ({missing} of {len(names)} were not run)" if missing else ""))
+    return f"{'; '.join(told)}." if told else ""
 
 
 def rests_on(found: Sequence[Row]) -> str:
@@ -104,9 +152,9 @@ def explained() -> str:
     """What the columns of :func:`markdown` say."""
     usual = ", ".join(CONVENTIONAL)
     return (
-        "Macro-F1 and accuracy are of people held out, means over the seeds; bold: the best arm of all seeds but the oracle, which\n"
-        "knows what labels are wrong. 95 %: by a bootstrap over people and seeds; – where all seeds together hold out fewer than five\n"
-        "people, or draws of them lose a scene.\n"
+        "Macro-F1 and accuracy are of people held out, means over the seeds; bold: the best arm among those run with every seed, the\n"
+        "oracle aside, which knows what labels are wrong. 95 %: by a bootstrap over people and seeds; – where all seeds together hold\n"
+        "out fewer than five people, or draws of them lose a scene.\n"
         "Recovery: accuracy ÷ the original's at home (taken as it is), with its 95 %. Recall: the share of a scene's windows that is\n"
         "recognised (its 95 % is in transfer.json). Differences are of macro-F1, on the same people and seeds: to free-plain; to the\n"
         f"best of the conventional arms ({usual});\n"
@@ -138,14 +186,8 @@ def _seeds(count: int) -> str:
     return f"{count} seed{'' if count == 1 else 's'}"
 
 
-def _fewer(row: Row, most: int) -> str:
-    """How many seeds a row has, where others have more."""
-    return f" ({_seeds(row.seeds)})" if row.seeds < most else ""
-
-
-def _bold(arm: str, value: float, top: float) -> str:
-    """The best stands out, but neither the oracle nor what all get wrong."""
-    return f"**{value:.3f}**" if value == top > 0 and arm != ORACLE else f"{value:.3f}"
+def _bold(value: float, *, best: bool) -> str:
+    return f"**{value:.3f}**" if best else f"{value:.3f}"
 
 
 def _recovery(row: Row) -> str:

@@ -57,14 +57,19 @@ class Row:
     recall: dict[str, float | None]
     """Scene → mean over the seeds whose people show it; None where none does."""
     recall_intervals: dict[str, Interval | None]
+    """None also where a draw may be of seeds alone whose people do not show the scene."""
     to_plain: float | None
     """Mean difference of macro-F1 to plain fine-tuning as people run it, seed by seed; None without it."""
     to_plain_interval: Interval | None
+    best: str | None
+    """The best of the usual arms that were run (:data:`training.arm.CONVENTIONAL`), by its mean."""
     to_best: float | None
-    """The same to the best of the usual arms (:data:`training.arm.CONVENTIONAL`, by its mean)."""
+    """The mean difference to that."""
     to_best_interval: Interval | None
+    same: str | None
+    """The best arm of the same recipe (:data:`training.arm.SAME_RECIPE`) that was run."""
     to_same: float | None
-    """The same to the best arm of the same recipe (:data:`training.arm.SAME_RECIPE`): what the weights give."""
+    """The mean difference to that: what the weights give."""
     to_same_interval: Interval | None
     spread: float | None
     """Of balanced accuracy over the last epochs, among people left out; None where no epochs were trained."""
@@ -129,8 +134,8 @@ def _group(pair: str, regime: str, arms: Mapping[str, Sequence[Mapping[str, Any]
                 recovery_interval=_interval(draws[arm].recovery),
                 recall={scene: _mean([cell["recall"][scene] for cell in cells]) for scene in scenes},
                 recall_intervals={scene: _interval(draws[arm].recall[:, at]) for at, scene in enumerate(scenes)},
-                to_plain=to_plain[0], to_plain_interval=to_plain[1], to_best=to_best[0], to_best_interval=to_best[1],
-                to_same=to_same[0], to_same_interval=to_same[1],
+                to_plain=to_plain[0], to_plain_interval=to_plain[1], best=best, to_best=to_best[0], to_best_interval=to_best[1],
+                same=same, to_same=to_same[0], to_same_interval=to_same[1],
                 spread=float(np.mean(spreads)) if spreads else None,
                 seconds=float(np.median([cell["seconds"] for cell in cells])),
             )
@@ -250,14 +255,14 @@ def _drawn(cells: Sequence[Mapping[str, Any]], seed: int) -> _Drawn:
         return none
     drawn, picked = drawn[whole][:_DRAWS], picked[whole][:_DRAWS]
     right, true = np.diagonal(drawn, axis1=-2, axis2=-1), drawn.sum(-1)
-    # Recovery ratio ÷ accuracy, one number for all people of a seed; where nothing was right there is none, and none is needed.
-    home = np.array([cell["recovery_ratio"] / cell["accuracy"] if cell["accuracy"] else 0.0 for cell in cells])
+    # One number, since the cells of a pair have one original.
+    per_accuracy = next((cell["recovery_ratio"] / cell["accuracy"] for cell in cells if cell["accuracy"]), np.nan)
     seeds = np.arange(len(drawn))[:, None], picked
     shown = (true > 0)[seeds]
     recall = np.where(shown, (right / np.maximum(true, 1))[seeds], 0.0).sum(1)
     return _Drawn(
         _f1(drawn)[seeds].mean(1),
-        (home * right.sum(-1) / true.sum(-1))[seeds].mean(1),
+        per_accuracy * (right.sum(-1) / true.sum(-1))[seeds].mean(1),
         np.where(shown.any(1), recall / np.maximum(shown.sum(1), 1), np.nan),
     )
 

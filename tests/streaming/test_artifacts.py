@@ -194,7 +194,7 @@ def test_a_certificate_that_is_not_trusted_says_how_to_trust_it(
     monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
     try:
         wanted = pins(signed.pin("a", b"x"))
-        with pytest.raises(DownloadError, match=r"REQUESTS_CA_BUNDLE is a file of certificates"):
+        with pytest.raises(DownloadError, match=r"set REQUESTS_CA_BUNDLE to a PEM file"):
             artifacts.fetch(wanted, tmp_path / "jars", repositories=signed.sources)
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.ca_file))
         artifacts.fetch(wanted, tmp_path / "jars", repositories=signed.sources)

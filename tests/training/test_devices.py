@@ -93,3 +93,24 @@ def test_data_that_do_not_fit_go_over_a_part_at_a_time() -> None:
     assert held.rows(rows).is_cuda
     torch.testing.assert_close(held.rows(rows).cpu(), data[rows])
     torch.testing.assert_close(torch.cat(list(held.batches(4))).cpu(), data)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        held.rows(rows)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_same_bits_can_be_asked_for_after_cublas_has_been_called() -> None:
+    code = """
+import torch
+from training.devices import reproducible
+one = torch.ones(8, 8, device="cuda")
+one @ one
+with reproducible(wanted=True):
+    print(float((one @ one).sum()))
+"""
+    environ = {name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"}
+    done = subprocess.run((sys.executable, "-c", code), env=environ, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "512.0"

@@ -81,8 +81,29 @@ def test_what_stands_out_is_the_best_of_those_that_can_be_compared() -> None:
     """Neither the oracle, be it as good, nor an arm of fewer seeds, nor what nobody recognises."""
     tied = [cell(arm, seed, value) for seed in range(2) for arm, value in (("filterloss-auto", 0.8), ("oracle", 0.8))]
     found = rows([*tied, cell("free-scratch", 0, 0.9)])
+    tie = markdown(rows([*tied, cell("free-scratch", 0, 0.8)]))
+    assert "| free-scratch (1 seed) | 0.800 |" in tie
+    assert "| free-scratch (1 seed) | **" not in tie
     for text in (overview(found), markdown(found)):
         assert "| filterloss-auto | **0.800** |" in text or "| filterloss-auto | 0.800 | **0.800** |" in text
         assert text.count("**") == 2 * (2 if "recall" in text else 1)
     nobody = [{**each, "macro_f1": 0.0, "recall": {"Run": 0.0, "Walk": None}} for each in tied]
     assert "**" not in markdown(rows(nobody))
+
+
+def test_the_overview_says_of_how_many_seeds_it_is_where_pairs_differ() -> None:
+    """An arm is of as few as it has anywhere."""
+    more = [{**each, "seed": 1} for each in BOTH if each["pair"] == "b"]
+    lines = overview(rows([*BOTH, *more])).splitlines()
+    assert "| arm | a (1 seed) | b (2 seeds) | mean | recovery |" in lines
+    both = [{**each, "seed": seed} for each in BOTH for seed in range(12)]
+    slow = [cell("free-scratch", seed, 0.4, pair=pair) for pair, many in (("a", 10), ("b", 2)) for seed in range(many)]
+    assert any(line.startswith("| free-scratch (2 seeds) |") for line in overview(rows([*both, *slow])).splitlines())
+
+
+def test_a_table_names_the_arms_that_the_differences_are_to() -> None:
+    """The best of those that were run: one that was stopped early lacks some."""
+    assert "The best of the conventional arms: free-focal (4 of 6 were not run)." in markdown(rows(CELLS))
+    some = [*CELLS, *(cell("pruned", seed, 0.84) for seed in range(3))]
+    assert "; of those of the same recipe: pruned (7 of 8 were not run)." in markdown(rows(some))
+    assert "The best of the" not in markdown(rows([cell("oracle", 0, 0.9)]))

@@ -31,6 +31,7 @@ def test_what_the_weights_give_is_the_lead_over_the_best_arm_of_the_same_recipe(
     more = [cell(arm, seed, value) for seed in range(3) for arm, value in (("focal", 0.8), ("pruned", 0.84))]
     found = {row.arm: row for row in rows([*CELLS, *more])}
     assert found["filterloss-auto"].to_same == pytest.approx(0.02)
+    assert (found["filterloss-auto"].best, found["filterloss-auto"].same) == ("free-focal", "pruned")
     assert found["filterloss-auto"].to_same_interval == pytest.approx((0.02, 0.02), abs=1e-9)
     assert found["filterloss-auto"].to_best == pytest.approx(0.16)
     assert {row.to_same for row in rows(CELLS)} == {None}, "there is none to compare with"
@@ -125,7 +126,7 @@ def test_recovery_and_recall_have_intervals_of_the_same_draws() -> None:
     assert row.recall == dict.fromkeys(SCENES, pytest.approx(2 / 3))
     assert row.recall_intervals == dict.fromkeys(SCENES, pytest.approx(row.interval))
     nothing = rows([cell("free-plain", 0, 0.0)])[0]
-    assert nothing.recovery_interval == (0, 0)
+    assert nothing.recovery_interval is None, "nobody can say what it is a share of"
 
 
 def test_a_scene_that_some_seeds_lack_has_a_recall_of_the_others() -> None:
@@ -209,6 +210,14 @@ def test_of_pairs_that_have_no_arms_in_common_nothing_can_be_said_together() -> 
     """A bench that was stopped early."""
     apart = rows([cell("free-plain", 0, 0.5, pair="a"), cell("oracle", 0, 0.9, pair="b")])
     assert aims(apart, "filterloss-auto") == {}
+
+
+def test_a_pair_that_lacks_an_arm_is_in_no_mean_of_the_aims() -> None:
+    """Or the best would be the best of what happens to be there."""
+    lacking = [each for each in BOTH if (each["pair"], each["arm"]) != ("b", "free-focal")]
+    found = aims(rows(lacking), "filterloss-auto")["hard"]
+    assert found["pairs"] == ["a"]
+    assert found["same_recipe"] == {"arm": "oversampling", "lead": pytest.approx(0.1)}
 
 
 def test_how_far_it_is_ahead_of_what_it_is_to_be_ahead_of() -> None:

@@ -107,16 +107,16 @@ def rows(cells: Iterable[Mapping[str, Any]], *, seed: int = 0) -> list[Row]:
 
 def _group(pair: str, regime: str, arms: Mapping[str, Sequence[Mapping[str, Any]]], seed: int) -> list[Row]:
     draws = {arm: _drawn(cells, seed) for arm, cells in arms.items()}
-    means = {arm: float(np.mean([cell["macro_f1"] for cell in cells])) for arm, cells in arms.items()}
+    f1 = {arm: float(np.mean([cell["macro_f1"] for cell in cells])) for arm, cells in arms.items()}
     best, same = (
-        max((arm for arm in names if arm in arms), key=means.__getitem__, default=None)
+        max((arm for arm in names if arm in arms), key=f1.__getitem__, default=None)
         for names in (CONVENTIONAL, [arm.name for arm in SAME_RECIPE])
     )
 
     def to(arm: str, other: str | None) -> tuple[float | None, Interval | None]:
         if other is None or other not in arms:
             return None, None
-        return means[arm] - means[other], _interval(draws[arm].macro_f1 - draws[other].macro_f1)
+        return f1[arm] - f1[other], _interval(draws[arm].macro_f1 - draws[other].macro_f1)
 
     made = []
     for arm, cells in arms.items():
@@ -127,7 +127,7 @@ def _group(pair: str, regime: str, arms: Mapping[str, Sequence[Mapping[str, Any]
             Row(
                 pair=pair, regime=regime, arm=arm, seeds=len(cells), labels=cells[0]["train_windows"],
                 labels_by_seed=_range_of([cell["train_windows"] for cell in cells]), wrong=cells[0]["wrong"],
-                people=len(set(cells[0]["subjects"])), windows=len(cells[0]["truth"]), macro_f1=means[arm],
+                people=len(set(cells[0]["subjects"])), windows=len(cells[0]["truth"]), macro_f1=f1[arm],
                 interval=_interval(draws[arm].macro_f1),
                 accuracy=float(np.mean([cell["accuracy"] for cell in cells])),
                 recovery_ratio=float(np.mean([cell["recovery_ratio"] for cell in cells])),

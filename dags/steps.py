@@ -35,7 +35,7 @@ def load_windows(
     data = settings.data
     return from_lake(
         settings.lake, version, labels_version=labels_version, cohort=cohort, channels=data.channels, scenes=data.scenes or None,
-        min_coverage=data.min_coverage, labelled_only=True,
+        min_coverage=data.min_coverage, labelled_only=True, verified_by=data.verified_by,
     )  # fmt: skip
 
 

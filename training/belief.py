@@ -107,7 +107,13 @@ def label_runs(windows: WindowSet) -> NDArray[np.int64]:
 
 
 def label_belief(
-    seen: Array, labels: NDArray[np.int64], runs: NDArray[np.int64], *, train: NDArray[np.bool_], novelty: float
+    seen: Array,
+    labels: NDArray[np.int64],
+    runs: NDArray[np.int64],
+    *,
+    train: NDArray[np.bool_],
+    novelty: float,
+    verified: NDArray[np.bool_] | None = None,
 ) -> tuple[Array, Array]:
     """How probable it is that each label is right, and how many of each scene's labels are wrong.
 
@@ -120,6 +126,7 @@ def label_belief(
         runs: (n,) what was labelled together and is right or wrong together.
         train: (n,) mask of the labels whose errors are estimated; the others are judged by those.
         novelty: how much of its evidence a further window of a run adds, 0 to 1: they overlap, and resemble each other.
+        verified: (n,) labels that are known to be right, which also tells how people mislabel; None: none.
 
     Returns:
         (n,) belief in [0, 1], and (scenes,) shares of wrong labels.
@@ -132,7 +139,8 @@ def label_belief(
     seen = np.clip(seen, (1 - _SURE) / max(scenes - 1, 1), _SURE)
     surest = np.log(_SURE / (1 - _SURE) * max(scenes - 1, 1))
     common, channel = (counts + _UNSEEN) / (counts.sum() + scenes * _UNSEEN), _evenly(_WRONG, scenes)
-    belief = np.full(n, 1 - _WRONG)
+    verified = np.zeros(n, bool) if verified is None else verified
+    belief = np.where(verified, 1.0, 1 - _WRONG)
     known = np.bincount(labels, weights=times * seen[given], minlength=scenes) / (counts + _TINY)
     unknown = np.clip((_KNOWN - known) / (_KNOWN - _UNKNOWN), 0, 1)
     # How wrong labels are is measured on those of other scenes: where there are hardly any, what the judges see counts.
@@ -156,7 +164,7 @@ def label_belief(
         # Who does not know a scene sees too little of it in all of its windows: what tells is whether one looks more like it than others.
         blindness = np.bincount(labels, weights=times * evidence, minlength=scenes) / (counts + _TINY)
         evidence -= (unknown * np.minimum(blindness, 0))[labels]
-        belief = expit(_pooled(evidence, runs, size, novelty) + before[labels])
+        belief = np.where(verified, 1.0, expit(_pooled(evidence, runs, size, novelty) + before[labels]))
         truth = (1 - belief)[:, None] * instead / against[:, None]
         truth[given] = belief
         truth *= times[:, None]

@@ -59,12 +59,14 @@ class WindowSet:
     """The version of the lake's ``windows`` table that the windows were read at, if they were."""
     labels_version: int | None = None
     """The version of its ``labels`` table, likewise; :data:`streaming.tables.NO_LABELS` if there was none."""
+    verified: NDArray[np.bool_] | None = None
+    """(n,) where the label is known to be right, having been said by one of ``[data] verified_by``; None: nowhere."""
 
     def __post_init__(self) -> None:
         if self.signals.ndim != 3 or self.signals.shape[1] != len(self.channels):
             msg = f"Signals must be (windows, {len(self.channels)} channels, samples), not {self.signals.shape}"
             raise DataError(msg)
-        for name in ("scenes", "start_ns", "coverage", *_TEXTS):
+        for name in self._columns():
             if getattr(self, name).shape != (len(self),):
                 msg = f"{name} must be ({len(self)},), one for each window, not {getattr(self, name).shape}"
                 raise DataError(msg)
@@ -82,8 +84,11 @@ class WindowSet:
 
     def select(self, which: NDArray[Any]) -> WindowSet:
         """These windows only: ``which`` is a mask or indices."""
-        arrays = ("signals", "scenes", "start_ns", "coverage", *_TEXTS)
-        return dataclasses.replace(self, **{name: getattr(self, name)[which] for name in arrays})
+        return dataclasses.replace(self, **{name: getattr(self, name)[which] for name in ("signals", *self._columns())})
+
+    def _columns(self) -> tuple[str, ...]:
+        """What has a value for each window, beside its signals."""
+        return ("scenes", "start_ns", "coverage", *_TEXTS, *(() if self.verified is None else ("verified",)))
 
     def labelled(self) -> WindowSet:
         """The windows that have a scene."""
@@ -156,6 +161,8 @@ class WindowSet:
         for name in _TEXTS:
             # Each text ends with a mark, the last of a column too: or its letters could belong to the next column.
             digest.update("".join(f"{text}\0" for text in getattr(self, name).tolist()).encode())
+        if self.verified is not None and self.verified.any():
+            digest.update(np.ascontiguousarray(self.verified).data)
         return digest.hexdigest()
 
     @classmethod
@@ -169,6 +176,7 @@ class WindowSet:
         scene_names: Sequence[str],
         rate_hz: float,
         sessions: NDArray[np.str_] | None = None,
+        verified: NDArray[np.bool_] | None = None,
     ) -> WindowSet:
         """Windows that come from no lake: arrays, or a tensor's ``.numpy()``.
 
@@ -180,6 +188,7 @@ class WindowSet:
             scene_names: names of the scenes.
             rate_hz: samples per second.
             sessions: (n,) which windows were recorded, and labelled, in one go; None: each window by itself.
+            verified: (n,) where the label is known to be right; None: nowhere.
 
         Raises:
             DataError: the shapes do not fit, or samples are infinite.
@@ -197,7 +206,7 @@ class WindowSet:
             scenes=np.asarray(scenes, np.int64), scene_names=tuple(scene_names), subjects=np.asarray(subjects, np.str_),
             sessions=numbers if sessions is None else np.asarray(sessions, np.str_), devices=np.asarray(subjects, np.str_),
             window_ids=numbers, start_ns=np.zeros(count, np.int64),
-            coverage=np.where(np.isfinite(share), share, 0.0).astype(np.float32),
+            coverage=np.where(np.isfinite(share), share, 0.0).astype(np.float32), verified=verified,
         )  # fmt: skip
 
     def save(self, path: Path) -> None:
@@ -206,6 +215,8 @@ class WindowSet:
         fields: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         fields["version"] = -1 if self.version is None else self.version
         fields["labels_version"] = _NOT_SAID if self.labels_version is None else self.labels_version
+        if self.verified is None:
+            del fields["verified"]
         try:
             with partial.open("wb") as file:
                 np.savez(file, **fields)
@@ -223,8 +234,9 @@ class WindowSet:
         try:
             # Opened here: NumPy leaves a file open that turns out to be no archive.
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                # Files from before labels could come later do not say which.
-                known = [f.name for f in dataclasses.fields(cls) if f.name in archive or f.name != "labels_version"]
+                # Files from before labels could come later, or be known to be right, do not say which.
+                newer = {"labels_version", "verified"}
+                known = [f.name for f in dataclasses.fields(cls) if f.name in archive or f.name not in newer]
                 fields: dict[str, Any] = {name: archive[name] for name in known}
         except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             msg = f"{path} holds no windows: {error}"

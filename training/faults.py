@@ -68,7 +68,9 @@ def plant_faults(
                 (np.searchsorted(scenes, windows.scenes) + rng.integers(1, len(scenes), len(windows))) % len(scenes)
             ]
         )
-    return Faulty(windows=replace(windows, scenes=np.where(chosen, other, windows.scenes)), faulty=chosen)
+    return Faulty(
+        windows=replace(windows, scenes=np.where(chosen, other, windows.scenes), verified=None), faulty=chosen
+    )
 
 
 def look_alikes(windows: WindowSet, features: NDArray[np.floating]) -> NDArray[np.int64]:

@@ -1,8 +1,10 @@
 """FilterLoss: L = Σ w(i)·ℓ(i) / Σ w(i) over the whole optimizer step, optionally corrected for imbalance.
 
 The correction is logit adjustment (Menon et al., 2021, "Long-tail learning via logit adjustment"): while training, the
-logarithm of a scene's share is added to its logit, so that the model need not learn that common scenes are common. The
-shares are those of the *weighted* counts: a distrusted window counts for its scene as little as it counts for the loss.
+logarithm of a scene's share is added to its logit, so that the model need not learn that common scenes are common. Or it is a
+margin by scene size (LDAM: Cao et al., 2019, "Learning imbalanced datasets with label-distribution-aware margin loss"): while
+training, a window's own logit is lowered, the more the rarer its scene, so that a rare scene is recognised with room to spare.
+Both go by the *weighted* counts: a distrusted window counts for its scene as little as it counts for the loss.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor
 
 from training.losses import CROSS_ENTROPY, Loss
+from training.settings import Correction
 
 
 def weighted_sum(
@@ -22,7 +25,7 @@ def weighted_sum(
         logits: (n, scenes).
         labels: (n,) int64.
         weights: (n,) not negative.
-        adjustment: (scenes,) added to the logits, see :func:`logit_adjustment`.
+        adjustment: (scenes,) or (n, scenes) added to the logits, see :func:`correction`.
         loss: ℓ, of a window.
 
     Returns:
@@ -57,8 +60,41 @@ def logit_adjustment(labels: Tensor, weights: Tensor, scenes: int) -> Tensor:
         weights: (n,) not negative.
         scenes: number of scenes.
     """
-    counts = torch.zeros(scenes, dtype=weights.dtype).index_add_(0, labels.cpu(), weights.cpu())
-    # In units of windows, whatever the scale of the weights.
-    counts = counts * (len(labels) / weights.sum().cpu().clamp(min=torch.finfo(weights.dtype).tiny))
-    counts = counts.clamp(min=0.5)
+    counts = _counts(labels, weights, scenes)
     return (counts / counts.sum()).log()
+
+
+def label_margins(labels: Tensor, weights: Tensor, scenes: int, *, largest: float) -> Tensor:
+    """(scenes,) by how much the logit of a window's own scene is lowered: as the fourth root of its weighted count falls.
+
+    Args:
+        labels: (n,) int64.
+        weights: (n,) not negative.
+        scenes: number of scenes.
+        largest: margin, in logits, of the rarest of the scenes that have a label.
+    """
+    counts = _counts(labels, weights, scenes)
+    rarest = counts[torch.unique(labels.cpu())].min()
+    return largest * (rarest / counts).clamp(max=1).pow(0.25)
+
+
+def correction(labels: Tensor, weights: Tensor, scenes: int, *, kind: Correction, margin: float) -> Tensor:
+    """(scenes, scenes) what is added to the logits of a window: the row of its label.
+
+    Args:
+        labels: (n,) int64.
+        weights: (n,) not negative.
+        scenes: number of scenes.
+        kind: which correction.
+        margin: the largest, in logits, where it is by margins.
+    """
+    if kind == "margins":
+        return -torch.diag(label_margins(labels, weights, scenes, largest=margin))
+    return logit_adjustment(labels, weights, scenes).expand(scenes, scenes)
+
+
+def _counts(labels: Tensor, weights: Tensor, scenes: int) -> Tensor:
+    """(scenes,) weighted counts in units of windows, whatever the scale of the weights, half a one at least."""
+    counts = torch.zeros(scenes, dtype=weights.dtype).index_add_(0, labels.cpu(), weights.cpu())
+    counts = counts * (len(labels) / weights.sum().cpu().clamp(min=torch.finfo(weights.dtype).tiny))
+    return counts.clamp(min=0.5)

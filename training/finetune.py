@@ -31,12 +31,11 @@ from torch import Tensor
 from training.checkpoint import Checkpoint
 from training.choosing import People
 from training.devices import Held, device, laid_out, reproducible, seeded, threads
-from training.filterloss import logit_adjustment
+from training.filterloss import correction
 from training.folds import grouped_folds
 from training.heads import Head, fit_head
 from training.losses import CROSS_ENTROPY, Loss
 from training.network import SceneNet, Trainable
-from training.quality import adjustment
 from training.ranks import ranks
 from training.runkey import RECIPE
 from training.settings import ComputeSettings, FineTuneSettings
@@ -117,7 +116,7 @@ def finetune(
         weights: (n,) of the loss.
         groups: (n,) their people.
         believed: (n,) how much a window counts when people who were left out choose.
-        adjust: whether to correct for imbalance by logit adjustment.
+        adjust: whether to correct for imbalance.
         shares: what may be chosen, of the way from the original's weights to the trained ones; to stay is always allowed.
         sampler: resamples an epoch; None for every row once.
         loss: of a window.
@@ -294,10 +293,14 @@ class _Trainer:
         """A head, fitted to its optimum or near it: with the weakest pull, 100 iterations leave up to 3 % of predictions other than its."""
         rows = self._sampled(rows)
         labels, weights = self._label_array[rows], self._weight_array[rows]
-        shift = adjustment(labels, weights, len(self._original.scenes)) if self._adjust else None
-        return fit_head(
-            self._features[rows], labels, weights, start=self._head, pull=pull, adjustment=shift, loss=self._loss
-        )
+        by_label = self._correction(torch.from_numpy(labels), torch.from_numpy(weights))
+        shift, features = None if by_label is None else by_label.numpy()[labels], self._features[rows]
+        return fit_head(features, labels, weights, start=self._head, pull=pull, adjustment=shift, loss=self._loss)
+
+    def _correction(self, labels: Tensor, weights: Tensor) -> Tensor | None:
+        """(scenes, scenes) what is added to the logits, a row for each label."""
+        scenes, by = len(self._original.scenes), self._settings
+        return correction(labels, weights, scenes, kind=by.correction, margin=by.margin) if self._adjust else None
 
     def _sampled(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return rows if self._sampler is None else rows[self._sampler(self._label_array[rows])]
@@ -305,11 +308,9 @@ class _Trainer:
     def epoch(self, rows: NDArray[np.int64], number: int, passes: int) -> float:
         """The pass of this number (from 1) over these rows; returns the mean loss."""
         chosen = torch.from_numpy(self._sampled(rows))
-        shift = None
-        if self._adjust:
-            scenes = len(self._original.scenes)
-            shift = logit_adjustment(self._labels[chosen], self._weights[chosen], scenes).to(self._where)
-        # One copy to the device an epoch, and one back: no step waits for the host, nor the host for a step.
+        by_label = self._correction(self._labels[chosen], self._weights[chosen])
+        # Copied to the device once an epoch, and once back: no step waits for the host, nor the host for a step.
+        shift = None if by_label is None else by_label.to(self._where)
         order = chosen[torch.randperm(len(chosen), generator=self._generator)].to(self._held.lies)
         parts = torch.split(order, self._settings.batch)
         losses = []

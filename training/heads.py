@@ -73,7 +73,7 @@ class HeadProblem:
     """mean‖h‖² of the features, without the constant."""
     pull: float
     shift: Array
-    """(scenes,) added to the logits."""
+    """(scenes,) or (n, scenes) added to the logits."""
     loss: Loss = CROSS_ENTROPY
 
     @classmethod
@@ -201,7 +201,7 @@ def head_path(
         weights: (n,) not negative, not all 0.
         start: W₀, the original's head, which it is pulled to, and where the search starts.
         pull: how strongly.
-        adjustment: (scenes,) added to the logits, see :func:`training.filterloss.logit_adjustment`.
+        adjustment: (scenes,) or (n, scenes) added to the logits, see :func:`training.filterloss.correction`.
         loss: ℓ; cross-entropy makes the problem convex.
         iterations: of L-BFGS, at most.
 
@@ -210,8 +210,9 @@ def head_path(
         earlier than that stands in the remaining places, too.
     """
     rows = np.flatnonzero(weights > 0)
+    shift = adjustment[rows] if adjustment is not None and adjustment.ndim > 1 else adjustment
     problem = HeadProblem.of(
-        features[rows], labels[rows], weights[rows], start=start, pull=pull, adjustment=adjustment, loss=loss
+        features[rows], labels[rows], weights[rows], start=start, pull=pull, adjustment=shift, loss=loss
     )
     places = [1 << power for power in range(iterations.bit_length()) if 1 << power < iterations]
     passed: list[Array] = []

@@ -20,24 +20,25 @@ from numpy.typing import NDArray
 
 _NONE = -1
 _WINDOWS = ("device_id", "session_id", "start_ns", "end_ns", "scene")
-_LABELS = ("device_id", "session_id", "start_ns", "end_ns", "scene", "said_ns")
+_LABELS = ("device_id", "session_id", "start_ns", "end_ns", "scene", "said_by", "said_ns")
 _ORDER = ("said_ns", "kafka_offset", "kafka_partition", "topic")
 """From the oldest to the newest. A device's labels are in one partition of one topic, so that its offset says which came later."""
 
 
-def newest_scenes(windows: pl.DataFrame, labels: pl.DataFrame) -> pl.Series:
-    """The scene of each window, when everything that was said later is taken into account.
+def newest_labels(windows: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame:
+    """The scene of each window, when everything that was said later is taken into account, and who said it.
 
     Args:
         windows: ``device_id session_id start_ns end_ns scene``, the latter null where the window's own label says nothing.
-        labels: rows of the ``labels`` table, in any order: ``device_id session_id start_ns end_ns scene said_ns`` and where in
-            Kafka they were. ``session_id`` null is any session, ``scene`` null withdraws.
+        labels: rows of the ``labels`` table, in any order: ``device_id session_id start_ns end_ns scene said_by said_ns`` and where
+            in Kafka they were. ``session_id`` null is any session, ``scene`` null withdraws.
 
     Returns:
-        (windows,) ``scene``, null for none, in the order of ``windows``.
+        (windows,) ``scene``, null for none, and ``said_by``, null where it is the window's own, in the order of ``windows``.
     """
+    own = windows.select("scene", said_by=pl.lit(None, pl.String))
     if windows.is_empty() or labels.is_empty():
-        return windows["scene"]
+        return own
     windows = windows.select(_WINDOWS)
     labels = labels.sort(_ORDER).select(_LABELS)
     newest = np.full(len(windows), _NONE, np.int64)
@@ -52,8 +53,8 @@ def newest_scenes(windows: pl.DataFrame, labels: pl.DataFrame) -> pl.Series:
     spoken = pl.Series(
         (newest != _NONE) & (windows["scene"].is_null().to_numpy() | (said >= windows["end_ns"].to_numpy()))
     )
-    scenes = labels["scene"].gather(np.maximum(newest, 0))
-    return scenes.zip_with(spoken, windows["scene"]).alias("scene")
+    said_of_it = labels.select("scene", "said_by")[np.maximum(newest, 0)]
+    return pl.DataFrame([said_of_it[name].zip_with(spoken, own[name]).alias(name) for name in own.columns])
 
 
 def _newest(windows: pl.DataFrame, labels: pl.DataFrame, keys: list[str]) -> NDArray[np.int64]:

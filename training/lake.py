@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import date
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,7 @@ def from_lake(
     min_coverage: float = 0.0,
     labelled_only: bool = False,
     day: date | None = None,
+    verified_by: Collection[str] = (),
 ) -> WindowSet:
     """Read the windows of a cohort, each with the scene that was said of it last.
 
@@ -51,6 +52,7 @@ def from_lake(
         min_coverage: leave out windows that are sparser than this, by the sparsest sensor that is there at all.
         labelled_only: leave out windows without a scene.
         day: read the windows of this event date only; None for all.
+        verified_by: who labels rightly (``said_by`` of a label).
 
     Returns:
         The windows, by device, session and time. ``version`` and ``labels_version`` are those that were read.
@@ -97,6 +99,11 @@ def from_lake(
         coverage=frame["coverage"].to_numpy().astype(np.float32),
         version=version,
         labels_version=labels_version,
+        verified=(frame["scene"].is_not_null() & frame["said_by"].is_in(list(verified_by)))
+        .fill_null(value=False)
+        .to_numpy()
+        if verified_by
+        else None,
     )
 
 
@@ -112,14 +119,14 @@ def described_windows(
     """Every window of a cohort, without its signals; arguments and errors are those of :func:`from_lake`.
 
     Returns:
-        ``window_id subject_id device_id session_id phone_model event_date scene start_ns end_ns coverage``, by device, session and time;
-        ``scene`` is what was said last (:mod:`training.labels`), ``coverage`` that of the sparsest sensor of ``channels``, null if none
-        is there.
+        ``window_id subject_id device_id session_id phone_model event_date scene said_by start_ns end_ns coverage``, by device, session
+        and time; ``scene`` is what was said last (:mod:`training.labels`), ``said_by`` who said it, null if the phone, ``coverage``
+        that of the sparsest sensor of ``channels``, null if none is there.
     """
     import polars as pl  # noqa: PLC0415
 
     from streaming.lake import scan_labels, scan_windows  # noqa: PLC0415
-    from training.labels import newest_scenes  # noqa: PLC0415
+    from training.labels import newest_labels  # noqa: PLC0415
 
     scan = _of(scan_windows(lake, version), cohort, day)
     columns = scan.collect_schema()
@@ -135,7 +142,7 @@ def described_windows(
     coverage = pl.min_horizontal(pl.when(column > 0).then(column) for column in coverages)
     frame = scan.sort(_ORDER).select(*_DESCRIPTION, coverage=coverage).collect()
     labels = scan_labels(lake, labels_version).filter(pl.col("device_id").is_in(frame["device_id"].unique().implode()))
-    return frame.with_columns(newest_scenes(frame, labels.collect()))
+    return frame.with_columns(newest_labels(frame, labels.collect()))
 
 
 def usable(

@@ -4,8 +4,8 @@ w(b) = floor + (1 − floor) · σ(slope · logit(b) + shift): with slope 1 and 
 fitted with these weights is a function of them; the derivative of its loss on windows that it has not seen is had without unrolling
 the fit, from the optimum's condition (implicit differentiation: Bengio, 2000, "Gradient-based optimization of hyperparameters";
 Lorraine et al., 2020), and that of the logit adjustment and of what a scene keeps at least, which the weights move, with it: a line
-search that is told another slope than the loss has gives up. The windows that judge count by the belief in their labels, and each
-scene as much as the others.
+search that is told another slope than the loss has gives up. The windows that judge count by the belief in their labels (or are
+those alone that are known to be right), and each scene as much as the others.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ def learn_map(
     belief: Array,
     fold: NDArray[np.int64],
     *,
+    counts: Array | None = None,
     head: Head,
     pull: float,
     floor: float,
@@ -67,6 +68,7 @@ def learn_map(
         labels: (n,) their labels.
         belief: (n,) probabilities that the labels are right.
         fold: (n,) of each window; each fold in turn judges.
+        counts: (n,) how much a window counts where it judges, those of a scene relative to each other; None: by the belief in its label.
         head: the original's.
         pull: of the heads, see :class:`training.heads.HeadProblem`.
         floor: least weight.
@@ -76,14 +78,14 @@ def learn_map(
 
     # The next weights are hardly others, so neither are the heads fitted with them.
     heads: dict[int, Head] = {}
-    unit = _CURVATURE**-0.5
+    unit, judging = _CURVATURE**-0.5, belief if counts is None else counts
 
     def objective(parameters: Array) -> tuple[float, Array]:
         slope, shift = parameters * unit
         found = WeightMap(slope=slope, shift=shift, floor=floor)
         mapped = found.of(belief)
         weights = floored(mapped, labels, floor)
-        loss, by_weight = held_out_loss(features, labels, weights, belief, fold, head=head, pull=pull, heads=heads)
+        loss, by_weight = held_out_loss(features, labels, weights, judging, fold, head=head, pull=pull, heads=heads)
         by_logit = through_floor(mapped, labels, by_weight) * (mapped - floor) * (1 - mapped) / (1 - floor)
         gradient = np.array([(by_logit * _odds(belief)).sum(), by_logit.sum()])
         tie = np.array([slope - 1, shift])
@@ -99,7 +101,7 @@ def held_out_loss(
     features: NDArray[np.floating],
     labels: NDArray[np.int64],
     weights: Array,
-    belief: Array,
+    counts: Array,
     fold: NDArray[np.int64],
     *,
     head: Head,
@@ -112,7 +114,7 @@ def held_out_loss(
         features: as for :func:`learn_map`, like ``labels``, ``fold``, ``head`` and ``pull``.
         labels: see there.
         weights: (n,) of the loss of the heads that are fitted.
-        belief: (n,) how much a window counts where it judges.
+        counts: (n,) how much a window counts where it judges.
         fold: see there.
         head: see there.
         pull: see there.
@@ -124,7 +126,7 @@ def held_out_loss(
         for number in range(folds):
             learn, judge = fold != number, fold == number
             loss, by_weight, heads[number] = _one_fold(
-                features[learn], labels[learn], weights[learn], features[judge], labels[judge], belief[judge],
+                features[learn], labels[learn], weights[learn], features[judge], labels[judge], counts[judge],
                 head=head, pull=pull, near=heads.get(number),
             )  # fmt: skip
             total += loss / folds

@@ -2,8 +2,9 @@
 
 ``tiers``: k tiers, a weight each, chosen by cross-validation over people (as published). ``per_sample``: the probability that a label is
 right, to a power that people left out choose. ``learned``: the map from that probability to the weight, its two parameters found by
-gradient on people left out (:mod:`training.learned`). ``auto``: equal weights where hardly a label is doubted; else the probability
-itself, unless the learned map or equal weights do better on people left out than chance would have it.
+gradient on people left out, or on those of their labels that are verified, where there are enough (:mod:`training.learned`).
+``auto``: equal weights where hardly a label is doubted; else the probability itself, unless the learned map or equal weights do better
+on people left out than chance would have it.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from training.weights import choose_weights, floored, held_out_logits, tiers_of,
 Array = NDArray[np.float64]
 _POWERS = (1.0, 0.5, 2.0, 4.0)
 """Of the belief; 1 first: with equal results, the weight is the probability itself."""
+_CLEAN = 5
+"""Verified windows of every scene with which they alone judge the learned map."""
 _HARDLY = 0.08
 """Doubt, a mean over the scenes, below which next to nothing is there to be held back: what is doubted then is hard as often as wrong."""
 
@@ -50,6 +53,8 @@ class Labelled:
     """(n,) the belief in a label, less where the signal is poor (:meth:`training.quality.Quality.worth`)."""
     head: Head
     """The original's."""
+    verified: NDArray[np.bool_] | None = None
+    """(n,) where the label is known to be right; None: nowhere."""
     wrong: NDArray[np.bool_] | None = None
     """(n,) where the label is known to be wrong: for the oracle alone."""
 
@@ -77,7 +82,8 @@ class Labelled:
         rows = np.ones(len(windows), bool) if rows is None else rows
         return cls(
             features=features[rows], labels=windows.scenes[rows], groups=windows.groups()[rows], score=quality.score[rows],
-            worth=quality.worth(windows.scenes, rows), head=head, wrong=None if wrong is None else wrong[rows],
+            worth=quality.worth(windows.scenes, rows), head=head,
+            verified=None if windows.verified is None else windows.verified[rows], wrong=None if wrong is None else wrong[rows],
         )  # fmt: skip
 
 
@@ -164,14 +170,28 @@ def _per_sample(data: Labelled, settings: QualitySettings, seed: int) -> Weighed
 
 def _learned(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
     fold = grouped_folds(data.groups, data.labels, settings.folds, rng=np.random.default_rng(seed))
+    counts, clean = _clean_fold(data)
     found = learn_map(
-        data.features, data.labels, data.worth, fold, head=data.head, pull=min(settings.pulls), floor=settings.floor
-    )
+        data.features, data.labels, data.worth, fold, counts=counts, head=data.head, pull=min(settings.pulls), floor=settings.floor,
+    )  # fmt: skip
     return Weighed(
-        weights=floored(found.of(data.worth), data.labels, settings.floor),
-        believed=data.worth,
-        details={"slope": found.slope, "shift": found.shift},
-    )
+        weights=floored(found.of(data.worth), data.labels, settings.floor), believed=data.worth,
+        details={"slope": found.slope, "shift": found.shift, **({"verified": clean} if clean else {})},
+    )  # fmt: skip
+
+
+def _clean_fold(data: Labelled, rows: NDArray[np.bool_] | None = None) -> tuple[Array, int]:
+    """How much each of these windows counts where the map is judged, and how many verified ones those are.
+
+    Too few of a scene: all count, by the belief. Each scene counts alike there, so that the fold is balanced as well as clean.
+    """
+    rows = np.ones(len(data.labels), bool) if rows is None else rows
+    labels, worth = data.labels[rows], data.worth[rows]
+    if data.verified is None:
+        return worth, 0
+    verified = data.verified[rows]
+    each = np.bincount(labels, weights=verified)[np.unique(labels)]
+    return (worth * verified, int(each.sum())) if each.min() >= _CLEAN else (worth, 0)
 
 
 def _learned_left_out(data: Labelled, fold: NDArray[np.int64], settings: QualitySettings) -> NDArray[np.int64]:
@@ -181,7 +201,10 @@ def _learned_left_out(data: Labelled, fold: NDArray[np.int64], settings: Quality
         learn, judge = fold != number, fold == number
         labels, features, worth = data.labels[learn], data.features[learn], data.worth[learn]
         inner = np.unique(fold[learn], return_inverse=True)[1]
-        found = learn_map(features, labels, worth, inner, head=data.head, pull=pull, floor=settings.floor)
+        counts, _ = _clean_fold(data, learn)
+        found = learn_map(
+            features, labels, worth, inner, counts=counts, head=data.head, pull=pull, floor=settings.floor
+        )
         weights = floored(found.of(worth), labels, settings.floor)
         shift = adjustment(labels, weights, len(data.head.bias))
         problem = HeadProblem.of(features, labels, weights, start=data.head, pull=pull, adjustment=shift)

@@ -112,6 +112,8 @@ class Quality:
             against = [f"{text} ({look[at]:.2f})" for text, look in looks.items() if look[at] < _DOUBT]
             if against and self.seen[at] != label:
                 against.insert(0, f"it looks like {windows.scene_names[self.seen[at]]}")
+            if against and windows.verified is not None and windows.verified[at]:
+                against.insert(0, "believed all the same, as it is verified")
             if self.physical[at] < _DOUBT:
                 poor = ", ".join(f"{name} {check[at]:.2f}" for name, check in self.checks.items() if check[at] < 1)
                 against.append(f"the signal is poor ({poor})")
@@ -163,7 +165,9 @@ def score_quality(
         shares = trust_shares(np.stack(list(judges.values())), labels, train=train)
         mixed = np.einsum("j,jns->ns", shares, np.stack(list(judges.values())))
         seen, temperature = calibrated(mixed, labels, runs, train=train, novelty=settings.novelty)
-        belief, wrong = label_belief(seen, labels, runs, train=train, novelty=settings.novelty)
+        belief, wrong = label_belief(
+            seen, labels, runs, train=train, novelty=settings.novelty, verified=windows.verified
+        )
         weights = np.maximum(belief, settings.floor)
     heads = np.mean([judges[name] for name in judges if name not in {_NEIGHBOURS, _ORIGINAL}], axis=0)
     margin, original, neighbours = (_margin(each, labels) for each in (heads, judges[_ORIGINAL], judges[_NEIGHBOURS]))

@@ -81,7 +81,7 @@ def plant(windows: WindowSet, rows: NDArray[np.int64], regime: Regime, *, seed: 
 
 def relabelled(windows: WindowSet, planted: Planted) -> WindowSet:
     """The training windows as they would come."""
-    return dataclasses.replace(windows.select(planted.rows), scenes=planted.labels)
+    return dataclasses.replace(windows.select(planted.rows), scenes=planted.labels, verified=None)
 
 
 def _sizes(counts: NDArray[np.int64], budget: int, imbalance: float, rng: np.random.Generator) -> NDArray[np.int64]:

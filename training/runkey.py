@@ -42,7 +42,7 @@ def run_key(
         holdout: name of the frozen holdout: who is not trained on.
     """
     parts: Mapping[str, Any] = {
-        "recipe": RECIPE, "cohort": cohort, "lake_version": lake_version, "original": original, "data": asdict(data),
+        "recipe": RECIPE, "cohort": cohort, "lake_version": lake_version, "original": original, "data": data.recipe(),
         "quality": asdict(quality), "finetune": finetune.recipe(),
     }  # fmt: skip
     if labels_version is not None:

@@ -12,6 +12,8 @@ Architecture = Literal["resnet34", "resnet18"]
 """A ResNet of torchvision."""
 Device = Literal["auto", "cpu", "cuda"]
 """Where to compute."""
+Correction = Literal["logit-adjustment", "margins"]
+"""Of imbalance: by how common each scene is (Menon et al., 2021), or by a margin that rare scenes have more of (LDAM: Cao et al., 2019)."""
 Precision = Literal["auto", "float32", "bfloat16"]
 """Of what a network computes while it is trained; its weights are float32."""
 Compiled = Literal["auto", "on", "off"]
@@ -55,6 +57,9 @@ class DataSettings:
     holdout_subjects: tuple[str, ...] = ()
     """The target's people to measure on, instead of a share: those whose labels are known to be right, if there are such. An experiment
     draws its own."""
+    verified_by: tuple[str, ...] = ()
+    """Who labels rightly (``said_by`` of a label): what they say is believed, and teaches how much to believe the others. Where they have
+    labelled five windows of every scene, the policy ``learned`` is judged by those alone."""
     min_labelled: int = 40
     """Fewer labelled windows than this are refused: nothing can be learned from them that the next few would not overturn."""
     seed: int = 0
@@ -63,8 +68,12 @@ class DataSettings:
     def __post_init__(self) -> None:
         rules.check(
             "data", self, channels=rules.SOME_NAMES, scenes=rules.NAMES, min_coverage=rules.SHARE, holdout_share=rules.PART,
-            holdout_subjects=rules.NAMES, min_labelled=rules.at_least(0), seed=rules.SEED,
+            holdout_subjects=rules.NAMES, verified_by=rules.NAMES, min_labelled=rules.at_least(0), seed=rules.SEED,
         )  # fmt: skip
+
+    def recipe(self) -> dict[str, Any]:
+        """What of it decides what comes out, for keys: those from before anybody was verified stay what they were."""
+        return {key: value for key, value in asdict(self).items() if value or key != "verified_by"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,6 +170,10 @@ class FineTuneSettings:
     """How far to go from the original's weights (0, always allowed) to the trained ones (1); people who were left out choose."""
     pull: float = 1e-4
     """L2-SP: half of this times the squared distance from the weights at the start is added to the loss."""
+    correction: Correction = "logit-adjustment"
+    """For imbalance, in FilterLoss and in the arms of an experiment that share its recipe: logit-adjustment, or margins (LDAM's)."""
+    margin: float = 3.0
+    """With margins: that of the rarest scene, in logits; the others' are smaller, as the fourth root of how many windows they have."""
     validation_folds: int = 4
     """The training part's people in so many folds: all of them choose the head, the first whether to go below it."""
     device: Device = "auto"
@@ -174,14 +187,17 @@ class FineTuneSettings:
         rules.check(
             "finetune", self, trainable=_TRAINABLE, epochs=rules.at_least(1), max_steps=rules.at_least(1), worth=rules.DIFFERENCE,
             batch=rules.at_least(1), head_pulls=rules.PULLS, shares=rules.SOME_SHARES,
-            learning_rate=rules.POSITIVE, pull=rules.NOT_NEGATIVE,
-            validation_folds=rules.at_least(2, "so that somebody is left to judge"), device=_DEVICE, threads=rules.at_least(0),
-            seed=rules.SEED,
+            learning_rate=rules.POSITIVE, pull=rules.NOT_NEGATIVE, correction=rules.one_of(get_args(Correction)),
+            margin=rules.NOT_NEGATIVE, validation_folds=rules.at_least(2, "so that somebody is left to judge"), device=_DEVICE,
+            threads=rules.at_least(0), seed=rules.SEED,
         )  # fmt: skip
 
     def recipe(self) -> dict[str, Any]:
         """What of it decides what comes out, for keys: where it runs makes no other training."""
-        return {key: value for key, value in asdict(self).items() if key not in {"device", "threads"}}
+        idle = (
+            {"correction", "margin"} if self.correction == "logit-adjustment" else set[str]()
+        )  # keys from before there were others
+        return {key: value for key, value in asdict(self).items() if key not in {"device", "threads"} | idle}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

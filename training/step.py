@@ -115,7 +115,7 @@ class Stepper:
         Args:
             rows: the step's, of all processes; best where the data lie.
             learning_rate: of this step.
-            shift: (scenes,) added to the logits, see :func:`training.filterloss.logit_adjustment`.
+            shift: (scenes, scenes) added to the logits, a row for each label, see :func:`training.filterloss.correction`.
 
         Raises:
             NonFiniteLoss: the loss of this step, or of one since the last look, was NaN or infinite. Nothing was stepped since.
@@ -160,9 +160,9 @@ class Stepper:
         with torch.autocast(self._where.type, self._precision, enabled=self._precision != torch.float32):
             logits = self._forward(self._held.rows(rows))
         index = rows.to(self._where, non_blocking=True)
-        summed, _ = weighted_sum(
-            logits.float(), self._labels[index], self._weights[index], adjustment=shift, loss=self._loss
-        )
+        labels = self._labels[index]
+        adjustment = None if shift is None else shift[labels]
+        summed, _ = weighted_sum(logits.float(), labels, self._weights[index], adjustment=adjustment, loss=self._loss)
         return summed / total
 
     def _halve(self) -> None:

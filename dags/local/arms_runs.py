@@ -63,7 +63,7 @@ class ArmsRuns:
         # Of what decides the cells alone: an experiment draws its own people, and where it is computed makes no other run.
         recipe = {
             "recipe": RECIPE, "quality": asdict(settings.quality), "finetune": settings.finetune.recipe(),
-            "data": asdict(replace(settings.data, holdout_subjects=())),
+            "data": replace(settings.data, holdout_subjects=(), verified_by=()).recipe(),
         }  # fmt: skip
         digest = hashlib.blake2b(json.dumps(recipe, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
         self._pair = pair.name, {"run_key": f"{pair.original.digest} {pair.target.digest()} {digest}"}

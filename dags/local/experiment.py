@@ -177,12 +177,12 @@ def pair_of(settings: Settings, place: Path, where: tuple[str, str], cohorts: tu
         told = " and ".join(f"{samples} samples at {rate:g} Hz" for rate, samples in cuts)
         msg = f"Source and target are cut differently ({told}): ingest both with the same [windows], each into a new lake."
         raise DataError(msg)
-    # Those of [data] are the installation's; here each seed draws its own.
-    data = replace(settings.data, scenes=tuple(shared), holdout_subjects=())
+    # Those of [data] are the installation's; here each seed draws its own, and who verifies cannot be asked about made-up labels.
+    data = replace(settings.data, scenes=tuple(shared), holdout_subjects=(), verified_by=())
     _require_people("source", source, data, min_labelled=data.min_labelled, min_train_subjects=1)
     _require_people("target", target, data, min_labelled=0, min_train_subjects=2)
     parts = json.dumps(
-        [ORIGINAL_RECIPE, source.digest(), asdict(settings.original), asdict(data), asdict(settings.spectrogram)], default=str
+        [ORIGINAL_RECIPE, source.digest(), asdict(settings.original), data.recipe(), asdict(settings.spectrogram)], default=str
     )  # fmt: skip
     folder = place / "originals" / hashlib.blake2b(parts.encode(), digest_size=8).hexdigest()
     if (folder / "model.json").exists():

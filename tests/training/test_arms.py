@@ -204,6 +204,7 @@ def test_what_an_arm_asks_for_reaches_the_network_and_not_the_head_alone(
     others = {
         "weights": moved(weights=uneven), "adjust": moved(weights=uneven, adjust=True), "loss": moved(loss=Loss(kind="focal")),
         "sampler": moved(sampler=np.flatnonzero),
+        "margins": moved(weights=uneven, adjust=True, settings=replace(QUICK, correction="margins")),
     }  # fmt: skip
     assert len({plain, *others.values()}) == 1 + len(others)
 

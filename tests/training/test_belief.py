@@ -220,3 +220,19 @@ def test_a_long_session_is_not_condemned_by_a_mild_look_against_it() -> None:
     assert beliefs[0] > 0.3
     assert min(beliefs[1:]) > 0.05
     assert beliefs[2] == pytest.approx(beliefs[1], abs=0.05), "fifty or five hundred"
+
+
+def test_what_is_known_to_be_right_is_believed_and_teaches_how_people_mislabel() -> None:
+    """Judges take walking for stairs, and half of what is called walking is: the labels that are known tell the one from the other."""
+    labels = np.repeat([0, 1], [200, 200])
+    right = np.arange(400) % 2 == 0
+    seen = np.where((labels == 0)[:, None], [0.9, 0.1], np.where(right[:, None], [0.55, 0.45], [0.7, 0.3]))
+    everything = {"train": np.ones(400, bool), "novelty": 0.1}
+    verified = (labels == 1) & right & (np.arange(400) % 8 == 0)
+    before, shares_before = label_belief(seen, labels, np.arange(400), **everything)  # type: ignore[arg-type]
+    after, shares = label_belief(seen, labels, np.arange(400), verified=verified, **everything)  # type: ignore[arg-type]
+    assert (after[verified] == 1).all()
+    assert before[verified].max() < 1
+    others = (labels == 1) & right & ~verified
+    assert after[others].mean() > before[others].mean()
+    assert shares[1] < shares_before[1]

@@ -35,7 +35,7 @@ def window_sets(draw: st.DrawFn) -> WindowSet:
         scenes=np.asarray(draw(st.lists(st.integers(UNLABELLED, 1), min_size=count, max_size=count)), np.int64),
         window_ids=np.array([f"w{i}" for i in range(count)], np.str_), start_ns=np.arange(count, dtype=np.int64) * 2**40,
         coverage=rng.random(count).astype(np.float32), version=draw(st.none() | st.integers(0, 5)),
-        labels_version=draw(st.none() | st.integers(-1, 5)),
+        labels_version=draw(st.none() | st.integers(-1, 5)), verified=draw(st.none() | st.just(rng.random(count) < 0.5)),
         **{name: np.array(values, np.str_) for name, values in texts.items()},
     )  # fmt: skip
 
@@ -91,6 +91,8 @@ def test_the_digest_changes_with_everything_that_training_sees(made: WindowSet, 
         coverage[at] = 2.0
         changed += [replace(made, signals=signals), replace(made, scenes=scenes), replace(made, coverage=coverage)]
         changed.append(made.select(np.arange(len(made)) != at))
+        verified = np.zeros(len(made), bool) if made.verified is None else made.verified
+        changed.append(replace(made, verified=np.where(np.arange(len(made)) == at, ~verified, verified)))
         for name in ("subjects", "sessions", "devices", "window_ids"):
             texts = getattr(made, name).tolist()
             texts[at] += "+"
@@ -98,6 +100,21 @@ def test_the_digest_changes_with_everything_that_training_sees(made: WindowSet, 
     digests = {made.digest(), *(each.digest() for each in changed)}
     assert len(digests) == 1 + len(changed)
     assert replace(made, version=99).digest() == made.digest(), "where it was read is not what it is"
+
+
+def test_windows_of_which_none_is_verified_keep_their_digest() -> None:
+    """Models and cells from before there was such a thing are found by it."""
+    made = windows(people=1, each=1)
+    assert made.digest() == replace(made, verified=np.zeros(3, bool)).digest()
+
+
+def test_what_is_verified_stays_with_its_window() -> None:
+    made = replace(windows(people=1, each=2), verified=np.arange(6) % 2 == 0)
+    some = made.select(np.array([4, 1]))
+    assert some.verified is not None
+    assert some.verified.tolist() == [True, False]
+    with pytest.raises(DataError, match=r"verified must be \(6,\)"):
+        replace(made, verified=np.ones(5, bool))
 
 
 def test_no_name_runs_over_into_the_next_column() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from training.filterloss import filter_loss, logit_adjustment, weighted_sum
+from training.filterloss import correction, filter_loss, label_margins, logit_adjustment, weighted_sum
 
 SIZES = st.integers(1, 12)
 
@@ -74,3 +74,34 @@ def test_a_silenced_window_may_be_infinitely_wrong() -> None:
 def test_the_adjustment_counts_weights() -> None:
     labels, weights = torch.tensor([0, 0, 0, 1]), torch.tensor([1.0, 1.0, 0.0, 2.0])
     torch.testing.assert_close(logit_adjustment(labels, weights, 2), torch.tensor([0.5, 0.5]).log())
+
+
+def test_margins_grow_with_rarity_and_count_weights() -> None:
+    """By the fourth root of what the scenes' windows weigh: 16 windows of the first weigh as much as 16 of the rarest, one of the last."""
+    labels = torch.tensor([0] * 16 + [1] * 32 + [2])
+    weights = torch.tensor([1.0] * 16 + [0.5] * 32 + [1.0])
+    torch.testing.assert_close(label_margins(labels, weights, 3, largest=2.0), torch.tensor([1.0, 1.0, 2.0]))
+    torch.testing.assert_close(label_margins(labels, 10 * weights, 3, largest=2.0), torch.tensor([1.0, 1.0, 2.0]))
+
+
+def test_no_margin_is_larger_than_the_largest() -> None:
+    """Not even of a scene without a label, which nothing is trained by."""
+    margins = label_margins(torch.tensor([0, 0, 1]), torch.ones(3), 3, largest=2.0)
+    assert margins.max() == margins[2] == margins[1] == 2.0
+
+
+def test_a_margin_is_taken_from_the_label_alone() -> None:
+    """Cao et al., 2019, equation 10: −log exp(z_y − Δ_y) / (exp(z_y − Δ_y) + Σ exp(z_j))."""
+    logits, labels = torch.tensor([[1.0, 0.0, -1.0], [0.5, 2.0, 0.0]]), torch.tensor([0, 2])
+    rows = correction(torch.tensor([0] * 16 + [1] * 16 + [2]), torch.ones(33), 3, kind="margins", margin=2.0)
+    found = filter_loss(logits, labels, torch.ones(2), adjustment=rows[labels])
+    shifted = [math.exp(1.0 - 1.0), math.exp(0.0 - 2.0)]
+    others = [math.exp(0.0) + math.exp(-1.0), math.exp(0.5) + math.exp(2.0)]
+    losses = [-math.log(own / (own + rest)) for own, rest in zip(shifted, others, strict=True)]
+    assert found.item() == pytest.approx(sum(losses) / 2, rel=1e-6)
+
+
+def test_logit_adjustment_is_the_same_for_every_label() -> None:
+    labels, weights = torch.tensor([0, 0, 0, 1]), torch.tensor([1.0, 1.0, 0.0, 2.0])
+    rows = correction(labels, weights, 2, kind="logit-adjustment", margin=3.0)
+    torch.testing.assert_close(rows, logit_adjustment(labels, weights, 2).repeat(2, 1))

@@ -11,11 +11,17 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.labels import newest_scenes
+from training.labels import newest_labels
 
 SCENES = ("Bus", "Walk", None)
 WINDOW = {"device_id": pl.String, "session_id": pl.String, "start_ns": pl.Int64, "end_ns": pl.Int64, "scene": pl.String}
-LABEL = WINDOW | {"said_ns": pl.Int64, "topic": pl.String, "kafka_partition": pl.Int32, "kafka_offset": pl.Int64}
+LABEL = WINDOW | {
+    "said_by": pl.String,
+    "said_ns": pl.Int64,
+    "topic": pl.String,
+    "kafka_partition": pl.Int32,
+    "kafka_offset": pl.Int64,
+}
 
 
 def windows(*rows: dict[str, Any]) -> pl.DataFrame:
@@ -26,8 +32,8 @@ def windows(*rows: dict[str, Any]) -> pl.DataFrame:
 def labels(*rows: dict[str, Any]) -> pl.DataFrame:
     made = [
         {
-            "device_id": "d", "session_id": None, "start_ns": 100, "end_ns": 110, "scene": "Walk", "said_ns": 1000, "topic": "t",
-            "kafka_partition": 0, "kafka_offset": at,
+            "device_id": "d", "session_id": None, "start_ns": 100, "end_ns": 110, "scene": "Walk", "said_by": f"{at}",
+            "said_ns": 1000, "topic": "t", "kafka_partition": 0, "kafka_offset": at,
         } | row
         for at, row in enumerate(rows)
     ]  # fmt: skip
@@ -35,15 +41,15 @@ def labels(*rows: dict[str, Any]) -> pl.DataFrame:
 
 
 def of_one(label_rows: list[dict[str, Any]], **window: Any) -> str | None:
-    (scene,) = newest_scenes(windows(window), labels(*label_rows)).to_list()
+    (scene,) = newest_labels(windows(window), labels(*label_rows))["scene"].to_list()
     return scene
 
 
-def reference(window: dict[str, Any], said: list[dict[str, Any]]) -> str | None:
-    """The rule, word by word."""
-    statements = []
+def reference(window: dict[str, Any], said: list[dict[str, Any]]) -> tuple[str | None, str | None]:
+    """The rule, word by word: the scene, and who said it."""
+    statements: list[tuple[Any, tuple[str | None, str | None]]] = []
     if window["scene"] is not None:
-        statements.append(((window["end_ns"], 0), window["scene"]))
+        statements.append(((window["end_ns"], 0), (window["scene"], None)))
     for label in said:
         overlap = min(window["end_ns"], label["end_ns"]) - max(window["start_ns"], label["start_ns"])
         if (
@@ -52,8 +58,8 @@ def reference(window: dict[str, Any], said: list[dict[str, Any]]) -> str | None:
             and overlap > Fraction(window["end_ns"] - window["start_ns"], 2)
         ):
             order = (label["said_ns"], 1, label["kafka_offset"], label["kafka_partition"], label["topic"])
-            statements.append((order, label["scene"]))
-    return max(statements, key=lambda each: each[0])[1] if statements else None
+            statements.append((order, (label["scene"], label["said_by"])))
+    return max(statements, key=lambda each: each[0])[1] if statements else (None, None)
 
 
 @st.composite
@@ -89,10 +95,9 @@ def moments(draw: st.DrawFn) -> tuple[pl.DataFrame, pl.DataFrame]:
 @given(moments())
 def test_it_is_what_the_rule_says(made: tuple[pl.DataFrame, pl.DataFrame]) -> None:
     frame, said = made
-    found = newest_scenes(frame, said)
-    assert found.name == "scene"
-    assert found.dtype == pl.String
-    assert found.to_list() == [reference(window, said.to_dicts()) for window in frame.to_dicts()]
+    found = newest_labels(frame, said)
+    assert found.schema == {"scene": pl.String, "said_by": pl.String}
+    assert found.rows() == [reference(window, said.to_dicts()) for window in frame.to_dicts()]
 
 
 def test_a_label_counts_if_it_covers_more_than_half() -> None:
@@ -148,16 +153,17 @@ def test_a_million_windows_and_a_hundred_thousand_labels_take_seconds() -> None:
     made = pl.DataFrame(
         {
             "device_id": device[about].astype(str), "session_id": pl.Series([None] * said, dtype=pl.String), "start_ns": begin,
-            "end_ns": begin + rng.integers(1, 10**13, said), "scene": pl.Series(["Bus"] * said), "said_ns": starts[about] + 10**15,
+            "end_ns": begin + rng.integers(1, 10**13, said), "scene": pl.Series(["Bus"] * said), "said_by": np.arange(said).astype(str),
+            "said_ns": starts[about] + 10**15,
             "topic": pl.Series(["t"] * said), "kafka_partition": np.zeros(said, np.int32), "kafka_offset": np.arange(said),
         }
     )  # fmt: skip
     begun = time.process_time()
-    found = newest_scenes(frame, made)
+    found = newest_labels(frame, made)
     seconds = time.process_time() - begun
     assert seconds < 30
     sample = rng.integers(0, count, 20)
     for at in sample.tolist():
         window = frame.row(at, named=True)
         near = made.filter(pl.col("device_id") == window["device_id"]).to_dicts()
-        assert found[at] == reference(window, near)
+        assert found.row(at) == reference(window, near)

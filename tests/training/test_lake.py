@@ -191,3 +191,20 @@ def test_what_was_said_later_counts_at_the_version_that_was_pinned(tmp_path: Pat
     assert read(tmp_path, scenes=("Bus",), labelled_only=True).counts() == {"Bus": 1}
     with pytest.raises(LakeError, match="version 77"):
         read(tmp_path, labels_version=77)
+
+
+def test_what_was_said_by_those_who_label_rightly_is_verified(tmp_path: Path) -> None:
+    """So long as nobody says something else later; a phone's own label is nobody's."""
+    made = windows(people=1, each=2)
+    publish(tmp_path, made)
+    writer = LabelWriter(LakeSettings(uri=str(tmp_path)))
+    later = {"said_ns": int(made.start_ns[-1]) + 9 * 86_400 * 10**9}
+    writer.publish(
+        0, said(made, 0, "Bus"), said(made, 1, "Bus", said_by="bo"), said(made, 2, "Bus"), said(made, 3, None)
+    )
+    writer.publish(0, said(made, 2, "Walk", said_by="bo", **later))
+    found = read(tmp_path, verified_by=("ana", "cy"))
+    at = {start: number for number, start in enumerate(found.start_ns.tolist())}
+    assert found.verified is not None
+    assert [bool(found.verified[at[int(start)]]) for start in made.start_ns] == [True] + [False] * 5
+    assert read(tmp_path).verified is None

@@ -281,6 +281,32 @@ class TestLearned:
         assert abs(by_slope) < 5e-3
         assert abs(by_shift) < 5e-3
 
+    def test_where_enough_labels_are_verified_they_alone_judge(self) -> None:
+        """Beliefs that have it all the wrong way round: those who judge by them cannot see it, the verified labels do."""
+        data, bad = labelled()
+        misled = replace(data, worth=1 - data.worth)
+        some = np.flatnonzero(~bad)[::2]
+        verified = np.isin(np.arange(120), some)
+        assert np.bincount(data.labels[verified]).min() >= 5
+        known = replace(misled, worth=np.where(verified, 1.0, misled.worth), verified=verified)
+        by_belief = weigh("learned", replace(known, verified=None), QUALITY, seed=0)
+        by_verified = weigh("learned", known, QUALITY, seed=0)
+        assert by_verified.details["verified"] == verified.sum()
+        assert "verified" not in by_belief.details
+
+        def told_apart(weights: np.ndarray) -> float:
+            return float(weights[bad].mean() / weights[~bad & ~verified].mean())
+
+        assert told_apart(by_verified.weights) < 0.9 * told_apart(by_belief.weights)
+
+    def test_too_few_verified_labels_of_a_scene_judge_with_the_others(self) -> None:
+        data, bad = labelled()
+        verified = ~bad & ((data.labels != 1) | (np.cumsum(~bad & (data.labels == 1)) <= 4))
+        few = weigh("learned", replace(data, verified=verified), QUALITY, seed=0)
+        usual = weigh("learned", data, QUALITY, seed=0)
+        assert few.details == usual.details
+        np.testing.assert_array_equal(few.weights, usual.weights)
+
     def test_one_person_alone_judges_nobody(self) -> None:
         data, _ = labelled()
         found = learn_map(

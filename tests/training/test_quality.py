@@ -83,11 +83,27 @@ def test_planted_wrong_labels_score_lower() -> None:
     assert sum(bool(reasons[i]) for i in np.flatnonzero(wrong)) > 0.9 * wrong.sum()
 
 
+def test_what_is_verified_is_believed_whatever_the_judges_see() -> None:
+    labelled, wrong = flipped(0.2)
+    known = replace(labelled, verified=wrong & (np.arange(len(wrong)) % 2 == 0))
+    quality = scored(known)
+    assert known.verified is not None
+    assert (quality.belief[known.verified] == 1).all()
+    assert quality.score[known.verified].min() > 0.8
+    assert quality.worth(known.scenes, known.verified).min() == 1
+    assert quality.belief[wrong & ~known.verified].mean() < 0.6
+    reasons = quality.reasons(known)
+    told = [reasons[at] for at in np.flatnonzero(known.verified) if reasons[at]]
+    assert told
+    assert all(reason.startswith("believed all the same, as it is verified") for reason in told)
+    assert not any("verified" in reason for reason in np.array(reasons, object)[~known.verified])
+
+
 def test_a_holdouts_labels_teach_nothing() -> None:
     """Changing every label of the people held out leaves the scores of the others as they are, bit for bit."""
     labelled, _ = flipped(0.2)
     train = ~np.isin(labelled.subjects, ["p0", "p1"])
-    other = replace(labelled, scenes=np.where(train, labelled.scenes, (labelled.scenes + 1) % 3))
+    other = replace(labelled, scenes=np.where(train, labelled.scenes, (labelled.scenes + 1) % 3), verified=~train)
     one, two = scored(labelled, train), scored(other, train)
     np.testing.assert_array_equal(one.margin[train], two.margin[train])
     np.testing.assert_array_equal(one.neighbours[train], two.neighbours[train])

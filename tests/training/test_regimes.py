@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -26,6 +28,8 @@ def test_what_is_planted_is_known(labels: float, imbalance: float, wrong: float,
     assert (np.bincount(truth, minlength=3) >= 3).all(), "every scene stays learnable"
     assert len(planted.rows) <= max(round(labels * len(ROWS)), 9) + 9
     assert (relabelled(MADE, planted).scenes == planted.labels).all()
+    verified = replace(MADE, verified=np.ones(len(MADE), bool))
+    assert relabelled(verified, planted).verified is None, "of labels that were made wrong none is known to be right"
 
 
 def test_a_wrong_label_names_any_other_scene() -> None:

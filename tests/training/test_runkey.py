@@ -10,13 +10,13 @@ from training.settings import DataSettings, FineTuneSettings, QualitySettings
 
 KNOWN: dict[str, Any] = {
     "cohort": "target", "lake_version": 3, "labels_version": 2, "original": "abc", "data": DataSettings(), "quality": QualitySettings(),
-    "finetune": FineTuneSettings(), "holdout": "f1",
+    "finetune": FineTuneSettings(correction="margins"), "holdout": "f1",
 }  # fmt: skip
 WHERE = {"device", "threads"}
 """Settings that say where a training runs."""
 
 
-CHOICES = {"trainable": "head", "device": "cpu"}
+CHOICES = {"trainable": "head", "device": "cpu", "correction": "logit-adjustment"}
 """Another choice than the default."""
 
 
@@ -68,3 +68,11 @@ def test_without_labels_that_came_later_nothing_is_said_of_them() -> None:
     """So runs from before there was a table of labels keep their keys."""
     bare = {name: value for name, value in KNOWN.items() if name != "labels_version"}
     assert run_key(**bare) == run_key(**bare, labels_version=None) != run_key(**KNOWN)
+
+
+def test_settings_that_do_nothing_are_not_in_the_key() -> None:
+    """Margins have a size where imbalance is corrected by margins; trainings from before that could be chosen keep their keys."""
+    usual = {**KNOWN, "finetune": FineTuneSettings()}
+    assert run_key(**usual) == run_key(**{**usual, "finetune": FineTuneSettings(margin=9.0)})
+    assert FineTuneSettings().recipe().keys().isdisjoint({"correction", "margin"})
+    assert "verified_by" not in DataSettings().recipe()

@@ -38,7 +38,7 @@ REFUSED: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     "data": {
         "channels": ((), *NAMES), "scenes": NAMES, "min_coverage": SHARE, "holdout_share": (0.0, 1.0, *SHARE),
-        "holdout_subjects": NAMES, "min_labelled": (-1,), "seed": SEED,
+        "holdout_subjects": NAMES, "verified_by": NAMES, "min_labelled": (-1,), "seed": SEED,
     },
     "original": {
         "architecture": ("resnet50", ""), "epochs": (0, -1), "batch": (1, 0), "learning_rate": POSITIVE,
@@ -53,13 +53,14 @@ REFUSED: dict[str, dict[str, tuple[Any, ...]]] = {
         "trainable": ("blok", ""), "epochs": (0,), "max_steps": (0,), "worth": (-1.1, 1.1, math.nan), "batch": (0, -1),
         "shares": ((), (0.0, 1.0), (0.5, 0.5), (1.5,)),
         "head_pulls": PULLS, "learning_rate": POSITIVE, "pull": NOT_NEGATIVE, "validation_folds": (1, 0),
-        "device": ("gpu",), "threads": (-1,), "seed": SEED,
+        "device": ("gpu",), "threads": (-1,), "seed": SEED, "correction": ("ldam", ""), "margin": NOT_NEGATIVE,
     },
 }  # fmt: skip
 AT_THE_EDGE: dict[str, dict[str, tuple[Any, ...]]] = {
     "spectrogram": {"bands": (1,), "frames": (2,), "floor": (1.0,)},
     "data": {
         "channels": (("acc_x",),), "scenes": ((), ("Run",)), "min_coverage": (0.0, 1.0), "holdout_subjects": ((), ("p",)),
+        "verified_by": ((), ("ana", "bo")),
         "min_labelled": (0,), "seed": (0, 2**32 - 1),
     },
     "original": {
@@ -73,7 +74,8 @@ AT_THE_EDGE: dict[str, dict[str, tuple[Any, ...]]] = {
     "finetune": {
         "trainable": ("auto", "head", "block", "layer4", "all"), "epochs": (1,), "max_steps": (1,), "worth": (-1.0, 1.0),
         "batch": (1,), "head_pulls": ((1e-3,),), "shares": ((1.0,),),
-        "pull": (0.0,), "validation_folds": (2,), "device": ("auto", "cpu", "cuda"),
+        "pull": (0.0,), "validation_folds": (2,), "device": ("auto", "cpu", "cuda"), "correction": ("logit-adjustment", "margins"),
+        "margin": (0.0,),
     },
 }  # fmt: skip
 

@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 REQUIREMENTS := docker/python/requirements.txt
-WORKERS ?= 2
+WORKERS ?= 3
 export SENSORLOOP_HOME ?= $(CURDIR)/var
 
 .PHONY: help setup demo rehearse secrets image services test coverage bench-ingest bench-faults bench-poison bench-promotion bench-transfer bench-quality bench-rescore bench-train lint format lock clean browser
@@ -54,7 +54,7 @@ browser:  # Chromium for the tests that look at pages; only where we may install
 
 test: $(READY) browser  ## lint, types and tests, with the real broker, Airflow, MLflow and browser
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
-	@# Two processes, a file in one of them, the long ones first: most tests wait for a service, and each process has services of its own.
+	@# Three processes, a file in one of them, the long ones first: most tests wait for a service, and each process has services of its own.
 	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=30 --durations-min=5 $(ARGS)
 
 coverage:  ## the same, and which lines no test has run

@@ -28,6 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.asked import as_they_come
 from training.checkpoint import Checkpoint
 from training.choosing import People
 from training.devices import Held, device, laid_out, reproducible, seeded, threads
@@ -38,6 +39,7 @@ from training.losses import CROSS_ENTROPY, Loss
 from training.network import SceneNet, Trainable
 from training.ranks import ranks
 from training.runkey import RECIPE
+from training.schedule import epochs_of, one_cycle
 from training.settings import ComputeSettings, FineTuneSettings
 from training.step import Stepper, require_finite
 from training.tracking import NullRun, Progress, RunLog, no_progress
@@ -72,20 +74,6 @@ def trainable(settings: FineTuneSettings) -> Trainable:
     if settings.trainable == "auto":
         return "all" if device(settings.device).type == "cuda" else "block"
     return cast("Trainable", settings.trainable)
-
-
-def epochs_of(windows: int, settings: FineTuneSettings) -> int:
-    """Passes over so many windows: as many as are set, within the steps that are set, but one at least."""
-    steps_per_epoch = math.ceil(windows / settings.batch)
-    return max(1, min(settings.epochs, settings.max_steps // steps_per_epoch))
-
-
-def one_cycle(done: float) -> float:
-    """Learning rate at a share (0 to 1) of the training, relative to its highest: up within a fifth, then down to nothing, by cosines."""
-    rise = 0.2
-    if done < rise:
-        return 0.04 + 0.96 * (1 - math.cos(math.pi * done / rise)) / 2
-    return (1 + math.cos(math.pi * (done - rise) / (1 - rise))) / 2
 
 
 def finetune(
@@ -238,14 +226,16 @@ class _Trainer:
         believed: NDArray[np.floating],
         shares: Sequence[float],
     ) -> _ChosenHead:
-        """The pull and the share of the way by people left out, each fold in turn.
+        """The pull and the share of the way by people left out, each fold in turn; of very many windows, by some.
 
         If the original is as good as the best, it stays: a gain that these people cannot tell from chance is no reason to leave what
         is known to work. Otherwise, of those that are as good as the best, the farthest from it: the heads that are judged have seen
         fewer people than the one that will be used, and so look best nearer to the original than it will.
         """
-        labels, origin = self._label_array, self._head.logits(self._features)
-        people = People(labels, groups, np.asarray(believed, np.float64), seed=self._settings.seed)
+        asked = as_they_come(self._label_array, self._settings.seed)
+        labels, features, fold = self._label_array[asked], self._features[asked], fold[asked]
+        origin = self._head.logits(features)
+        people = People(labels, groups[asked], np.asarray(believed, np.float64)[asked], seed=self._settings.seed)
         stays = people.judge(origin.argmax(1))
         pulls = sorted(self._settings.head_pulls, reverse=True)
         chosen = _ChosenHead(pull=pulls[0], share=0.0, value=float(stays[0]), original=float(stays[0]))
@@ -255,8 +245,8 @@ class _Trainer:
         for pull in pulls:
             fitted = np.empty_like(origin)
             for number in range(int(fold.max()) + 1):
-                head = self._fitted(np.flatnonzero(fold != number), pull)
-                fitted[fold == number] = head.logits(self._features[fold == number])
+                head = self._fitted(asked[fold != number], pull)
+                fitted[fold == number] = head.logits(features[fold == number])
             for share in shares:
                 judged.append(people.judge(((1 - share) * origin + share * fitted).argmax(1)))
                 tried.append(replace(chosen, pull=pull, share=share, value=float(judged[-1][0])))

@@ -10,7 +10,7 @@ on people left out than chance would have it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from training.arm import Weights
+from training.asked import as_they_come
 from training.choosing import People
 from training.dataset import WindowSet
 from training.errors import SettingsError
@@ -86,6 +87,15 @@ class Labelled:
             verified=None if windows.verified is None else windows.verified[rows], wrong=None if wrong is None else wrong[rows],
         )  # fmt: skip
 
+    def some(self, rows: NDArray[np.int64]) -> Labelled:
+        """These windows only."""
+        arrays = {
+            each.name: getattr(self, each.name)[rows]
+            for each in fields(self)
+            if each.name != "head" and getattr(self, each.name) is not None
+        }
+        return replace(self, **arrays)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Weighed:
@@ -100,12 +110,15 @@ class Weighed:
 
 
 def weigh(policy: Weights, data: Labelled, settings: QualitySettings, *, seed: int) -> Weighed:
-    """Weigh the windows of a training set.
+    """Weigh the windows of a training set; of very many, FilterLoss's policies are chosen by some (:mod:`training.asked`).
 
     Raises:
         SettingsError: the oracle is asked of windows of which nobody knows which are wrong.
     """
-    return _POLICIES[policy](data, settings, seed)
+    if policy in _CONVENTIONAL:
+        return _CONVENTIONAL[policy](data, settings, seed)
+    asked = data.some(as_they_come(data.labels, seed, always=data.verified))
+    return _FILTERLOSS[policy](data, asked, settings, seed)
 
 
 def _equal(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
@@ -150,9 +163,16 @@ def _oracle(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
     return Weighed(weights=weights, believed=weights, details={"dropped": int(data.wrong.sum())})
 
 
-def _tiers(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
+def _tiers(data: Labelled, asked: Labelled, settings: QualitySettings, seed: int) -> Weighed:
     chosen = choose_weights(
-        data.features, data.labels, data.groups, data.score, data.worth, head=data.head, settings=settings, seed=seed
+        asked.features,
+        asked.labels,
+        asked.groups,
+        asked.score,
+        asked.worth,
+        head=data.head,
+        settings=settings,
+        seed=seed,
     )
     weights = floored(chosen.of(tiers_of(data.score, settings.thresholds)), data.labels, settings.floor)
     return Weighed(
@@ -160,19 +180,24 @@ def _tiers(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
     )
 
 
-def _per_sample(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
-    fold = grouped_folds(data.groups, data.labels, settings.folds, rng=np.random.default_rng(seed))
-    options = {power: floored(data.worth**power, data.labels, settings.floor) for power in _POWERS}
-    values = {power: _value(data, weights, fold, settings) for power, weights in options.items()}
+def _per_sample(data: Labelled, asked: Labelled, settings: QualitySettings, seed: int) -> Weighed:
+    fold = grouped_folds(asked.groups, asked.labels, settings.folds, rng=np.random.default_rng(seed))
+    values = {power: _value(asked, _to_the(power, asked, settings), fold, settings) for power in _POWERS}
     best = max(_POWERS, key=lambda power: round(values[power], 9))
-    return Weighed(weights=options[best], believed=data.worth, details={"power": best})
+    return Weighed(weights=_to_the(best, data, settings), believed=data.worth, details={"power": best})
 
 
-def _learned(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
-    fold = grouped_folds(data.groups, data.labels, settings.folds, rng=np.random.default_rng(seed))
-    counts, clean = _clean_fold(data)
+def _to_the(power: float, data: Labelled, settings: QualitySettings) -> Array:
+    """(n,) weights: the belief to a power."""
+    return floored(data.worth**power, data.labels, settings.floor)
+
+
+def _learned(data: Labelled, asked: Labelled, settings: QualitySettings, seed: int) -> Weighed:
+    fold = grouped_folds(asked.groups, asked.labels, settings.folds, rng=np.random.default_rng(seed))
+    counts, clean = _clean_fold(asked)
     found = learn_map(
-        data.features, data.labels, data.worth, fold, counts=counts, head=data.head, pull=min(settings.pulls), floor=settings.floor,
+        asked.features, asked.labels, asked.worth, fold, counts=counts, head=data.head, pull=min(settings.pulls),
+        floor=settings.floor,
     )  # fmt: skip
     return Weighed(
         weights=floored(found.of(data.worth), data.labels, settings.floor), believed=data.worth,
@@ -212,7 +237,7 @@ def _learned_left_out(data: Labelled, fold: NDArray[np.int64], settings: Quality
     return scenes
 
 
-def _auto(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
+def _auto(data: Labelled, asked: Labelled, settings: QualitySettings, seed: int) -> Weighed:
     equal = np.ones(len(data.labels))
     # Scenes count alike: of a rare one all labels may be wrong.
     doubt = float(np.mean([1 - data.worth[data.labels == scene].mean() for scene in np.unique(data.labels)]))
@@ -220,22 +245,20 @@ def _auto(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
         # Nor is a window held back where people left out judge: all is as without weights.
         why = f"hardly a window is doubted ({doubt:.1%}, a mean over the scenes)"
         return Weighed(weights=equal, believed=equal, details={"policy": "equal", "why": why})
-    fold = grouped_folds(data.groups, data.labels, settings.folds, rng=np.random.default_rng(seed))
+    fold = grouped_folds(asked.groups, asked.labels, settings.folds, rng=np.random.default_rng(seed))
     # Nothing about it is chosen, so nothing by chance.
-    by_belief = Weighed(
-        weights=floored(data.worth, data.labels, settings.floor), believed=data.worth, details={"power": 1.0}
-    )
+    by_belief = Weighed(weights=_to_the(1.0, data, settings), believed=data.worth, details={"power": 1.0})
     if not fold.max():
         why = "one person's labels: nobody is left out who could judge"
         return replace(by_belief, details={**by_belief.details, "policy": "per_sample", "why": why})
-    people = People(data.labels, data.groups, data.worth, seed=seed)
+    people = People(asked.labels, asked.groups, asked.worth, seed=seed)
     # The simplest first: of those that are as good as the best, it is taken. Tiers are not among them: see docs/choices.md.
-    options, scenes = {"per_sample": by_belief}, [_left_out(data, by_belief.weights, fold, settings)]
+    options, scenes = {"per_sample": by_belief}, [_left_out(asked, _to_the(1.0, asked, settings), fold, settings)]
     if fold.max() > 1:
-        options["learned"] = _learned(data, settings, seed)
-        scenes.append(_learned_left_out(data, fold, settings))
+        options["learned"] = _learned(data, asked, settings, seed)
+        scenes.append(_learned_left_out(asked, fold, settings))
     options["equal"] = Weighed(weights=equal, believed=data.worth, details={})
-    scenes.append(_left_out(data, equal, fold, settings))
+    scenes.append(_left_out(asked, np.ones(len(asked.labels)), fold, settings))
     judged = [people.judge(each) for each in scenes]
     policy = next(name for name, good in zip(options, people.as_good_as_the_best(judged), strict=True) if good)
     names = ["equal weights" if name == "equal" else name for name in options]
@@ -260,13 +283,16 @@ def _left_out(data: Labelled, weights: Array, fold: NDArray[np.int64], settings:
     return scenes
 
 
-_POLICIES: dict[Weights, Callable[[Labelled, QualitySettings, int], Weighed]] = {
+_CONVENTIONAL: dict[Weights, Callable[[Labelled, QualitySettings, int], Weighed]] = {
     "equal": _equal,
     "balanced": _balanced,
     "pruned": _pruned,
     "oracle": _oracle,
+}
+_FILTERLOSS: dict[Weights, Callable[[Labelled, Labelled, QualitySettings, int], Weighed]] = {
     "tiers": _tiers,
     "per_sample": _per_sample,
     "learned": _learned,
     "auto": _auto,
 }
+"""Of all windows, by those that are asked."""

@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from training.asked import as_many_of_each
 from training.belief import calibrated, label_belief, label_runs, trust_shares
 from training.dataset import WindowSet
 from training.errors import ModelError
@@ -39,9 +40,6 @@ from training.tracking import Progress, no_progress
 Array = NDArray[np.float64]
 _DOUBT = 0.5
 """Below it, a look at a window speaks against its label, or its signal is poor."""
-_ASKED = 20_000
-"""Windows that vote, and that teach the heads of a fold, at most: beyond it neither knows more, and everybody's votes of everybody
-would take the square of a million."""
 _NEIGHBOURS, _ORIGINAL, _ON_THE_WAY = "neighbours", "original", "on the way"
 
 
@@ -155,7 +153,7 @@ def score_quality(
     settings = settings or QualitySettings()
     labels, groups, runs = windows.scenes, windows.groups(), label_runs(windows)
     weights = np.ones(len(labels))
-    voters = _some(np.flatnonzero(train), labels, seed)
+    voters = as_many_of_each(np.flatnonzero(train), labels, seed)
     near = _neighbourhood(voters, groups, features, settings.neighbours)
     for number in range(settings.rounds):
         told = partial(_within, progress, number, settings.rounds)
@@ -245,7 +243,10 @@ def _out_of_fold(
     total = {name: np.zeros((len(labels), scenes)) for name in (*map(_at, settings.pulls), _ON_THE_WAY)}
     times = np.zeros(len(labels))
     for number in range(folds):
-        learn, judge = _some(np.flatnonzero(train & (fold != number)), labels, seed), (fold == number) | ~train
+        learn, judge = (
+            as_many_of_each(np.flatnonzero(train & (fold != number)), labels, seed),
+            (fold == number) | ~train,
+        )
         if not len(learn):  # one group only: nobody is left to judge it
             continue
         shift = adjustment(labels[learn], weights[learn], scenes)
@@ -313,19 +314,6 @@ def _votes(
     total = cast.sum(1, keepdims=True)
     votes: Array = np.divide(cast, total, out=np.full_like(cast, 1 / scenes), where=total > 0)
     return votes
-
-
-def _some(rows: NDArray[np.int64], labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """These rows, or of very many as many as can be asked in minutes: of each scene the same number, of rare ones all."""
-    if len(rows) <= _ASKED:
-        return rows
-    order = np.random.default_rng(seed).permutation(rows)
-    scene = labels[order]
-    within = np.empty(len(order), np.int64)
-    for each in np.unique(scene):
-        mine = np.flatnonzero(scene == each)
-        within[mine] = np.arange(len(mine))
-    return np.sort(order[np.argsort(within, kind="stable")[:_ASKED]])
 
 
 def _margin(probabilities: Array, labels: NDArray[np.int64]) -> Array:

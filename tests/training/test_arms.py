@@ -19,7 +19,7 @@ from training.choosing import People
 from training.embeddings import features_of
 from training.errors import NonFiniteLoss, SettingsError
 from training.evaluation import evaluate
-from training.finetune import epochs_of, finetune, one_cycle, trainable
+from training.finetune import finetune, trainable
 from training.folds import split_by_subject
 from training.heads import Head
 from training.losses import Loss
@@ -306,16 +306,6 @@ def test_training_below_the_head_must_be_worth_it(bench: Bench) -> None:
     for name in below:
         torch.testing.assert_close(dear.net.get_parameter(name), bench.original.net.get_parameter(name))  # type: ignore[attr-defined]
     assert any(not torch.equal(free.net.get_parameter(n), bench.original.net.get_parameter(n)) for n in below)  # type: ignore[attr-defined]
-
-
-def test_passes_are_bounded_by_steps_and_the_rate_goes_up_and_down() -> None:
-    settings = FineTuneSettings(epochs=20, max_steps=100, batch=64)
-    assert [epochs_of(n, settings) for n in (1, 64 * 5, 64 * 10, 64 * 60, 10**6)] == [20, 20, 10, 1, 1]
-    rates = [one_cycle(at / 100) for at in range(101)]
-    assert max(rates) == pytest.approx(1)
-    assert 0 < rates[0] < 0.1
-    assert rates[-1] == pytest.approx(0)
-    assert np.argmax(rates) == 20
 
 
 def test_batch_norms_statistics_are_frozen(bench: Bench) -> None:

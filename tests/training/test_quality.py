@@ -14,13 +14,14 @@ from hypothesis.extra.numpy import arrays
 from sklearn.metrics import roc_auc_score
 
 from tests.training.made import network, windows
+from training import asked
 from training import quality as module
 from training.dataset import WindowSet
 from training.embeddings import features_of
 from training.errors import ModelError
 from training.heads import Head
 from training.policies import Labelled
-from training.quality import Quality, _margin, _neighbourhood, _out_of_fold, _some, score_quality
+from training.quality import Quality, _margin, _neighbourhood, _out_of_fold, score_quality
 from training.settings import QualitySettings
 from training.tracking import no_progress
 from training.weights import choose_weights, effective_size, tiers_of
@@ -272,17 +273,7 @@ def test_a_reason_says_what_the_window_looks_like_and_what_is_poor_about_it() ->
     assert "the signal is poor (channels that move 0.00, gravity 0.00)" in scored(dead).reasons(dead)[0]
 
 
-def test_of_very_many_windows_each_scene_has_as_many_to_ask_as_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_ASKED", 30)
-    labels = np.repeat([0, 1, 2], [100, 50, 4])
-    asked = _some(np.arange(10, 154), labels, 0)
-    assert np.bincount(labels[asked]).tolist() == [13, 13, 4]
-    assert (np.diff(asked) > 0).all()
-    assert asked.min() >= 10
-    np.testing.assert_array_equal(_some(np.arange(30), labels, 0), np.arange(30))
-
-
 def test_asking_only_some_still_finds_the_wrong_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     labelled, wrong = flipped(0.2)
-    monkeypatch.setattr(module, "_ASKED", len(labelled) // 3)
+    monkeypatch.setattr(asked, "_ASKED", len(labelled) // 3)
     assert roc_auc_score(~wrong, scored(labelled).score) > 0.9

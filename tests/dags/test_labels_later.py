@@ -171,5 +171,16 @@ def test_a_label_that_comes_a_week_later_counts_at_the_next_rescoring(installati
     assert installation.pin().fresh == 0
     assert installation.rescore(first_pin) == first, "what was pinned is still what it was"
     assert installation.rescore(replace(pinned, labels_version=NO_LABELS)) not in {first, second}
+
+    settings = installation.settings()
+    done = retraining.rescore(
+        replace(settings, data=replace(settings.data, verified_by=("ana",))), cohort="week", lake_version=pinned.lake_version,
+        labels_version=pinned.labels_version, seed=0, progress=no_progress,
+    )  # fmt: skip
+    verified = read_quality(lake, done["run_key"]).filter(pl.col("subject_id") == UNLABELLED_PERSON)
+    unverified = after.filter(pl.col("subject_id") == UNLABELLED_PERSON)
+    assert done["verified"] == verified.height == unverified.height > 0
+    assert verified["belief"].to_list() == [1.0] * verified.height
+    assert max(unverified["belief"].to_list()) < 1
     proof = verify(lake, LABELS)
     assert (proof.problems, proof.rows) == ((), count)

@@ -33,6 +33,7 @@ from dags.terminal import (
     say_arms,
     say_import,
     say_refused,
+    scored_line,
 )
 
 # Before torch is loaded: its threads would spin while they wait, and two programs that do so slow each other down tenfold.
@@ -275,7 +276,7 @@ def rescore(
         done = retraining.rescore(
             load_settings(), cohort=cohort, lake_version=lake_version, labels_version=labels_version, seed=seed, progress=show
         )  # fmt: skip
-    say(f"{done['scored']} windows scored, tiers {done['tiers']}; run key {done['run_key']}.")
+    say(scored_line(done))
     result(**done)
 
 

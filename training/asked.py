@@ -26,22 +26,25 @@ def as_many_of_each(rows: NDArray[np.int64], labels: NDArray[np.int64], seed: in
     return np.sort(order[np.argsort(_within(labels[order]), kind="stable")[:_ASKED]])
 
 
-def as_they_come(labels: NDArray[np.int64], seed: int, *, always: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+def as_they_come(labels: NDArray[np.int64], seed: int, *, first: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
     """(m,) rows, all or of very many a sample of each scene, as common as it is; of rare scenes some hundreds if there are so many.
 
     Args:
         labels: (n,) scenes of the windows.
         seed: which are taken.
-        always: (n,) what is asked whatever is drawn; None: nothing.
+        first: (n,) which of a scene's are taken before any other; None: as it is drawn.
     """
     if len(labels) <= _ASKED:
         return np.arange(len(labels))
     order = np.random.default_rng(seed).permutation(len(labels))
+    if first is not None:
+        order = order[np.argsort(~first[order], kind="stable")]
     scene = labels[order]
-    wanted = np.maximum(np.bincount(scene) * _ASKED // len(labels), _OF_A_SCENE)
-    taken = np.zeros(len(labels), bool) if always is None else always.copy()
-    taken[order[_within(scene) < wanted[scene]]] = True
-    return np.flatnonzero(taken)
+    counts = np.bincount(scene)
+    scenes = int((counts > 0).sum())
+    least = min(_OF_A_SCENE, _ASKED // (2 * scenes))
+    wanted = np.maximum(counts * (_ASKED - least * scenes) // len(labels), least)
+    return np.sort(order[_within(scene) < wanted[scene]])
 
 
 def _within(scene: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -100,8 +100,10 @@ def calibrated(
 
 
 def label_runs(windows: WindowSet) -> NDArray[np.int64]:
-    """(n,) a number for what was labelled together: the windows of one session that carry the same label."""
-    keys = list(zip(windows.devices.tolist(), windows.sessions.tolist(), windows.scenes.tolist(), strict=True))
+    """(n,) a number for what was labelled together: the windows of one session that carry the same label, verified or not."""
+    verified = np.zeros(len(windows), bool) if windows.verified is None else windows.verified
+    columns = (windows.devices, windows.sessions, windows.scenes, verified)
+    keys = list(zip(*(column.tolist() for column in columns), strict=True))
     number = {key: at for at, key in enumerate(dict.fromkeys(keys))}
     return np.array([number[key] for key in keys], np.int64)
 
@@ -126,20 +128,21 @@ def label_belief(
         runs: (n,) what was labelled together and is right or wrong together.
         train: (n,) mask of the labels whose errors are estimated; the others are judged by those.
         novelty: how much of its evidence a further window of a run adds, 0 to 1: they overlap, and resemble each other.
-        verified: (n,) labels that are known to be right, which also tells how people mislabel; None: none.
+        verified: (n,) labels that are known to be right: they tell how common scenes are and which of them the judges know, but nothing
+            of how often the other labels are wrong. None: none.
 
     Returns:
-        (n,) belief in [0, 1], and (scenes,) shares of wrong labels.
+        (n,) belief in [0, 1], and (scenes,) shares of wrong labels among those that are not verified.
     """
     n, scenes = seen.shape
     given = (np.arange(n), labels)
     size = np.bincount(runs)
+    verified = np.zeros(n, bool) if verified is None else verified
     times = train * _counts(runs, novelty)
     counts = np.bincount(labels, weights=times, minlength=scenes)
     seen = np.clip(seen, (1 - _SURE) / max(scenes - 1, 1), _SURE)
     surest = np.log(_SURE / (1 - _SURE) * max(scenes - 1, 1))
     common, channel = (counts + _UNSEEN) / (counts.sum() + scenes * _UNSEEN), _evenly(_WRONG, scenes)
-    verified = np.zeros(n, bool) if verified is None else verified
     belief = np.where(verified, 1.0, 1 - _WRONG)
     known = np.bincount(labels, weights=times * seen[given], minlength=scenes) / (counts + _TINY)
     unknown = np.clip((_KNOWN - known) / (_KNOWN - _UNKNOWN), 0, 1)
@@ -149,12 +152,15 @@ def label_belief(
     # For that, some looks at them are too few; for looks to be held against each other, they are enough, or a long session is condemned.
     excused = unknown * others / (others + _IMAGINED)
     unknown *= np.minimum(others / _IMAGINED, 1)
+    # How people err is seen in labels that may be wrong.
+    open_times = times * ~verified
+    open_counts = np.bincount(labels, weights=open_times, minlength=scenes)
     for _ in range(_EM_STEPS):
         together = common[:, None] * channel  # (truth, label)
         others = together * ~np.eye(scenes, dtype=bool)
         before = np.log(together.diagonal() + _TINY) - np.log(others.sum(0) + _TINY)
-        doubted = np.bincount(labels, weights=times * (1 - belief), minlength=scenes)
-        before += _lift(before, doubted, counts, excused)
+        doubted = np.bincount(labels, weights=open_times * (1 - belief), minlength=scenes)
+        before += _lift(before, doubted, open_counts, excused)
         # What a window may be instead: the scenes as likely as they are to be called by its label; by an unknown scene's, all alike.
         kinds = others / (others.sum(0) + _TINY)
         kinds += excused * (_evenly(1.0, scenes) - kinds)
@@ -169,12 +175,12 @@ def label_belief(
         truth[given] = belief
         truth *= times[:, None]
         called = np.zeros((scenes, scenes))
-        np.add.at(called.T, labels, truth)
+        np.add.at(called.T, labels, truth * ~verified[:, None])
         common = (truth.sum(0) + _UNSEEN) / (truth.sum() + scenes * _UNSEEN)
-        overall = (float(times @ (1 - belief)) + _WRONG * _IMAGINED) / (counts.sum() + _IMAGINED)
+        overall = (float(open_times @ (1 - belief)) + _WRONG * _IMAGINED) / (open_counts.sum() + _IMAGINED)
         imagined = _IMAGINED * _evenly(overall, scenes)
         channel = (called + imagined) / (called.sum(1, keepdims=True) + _IMAGINED)
-    labelled = np.bincount(labels, weights=train, minlength=scenes)
+    labelled = np.bincount(labels, weights=train & ~verified, minlength=scenes)
     wrong = (np.bincount(labels, weights=train * (1 - belief), minlength=scenes) + 1) / (labelled + 1 / _WRONG)
     return belief, wrong
 

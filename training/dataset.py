@@ -153,7 +153,7 @@ class WindowSet:
         return np.array([number[key] for key in keys], np.int64)
 
     def digest(self) -> str:
-        """16 hex digits of everything that training sees: signals and how complete they are, labels, people."""
+        """16 hex digits of everything that a result is measured on: signals and how complete they are, labels, people."""
         digest = hashlib.blake2b(digest_size=8)
         digest.update(repr((self.channels, self.scene_names, self.rate_hz, self.signals.shape)).encode())
         for array in (self.signals, self.scenes, self.coverage):
@@ -161,8 +161,6 @@ class WindowSet:
         for name in _TEXTS:
             # Each text ends with a mark, the last of a column too: or its letters could belong to the next column.
             digest.update("".join(f"{text}\0" for text in getattr(self, name).tolist()).encode())
-        if self.verified is not None and self.verified.any():
-            digest.update(np.ascontiguousarray(self.verified).data)
         return digest.hexdigest()
 
     @classmethod
@@ -206,7 +204,8 @@ class WindowSet:
             scenes=np.asarray(scenes, np.int64), scene_names=tuple(scene_names), subjects=np.asarray(subjects, np.str_),
             sessions=numbers if sessions is None else np.asarray(sessions, np.str_), devices=np.asarray(subjects, np.str_),
             window_ids=numbers, start_ns=np.zeros(count, np.int64),
-            coverage=np.where(np.isfinite(share), share, 0.0).astype(np.float32), verified=verified,
+            coverage=np.where(np.isfinite(share), share, 0.0).astype(np.float32),
+            verified=None if verified is None else np.asarray(verified, np.bool_),
         )  # fmt: skip
 
     def save(self, path: Path) -> None:

@@ -71,26 +71,35 @@ def label_margins(labels: Tensor, weights: Tensor, scenes: int, *, largest: floa
         labels: (n,) int64.
         weights: (n,) not negative.
         scenes: number of scenes.
-        largest: margin, in logits, of the rarest of the scenes that have a label.
+        largest: margin, in logits, of the rarest of the scenes that have weight; of those without, 0.
     """
-    counts = _counts(labels, weights, scenes)
-    rarest = counts[torch.unique(labels.cpu())].min()
-    return largest * (rarest / counts).clamp(max=1).pow(0.25)
+    counts, there = _counts(labels, weights, scenes), _there(labels, weights, scenes)
+    return torch.where(there, largest * (counts[there].min() / counts).pow(0.25), 0.0)
 
 
 def correction(labels: Tensor, weights: Tensor, scenes: int, *, kind: Correction, margin: float) -> Tensor:
     """(scenes, scenes) what is added to the logits of a window: the row of its label.
 
+    With margins, a scene without weight is lowered for all windows as by :func:`logit_adjustment`, relative to the commonest scene, so
+    that what the original model knew about it stays as it was.
+
     Args:
-        labels: (n,) int64.
+        labels: (n,) int64, some with weight.
         weights: (n,) not negative.
         scenes: number of scenes.
         kind: which correction.
         margin: the largest, in logits, where it is by margins.
     """
+    shift = logit_adjustment(labels, weights, scenes)
     if kind == "margins":
-        return -torch.diag(label_margins(labels, weights, scenes, largest=margin))
-    return logit_adjustment(labels, weights, scenes).expand(scenes, scenes)
+        absent = torch.where(_there(labels, weights, scenes), 0.0, shift - shift.max())
+        return absent - torch.diag(label_margins(labels, weights, scenes, largest=margin))
+    return shift.expand(scenes, scenes)
+
+
+def _there(labels: Tensor, weights: Tensor, scenes: int) -> Tensor:
+    """(scenes,) whether any window of the scene has weight."""
+    return torch.bincount(labels.cpu()[weights.cpu() > 0], minlength=scenes) > 0
 
 
 def _counts(labels: Tensor, weights: Tensor, scenes: int) -> Tensor:

@@ -128,7 +128,7 @@ def finetune(
         trainer = _Trainer(
             original, cached, labels, weights, adjust=adjust, sampler=sampler, loss=loss, settings=settings, compute=compute
         )  # fmt: skip
-        head = trainer.choose_head(fold, groups, believed, shares) if near else trainer.whole_way(believed)
+        head = trainer.choose_head(groups, believed, shares) if near else trainer.whole_way(believed)
         head = ranks().agreed(head)
         # Where the original stays as it is, nothing below the head is worth a try; and a head is at its optimum already.
         # Nor is anything where nobody is left out who could say so.
@@ -221,7 +221,6 @@ class _Trainer:
 
     def choose_head(
         self,
-        fold: NDArray[np.int64],
         groups: NDArray[np.int64],
         believed: NDArray[np.floating],
         shares: Sequence[float],
@@ -232,10 +231,12 @@ class _Trainer:
         is known to work. Otherwise, of those that are as good as the best, the farthest from it: the heads that are judged have seen
         fewer people than the one that will be used, and so look best nearer to the original than it will.
         """
-        asked = as_they_come(self._label_array, self._settings.seed)
-        labels, features, fold = self._label_array[asked], self._features[asked], fold[asked]
+        seed = self._settings.seed
+        asked = as_they_come(self._label_array, seed)
+        labels, features, groups = self._label_array[asked], self._features[asked], groups[asked]
+        fold = grouped_folds(groups, labels, self._settings.validation_folds, rng=np.random.default_rng(seed))
         origin = self._head.logits(features)
-        people = People(labels, groups[asked], np.asarray(believed, np.float64)[asked], seed=self._settings.seed)
+        people = People(labels, groups, np.asarray(believed, np.float64)[asked], seed=seed)
         stays = people.judge(origin.argmax(1))
         pulls = sorted(self._settings.head_pulls, reverse=True)
         chosen = _ChosenHead(pull=pulls[0], share=0.0, value=float(stays[0]), original=float(stays[0]))

@@ -56,7 +56,7 @@ def learn_map(
     belief: Array,
     fold: NDArray[np.int64],
     *,
-    counts: Array | None = None,
+    clean: Array | None = None,
     head: Head,
     pull: float,
     floor: float,
@@ -68,7 +68,8 @@ def learn_map(
         labels: (n,) their labels.
         belief: (n,) probabilities that the labels are right.
         fold: (n,) of each window; each fold in turn judges.
-        counts: (n,) how much a window counts where it judges, those of a scene relative to each other; None: by the belief in its label.
+        clean: (n,) how much a window counts where those judge that are known to be right, some of every scene; None: all judge, by the
+            belief in their labels.
         head: the original's.
         pull: of the heads, see :class:`training.heads.HeadProblem`.
         floor: least weight.
@@ -78,14 +79,15 @@ def learn_map(
 
     # The next weights are hardly others, so neither are the heads fitted with them.
     heads: dict[int, Head] = {}
-    unit, judging = _CURVATURE**-0.5, belief if counts is None else counts
+    unit = _CURVATURE**-0.5
+    importance = even_in_each(labels, belief, fold) if clean is None else even_together(labels, clean, fold)
 
     def objective(parameters: Array) -> tuple[float, Array]:
         slope, shift = parameters * unit
         found = WeightMap(slope=slope, shift=shift, floor=floor)
         mapped = found.of(belief)
         weights = floored(mapped, labels, floor)
-        loss, by_weight = held_out_loss(features, labels, weights, judging, fold, head=head, pull=pull, heads=heads)
+        loss, by_weight = held_out_loss(features, labels, weights, importance, fold, head=head, pull=pull, heads=heads)
         by_logit = through_floor(mapped, labels, by_weight) * (mapped - floor) * (1 - mapped) / (1 - floor)
         gradient = np.array([(by_logit * _odds(belief)).sum(), by_logit.sum()])
         tie = np.array([slope - 1, shift])
@@ -101,7 +103,7 @@ def held_out_loss(
     features: NDArray[np.floating],
     labels: NDArray[np.int64],
     weights: Array,
-    counts: Array,
+    importance: Array,
     fold: NDArray[np.int64],
     *,
     head: Head,
@@ -114,7 +116,7 @@ def held_out_loss(
         features: as for :func:`learn_map`, like ``labels``, ``fold``, ``head`` and ``pull``.
         labels: see there.
         weights: (n,) of the loss of the heads that are fitted.
-        counts: (n,) how much a window counts where it judges.
+        importance: (n,) of a window in its fold's loss, see :func:`even_in_each` and :func:`even_together`.
         fold: see there.
         head: see there.
         pull: see there.
@@ -126,7 +128,7 @@ def held_out_loss(
         for number in range(folds):
             learn, judge = fold != number, fold == number
             loss, by_weight, heads[number] = _one_fold(
-                features[learn], labels[learn], weights[learn], features[judge], labels[judge], counts[judge],
+                features[learn], labels[learn], weights[learn], features[judge], labels[judge], importance[judge],
                 head=head, pull=pull, near=heads.get(number),
             )  # fmt: skip
             total += loss / folds
@@ -140,7 +142,7 @@ def _one_fold(
     weights: Array,
     judging: NDArray[np.floating],
     truth: NDArray[np.int64],
-    counts: Array,
+    importance: Array,
     *,
     head: Head,
     pull: float,
@@ -150,7 +152,6 @@ def _one_fold(
     problem = HeadProblem.of(features, labels, weights, start=head, pull=pull, adjustment=shift)
     change = problem.optimum(near)
     fitted = problem.head(change)
-    importance = _even(truth, counts)
     log_p = log_softmax(fitted.logits(judging), axis=1)
     loss = -float((importance * log_p[np.arange(len(truth)), truth]).sum())
     outer = ((np.exp(log_p) - _one_hot(truth, len(shift))) * importance[:, None]).T @ problem.extended(judging)
@@ -168,6 +169,20 @@ def _one_fold(
     by_sum = np.divide(by_shift, sums, out=np.zeros_like(sums), where=sums * len(labels) > 0.5 * weights.sum())
     by_weight += by_sum[labels] - (by_sum * sums).sum() / weights.sum()
     return loss, by_weight, fitted
+
+
+def even_in_each(labels: NDArray[np.int64], counts: Array, fold: NDArray[np.int64]) -> Array:
+    """(n,) importances that sum to 1 in each fold, where every scene that the fold has has the same sum: folds count alike."""
+    importance = np.zeros(len(labels))
+    for number in range(int(fold.max()) + 1):
+        judge = fold == number
+        importance[judge] = _even(labels[judge], counts[judge])
+    return importance
+
+
+def even_together(labels: NDArray[np.int64], counts: Array, fold: NDArray[np.int64]) -> Array:
+    """(n,) importances whose mean over the folds sums to 1, every scene having the same sum over all folds: who has more counts more."""
+    return _even(labels, counts) * (int(fold.max()) + 1)
 
 
 def _even(labels: NDArray[np.int64], counts: Array) -> Array:

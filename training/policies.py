@@ -32,8 +32,8 @@ from training.weights import choose_weights, floored, held_out_logits, tiers_of,
 Array = NDArray[np.float64]
 _POWERS = (1.0, 0.5, 2.0, 4.0)
 """Of the belief; 1 first: with equal results, the weight is the probability itself."""
-_CLEAN = 5
-"""Verified windows of every scene with which they alone judge the learned map."""
+_CLEAN, _FAIR = 5, 0.5
+"""Verified windows of every scene with which they alone judge weights, and what each of them must be worth."""
 _HARDLY = 0.08
 """Doubt, a mean over the scenes, below which next to nothing is there to be held back: what is doubted then is hard as often as wrong."""
 
@@ -117,7 +117,7 @@ def weigh(policy: Weights, data: Labelled, settings: QualitySettings, *, seed: i
     """
     if policy in _CONVENTIONAL:
         return _CONVENTIONAL[policy](data, settings, seed)
-    asked = data.some(as_they_come(data.labels, seed, always=data.verified))
+    asked = data.some(as_they_come(data.labels, seed, first=data.verified))
     return _FILTERLOSS[policy](data, asked, settings, seed)
 
 
@@ -194,29 +194,28 @@ def _to_the(power: float, data: Labelled, settings: QualitySettings) -> Array:
 
 def _learned(data: Labelled, asked: Labelled, settings: QualitySettings, seed: int) -> Weighed:
     fold = grouped_folds(asked.groups, asked.labels, settings.folds, rng=np.random.default_rng(seed))
-    counts, clean = _clean_fold(asked)
+    clean = _clean_fold(asked)
     found = learn_map(
-        asked.features, asked.labels, asked.worth, fold, counts=counts, head=data.head, pull=min(settings.pulls),
+        asked.features, asked.labels, asked.worth, fold, clean=clean, head=data.head, pull=min(settings.pulls),
         floor=settings.floor,
     )  # fmt: skip
     return Weighed(
         weights=floored(found.of(data.worth), data.labels, settings.floor), believed=data.worth,
-        details={"slope": found.slope, "shift": found.shift, **({"verified": clean} if clean else {})},
+        details={"slope": found.slope, "shift": found.shift, **_by_whom(clean)},
     )  # fmt: skip
 
 
-def _clean_fold(data: Labelled, rows: NDArray[np.bool_] | None = None) -> tuple[Array, int]:
-    """How much each of these windows counts where the map is judged, and how many verified ones those are.
-
-    Too few of a scene: all count, by the belief. Each scene counts alike there, so that the fold is balanced as well as clean.
-    """
-    rows = np.ones(len(data.labels), bool) if rows is None else rows
-    labels, worth = data.labels[rows], data.worth[rows]
+def _clean_fold(data: Labelled) -> Array | None:
+    """(n,) how much each window counts where verified ones alone judge; None if those of a scene are too few, or one person's."""
     if data.verified is None:
-        return worth, 0
-    verified = data.verified[rows]
-    each = np.bincount(labels, weights=verified)[np.unique(labels)]
-    return (worth * verified, int(each.sum())) if each.min() >= _CLEAN else (worth, 0)
+        return None
+    # One whose signal is poor for its scene is no example of it.
+    clean = data.verified & (data.worth >= _FAIR)
+    for scene in np.unique(data.labels):
+        mine = clean & (data.labels == scene)
+        if mine.sum() < _CLEAN or len(np.unique(data.groups[mine])) < 2:
+            return None
+    return np.where(clean, data.worth, 0.0)
 
 
 def _learned_left_out(data: Labelled, fold: NDArray[np.int64], settings: QualitySettings) -> NDArray[np.int64]:
@@ -226,10 +225,8 @@ def _learned_left_out(data: Labelled, fold: NDArray[np.int64], settings: Quality
         learn, judge = fold != number, fold == number
         labels, features, worth = data.labels[learn], data.features[learn], data.worth[learn]
         inner = np.unique(fold[learn], return_inverse=True)[1]
-        counts, _ = _clean_fold(data, learn)
-        found = learn_map(
-            features, labels, worth, inner, counts=counts, head=data.head, pull=pull, floor=settings.floor
-        )
+        clean = _clean_fold(data.some(np.flatnonzero(learn)))
+        found = learn_map(features, labels, worth, inner, clean=clean, head=data.head, pull=pull, floor=settings.floor)
         weights = floored(found.of(worth), labels, settings.floor)
         shift = adjustment(labels, weights, len(data.head.bias))
         problem = HeadProblem.of(features, labels, weights, start=data.head, pull=pull, adjustment=shift)
@@ -239,8 +236,10 @@ def _learned_left_out(data: Labelled, fold: NDArray[np.int64], settings: Quality
 
 def _auto(data: Labelled, asked: Labelled, settings: QualitySettings, seed: int) -> Weighed:
     equal = np.ones(len(data.labels))
-    # Scenes count alike: of a rare one all labels may be wrong.
-    doubt = float(np.mean([1 - data.worth[data.labels == scene].mean() for scene in np.unique(data.labels)]))
+    # Scenes count alike: of a rare one all labels may be wrong. And what is verified says nothing of the others.
+    doubtful = np.ones(len(data.labels), bool) if data.verified is None else ~data.verified
+    labels, worth = data.labels[doubtful], data.worth[doubtful]
+    doubt = float(np.mean([1 - worth[labels == scene].mean() for scene in np.unique(labels)])) if len(labels) else 0.0
     if doubt < _HARDLY:
         # Nor is a window held back where people left out judge: all is as without weights.
         why = f"hardly a window is doubted ({doubt:.1%}, a mean over the scenes)"
@@ -251,7 +250,8 @@ def _auto(data: Labelled, asked: Labelled, settings: QualitySettings, seed: int)
     if not fold.max():
         why = "one person's labels: nobody is left out who could judge"
         return replace(by_belief, details={**by_belief.details, "policy": "per_sample", "why": why})
-    people = People(asked.labels, asked.groups, asked.worth, seed=seed)
+    clean = _clean_fold(asked)
+    people = People(asked.labels, asked.groups, asked.worth if clean is None else clean, seed=seed)
     # The simplest first: of those that are as good as the best, it is taken. Tiers are not among them: see docs/choices.md.
     options, scenes = {"per_sample": by_belief}, [_left_out(asked, _to_the(1.0, asked, settings), fold, settings)]
     if fold.max() > 1:
@@ -263,11 +263,17 @@ def _auto(data: Labelled, asked: Labelled, settings: QualitySettings, seed: int)
     policy = next(name for name, good in zip(options, people.as_good_as_the_best(judged), strict=True) if good)
     names = ["equal weights" if name == "equal" else name for name in options]
     told = ", ".join(f"{name} {values[0]:.3f}" for name, values in zip(names, judged, strict=True))
-    why = f"the simplest that is as good as the best; balanced accuracy among people left out, by belief: {told}"
+    by = "belief" if clean is None else "verified labels"
+    why = f"the simplest that is as good as the best; balanced accuracy among people left out, by {by}: {told}"
     return Weighed(
         weights=options[policy].weights, believed=data.worth,
-        details={**options[policy].details, "policy": policy, "why": why},
+        details={**options[policy].details, **_by_whom(clean), "policy": policy, "why": why},
     )  # fmt: skip
+
+
+def _by_whom(clean: Array | None) -> dict[str, int]:
+    """How many verified windows have judged, if they have."""
+    return {} if clean is None else {"verified": int((clean > 0).sum())}
 
 
 def _value(data: Labelled, weights: Array, fold: NDArray[np.int64], settings: QualitySettings) -> float:

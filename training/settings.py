@@ -72,8 +72,9 @@ class DataSettings:
         )  # fmt: skip
 
     def recipe(self) -> dict[str, Any]:
-        """What of it decides what comes out, for keys: those from before anybody was verified stay what they were."""
-        return {key: value for key, value in asdict(self).items() if value or key != "verified_by"}
+        """What of it decides what comes out, for keys; where nobody is named, those from before anybody could be."""
+        verified = {"verified_by": sorted(self.verified_by)} if self.verified_by else {}
+        return {**{key: value for key, value in asdict(self).items() if key != "verified_by"}, **verified}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,7 +172,8 @@ class FineTuneSettings:
     pull: float = 1e-4
     """L2-SP: half of this times the squared distance from the weights at the start is added to the loss."""
     correction: Correction = "logit-adjustment"
-    """For imbalance, in FilterLoss and in the arms of an experiment that share its recipe: logit-adjustment, or margins (LDAM's)."""
+    """For imbalance, in FilterLoss and in the arms of an experiment that share its recipe: logit-adjustment, or margins (LDAM's), which
+    came to @@LDAM@@. The heads that judge labels and choose weights always adjust logits."""
     margin: float = 3.0
     """With margins: that of the rarest scene, in logits; the others' are smaller, as the fourth root of how many windows they have."""
     validation_folds: int = 4
@@ -194,10 +196,7 @@ class FineTuneSettings:
 
     def recipe(self) -> dict[str, Any]:
         """What of it decides what comes out, for keys: where it runs makes no other training."""
-        idle = (
-            {"correction", "margin"} if self.correction == "logit-adjustment" else set[str]()
-        )  # keys from before there were others
-        return {key: value for key, value in asdict(self).items() if key not in {"device", "threads"} | idle}
+        return {key: value for key, value in asdict(self).items() if key not in {"device", "threads"}}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,6 +12,7 @@ import torch
 
 from tests.training.made import network, windows
 from training import arms as module
+from training import asked
 from training import finetune as module_of_training
 from training.arm import ARMS, EVERY
 from training.arms import Bench, labelled, run_arms
@@ -266,6 +267,26 @@ def test_where_one_person_has_labelled_all_nothing_is_trained_that_nobody_could_
     assert [tuned[near].epochs for near in (True, False)] == [0, 2]
     assert tuned[True].share == 1
     assert max(said.curves) == 0
+
+
+def test_of_very_many_windows_some_choose_the_head_whoever_is_among_them(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person with one window may not be: then those judge who are, and nobody is asked for folds that nobody is in."""
+    labelled = bench.windows.select(bench.train)
+    monkeypatch.setattr(asked, "_ASKED", len(labelled) // 2)
+    monkeypatch.setattr(asked, "_OF_A_SCENE", 5)
+    whole = tune(bench)
+    assert whole.share > 0  # type: ignore[attr-defined]
+    settings, ones = replace(QUICK, trainable="head"), np.ones(len(labelled))
+    inputs = infer(bench.original.net.split("head")[0], torch.from_numpy(labelled.signals))
+    one_alone = (np.arange(len(labelled)) == 0).astype(np.int64)
+    for seed in range(6):
+        tuned = finetune(
+            bench.original.net, inputs, labelled.scenes, ones, one_alone, believed=ones, adjust=True, shares=(0.5, 1.0),
+            settings=replace(settings, seed=seed),
+        )  # fmt: skip
+        assert np.isfinite(tuned.validation)
 
 
 def test_a_gain_that_could_be_chance_leaves_the_original(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,10 +84,16 @@ def test_margins_grow_with_rarity_and_count_weights() -> None:
     torch.testing.assert_close(label_margins(labels, 10 * weights, 3, largest=2.0), torch.tensor([1.0, 1.0, 2.0]))
 
 
-def test_no_margin_is_larger_than_the_largest() -> None:
-    """Not even of a scene without a label, which nothing is trained by."""
-    margins = label_margins(torch.tensor([0, 0, 1]), torch.ones(3), 3, largest=2.0)
-    assert margins.max() == margins[2] == margins[1] == 2.0
+def test_a_scene_without_weight_has_no_margin_and_gives_the_others_none() -> None:
+    labels, weights = torch.tensor([0] * 16 + [1] + [2]), torch.tensor([1.0] * 17 + [0.0])
+    torch.testing.assert_close(label_margins(labels, weights, 4, largest=2.0), torch.tensor([1.0, 2.0, 0.0, 0.0]))
+
+
+def test_with_margins_a_scene_without_weight_hardly_competes() -> None:
+    """So what the original knew of it stays, as with logit adjustment: half a window's share, held against the commonest scene's."""
+    rows = correction(torch.tensor([0] * 16 + [1] * 4), torch.ones(20), 3, kind="margins", margin=2.0)
+    torch.testing.assert_close(rows[:, 2], torch.full((3,), math.log(0.5 / 16)))
+    torch.testing.assert_close(rows[:2, :2], torch.tensor([[-2.0 * 0.25**0.25, 0.0], [0.0, -2.0]]))
 
 
 def test_a_margin_is_taken_from_the_label_alone() -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from training import policies
+from training import asked, policies
 from training.arm import EVERY, POLICIES
 from training.errors import SettingsError
 from training.heads import Head, HeadProblem, fit_head
-from training.learned import TIE, WeightMap, held_out_loss, learn_map
+from training.learned import TIE, WeightMap, even_in_each, even_together, held_out_loss, learn_map
 from training.policies import Labelled, weigh
 from training.quality import adjustment
 from training.settings import QualitySettings
@@ -215,24 +215,62 @@ def test_every_arm_has_a_policy_that_there_is() -> None:
         assert weigh(arm.weights, data, QUALITY, seed=0).weights.sum() > 0
 
 
+def test_what_is_verified_says_nothing_of_how_doubtful_the_others_are() -> None:
+    """With three right labels for each that is doubted, hardly a label is doubted, and those that are weigh as little as ever."""
+    data, bad = labelled()
+    right, _ = labelled(wrong=0.0, seed=1)
+
+    def both(name: str) -> np.ndarray:
+        one, other = getattr(data, name), getattr(right, name)
+        return np.concatenate([one, *[other] * 3])
+
+    arrays = {name: both(name) for name in ("features", "labels", "score")}
+    verified = np.arange(480) >= 120
+    arrays["groups"] = np.where(verified, 6, both("groups"))  # one person, so that the verified do not judge alone
+    beside = replace(data, **arrays, worth=np.where(verified, 1.0, both("worth")), verified=verified, wrong=None)
+    found = weigh("auto", beside, QUALITY, seed=0)
+    assert found.weights[:120][bad].mean() < 0.5 * found.weights[:120][~bad].mean()
+    assert weigh("auto", replace(beside, verified=None), QUALITY, seed=0).details["policy"] == "equal"
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_of_very_many_some_choose_and_all_are_weighed(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those alone would have it: the same map of score or belief, for everybody."""
+    data, bad = labelled()
+    monkeypatch.setattr(asked, "_ASKED", 60)
+    monkeypatch.setattr(asked, "_OF_A_SCENE", 5)
+    found = weigh(policy, data, QUALITY, seed=0)  # type: ignore[arg-type]
+    assert found.weights.shape == found.believed.shape == (120,)
+    assert found.weights[bad].mean() < 0.6 * found.weights[~bad].mean()
+    rows = asked.as_they_come(data.labels, 0)
+    assert len(rows) <= 60
+    monkeypatch.setattr(asked, "_ASKED", 120)
+    alone = weigh(policy, data.some(rows), QUALITY, seed=0)  # type: ignore[arg-type]
+    assert alone.details == found.details
+
+
 class TestLearned:
-    def test_the_slope_by_the_weights_is_that_of_refitting(self) -> None:
+    @pytest.mark.parametrize(("even", "near"), [(even_in_each, 5e-5), (even_together, 1e-4)])
+    def test_the_slope_by_the_weights_is_that_of_refitting(
+        self, even: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray], near: float
+    ) -> None:
         """Against differences of whole fits; the logit adjustment moves with the weights, too."""
         data, _ = labelled()
         fold = data.groups % 3
         weights = np.clip(data.worth, 0.05, 1)
         arguments = {"head": data.head, "pull": 1e-2}
+        importance = even(data.labels, data.worth, fold)
 
         def loss(each: np.ndarray) -> float:
-            value, _ = held_out_loss(data.features, data.labels, each, data.worth, fold, **arguments)  # type: ignore[arg-type]
+            value, _ = held_out_loss(data.features, data.labels, each, importance, fold, **arguments)  # type: ignore[arg-type]
             return value
 
-        _, slopes = held_out_loss(data.features, data.labels, weights, data.worth, fold, **arguments)  # type: ignore[arg-type]
+        _, slopes = held_out_loss(data.features, data.labels, weights, importance, fold, **arguments)  # type: ignore[arg-type]
         rng = np.random.default_rng(1)
         for _ in range(4):
             step = rng.normal(0, 1, 120)
             around = (loss(weights + 1e-2 * step) - loss(weights - 1e-2 * step)) / 2e-2
-            assert slopes @ step == pytest.approx(around, rel=0.01, abs=5e-5)
+            assert slopes @ step == pytest.approx(around, rel=0.01, abs=near)
 
     def test_the_slope_of_a_scene_that_weighs_next_to_nothing_is_that_of_refitting(self) -> None:
         """Its share of the adjustment is that of half a window then, which nothing moves."""
@@ -240,8 +278,10 @@ class TestLearned:
         fold = data.groups % 3
         weights = np.where(data.labels == 0, 1e-3, np.clip(data.worth, 0.05, 1))
 
+        importance = even_in_each(data.labels, data.worth, fold)
+
         def loss(each: np.ndarray) -> tuple[float, np.ndarray]:
-            return held_out_loss(data.features, data.labels, each, data.worth, fold, head=data.head, pull=1e-2)
+            return held_out_loss(data.features, data.labels, each, importance, fold, head=data.head, pull=1e-2)
 
         step = np.random.default_rng(2).normal(0, 1, 120)
         around = (loss(weights + 1e-4 * step)[0] - loss(weights - 1e-4 * step)[0]) / 2e-4
@@ -256,8 +296,9 @@ class TestLearned:
         start = WeightMap(slope=1.0, shift=0.0, floor=0.02)
 
         def reached(which: WeightMap) -> float:
+            importance = even_in_each(data.labels, data.worth, fold)
             return held_out_loss(
-                data.features, data.labels, which.of(data.worth), data.worth, fold, head=data.head, pull=1e-3
+                data.features, data.labels, which.of(data.worth), importance, fold, head=data.head, pull=1e-3
             )[0]
 
         assert reached(found) <= reached(start) + 1e-9
@@ -271,7 +312,10 @@ class TestLearned:
 
         def loss(slope: float, shift: float) -> float:
             weights = floored(WeightMap(slope=slope, shift=shift, floor=floor).of(worth), data.labels, floor)
-            held_out = held_out_loss(data.features, data.labels, weights, worth, fold, head=data.head, pull=pull)[0]
+            importance = even_in_each(data.labels, worth, fold)
+            held_out = held_out_loss(data.features, data.labels, weights, importance, fold, head=data.head, pull=pull)[
+                0
+            ]
             return held_out + TIE * ((slope - 1) ** 2 + shift**2)
 
         assert found.shift > 0.3
@@ -281,16 +325,14 @@ class TestLearned:
         assert abs(by_slope) < 5e-3
         assert abs(by_shift) < 5e-3
 
-    def test_where_enough_labels_are_verified_they_alone_judge(self) -> None:
+    @pytest.mark.parametrize("policy", ["learned", "auto"])
+    def test_where_enough_labels_are_verified_they_alone_judge(self, policy: str) -> None:
         """Beliefs that have it all the wrong way round: those who judge by them cannot see it, the verified labels do."""
         data, bad = labelled()
-        misled = replace(data, worth=1 - data.worth)
-        some = np.flatnonzero(~bad)[::2]
-        verified = np.isin(np.arange(120), some)
-        assert np.bincount(data.labels[verified]).min() >= 5
-        known = replace(misled, worth=np.where(verified, 1.0, misled.worth), verified=verified)
-        by_belief = weigh("learned", replace(known, verified=None), QUALITY, seed=0)
-        by_verified = weigh("learned", known, QUALITY, seed=0)
+        verified = ~bad & (np.arange(120) % 2 == 0)
+        known = replace(data, worth=np.where(verified, 1.0, 1 - data.worth), verified=verified)
+        by_belief = weigh(policy, replace(known, verified=None), QUALITY, seed=0)  # type: ignore[arg-type]
+        by_verified = weigh(policy, known, QUALITY, seed=0)  # type: ignore[arg-type]
         assert by_verified.details["verified"] == verified.sum()
         assert "verified" not in by_belief.details
 
@@ -299,13 +341,27 @@ class TestLearned:
 
         assert told_apart(by_verified.weights) < 0.9 * told_apart(by_belief.weights)
 
-    def test_too_few_verified_labels_of_a_scene_judge_with_the_others(self) -> None:
+    @pytest.mark.parametrize("lacks", ["four of a scene", "one person", "a poor signal"])
+    def test_too_few_verified_labels_of_a_scene_judge_with_the_others(self, lacks: str) -> None:
         data, bad = labelled()
-        verified = ~bad & ((data.labels != 1) | (np.cumsum(~bad & (data.labels == 1)) <= 4))
-        few = weigh("learned", replace(data, verified=verified), QUALITY, seed=0)
-        usual = weigh("learned", data, QUALITY, seed=0)
+        some = {
+            "four of a scene": np.cumsum(~bad & (data.labels == 1)) <= 4, "one person": data.groups == 0,
+            "a poor signal": np.ones(120, bool),
+        }[lacks]  # fmt: skip
+        verified = ~bad & ((data.labels != 1) | some)
+        worth = np.where(verified & (data.labels == 1) & (lacks == "a poor signal"), 0.4, data.worth)
+        given = replace(data, worth=worth, verified=verified)
+        few = weigh("learned", given, QUALITY, seed=0)
+        usual = weigh("learned", replace(given, verified=None), QUALITY, seed=0)
         assert few.details == usual.details
         np.testing.assert_array_equal(few.weights, usual.weights)
+
+    def test_scenes_count_alike_among_verified_labels_whoever_has_them(self) -> None:
+        labels, fold = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 2, 2, 2])
+        found = even_together(labels, np.array([1.0, 1.0, 0.5, 1.0, 0.0, 1.0]), fold)
+        np.testing.assert_allclose(np.bincount(labels, weights=found) / 3, 1 / 3)
+        each = even_in_each(labels, np.ones(6), fold)
+        np.testing.assert_allclose(np.bincount(fold, weights=each), 1)
 
     def test_one_person_alone_judges_nobody(self) -> None:
         data, _ = labelled()

@@ -10,13 +10,13 @@ from training.settings import DataSettings, FineTuneSettings, QualitySettings
 
 KNOWN: dict[str, Any] = {
     "cohort": "target", "lake_version": 3, "labels_version": 2, "original": "abc", "data": DataSettings(), "quality": QualitySettings(),
-    "finetune": FineTuneSettings(correction="margins"), "holdout": "f1",
+    "finetune": FineTuneSettings(), "holdout": "f1",
 }  # fmt: skip
 WHERE = {"device", "threads"}
 """Settings that say where a training runs."""
 
 
-CHOICES = {"trainable": "head", "device": "cpu", "correction": "logit-adjustment"}
+CHOICES = {"trainable": "head", "device": "cpu", "correction": "margins"}
 """Another choice than the default."""
 
 
@@ -70,9 +70,6 @@ def test_without_labels_that_came_later_nothing_is_said_of_them() -> None:
     assert run_key(**bare) == run_key(**bare, labels_version=None) != run_key(**KNOWN)
 
 
-def test_settings_that_do_nothing_are_not_in_the_key() -> None:
-    """Margins have a size where imbalance is corrected by margins; trainings from before that could be chosen keep their keys."""
-    usual = {**KNOWN, "finetune": FineTuneSettings()}
-    assert run_key(**usual) == run_key(**{**usual, "finetune": FineTuneSettings(margin=9.0)})
-    assert FineTuneSettings().recipe().keys().isdisjoint({"correction", "margin"})
+def test_nobody_verified_is_as_before_there_was_such_a_thing_and_their_order_is_none() -> None:
     assert "verified_by" not in DataSettings().recipe()
+    assert DataSettings(verified_by=("bo", "ana")).recipe() == DataSettings(verified_by=("ana", "bo")).recipe()

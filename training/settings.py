@@ -58,8 +58,8 @@ class DataSettings:
     """The target's people to measure on, instead of a share: those whose labels are known to be right, if there are such. An experiment
     draws its own."""
     verified_by: tuple[str, ...] = ()
-    """Who labels rightly (``said_by`` of a label): what they say is believed, and teaches how much to believe the others. Where they have
-    labelled five windows of every scene, the policy ``learned`` is judged by those alone."""
+    """Who labels rightly (``said_by`` of a label): what they say is believed. Where they have labelled five windows of every scene, of two
+    people or more, they alone judge how to weigh the others."""
     min_labelled: int = 40
     """Fewer labelled windows than this are refused: nothing can be learned from them that the next few would not overturn."""
     seed: int = 0
@@ -173,7 +173,7 @@ class FineTuneSettings:
     """L2-SP: half of this times the squared distance from the weights at the start is added to the loss."""
     correction: Correction = "logit-adjustment"
     """For imbalance, in FilterLoss and in the arms of an experiment that share its recipe: logit-adjustment, or margins (LDAM's), which
-    came to @@LDAM@@. The heads that judge labels and choose weights always adjust logits."""
+    came to three to five points less where it was measured (docs/choices.md). Heads that judge labels and weights always adjust logits."""
     margin: float = 3.0
     """With margins: that of the rarest scene, in logits; the others' are smaller, as the fourth root of how many windows they have."""
     validation_folds: int = 4

@@ -33,8 +33,9 @@ from dags.terminal import (
     say_arms,
     say_import,
     say_refused,
-    scored_line,
+    say_some,
 )
+from dags.verified import verified_lines
 
 # Before torch is loaded: its threads would spin while they wait, and two programs that do so slow each other down tenfold.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -276,7 +277,8 @@ def rescore(
         done = retraining.rescore(
             load_settings(), cohort=cohort, lake_version=lake_version, labels_version=labels_version, seed=seed, progress=show
         )  # fmt: skip
-    say(scored_line(done))
+    say(f"{done['scored']} windows scored, tiers {done['tiers']}; run key {done['run_key']}.")
+    say_some(verified_lines(done))
     result(**done)
 
 

@@ -19,8 +19,9 @@ _HEAD = """\
 # Settings
 
 One file, `sensorloop.toml` (or the one that `SENSORLOOP_CONFIG` names), a section a concept; a variable of the environment
-overrides a key: `SENSORLOOP_WINDOWS__LENGTH=10` is `[windows] length`. Durations are seconds or ISO 8601 (`PT5S`). An unknown
-key is an error that names the nearest known one. Everything that is written goes below `SENSORLOOP_HOME` (default `var`).
+overrides a key: `SENSORLOOP_WINDOWS__LENGTH=10` is `[windows] length`. Durations are seconds or ISO 8601 (`PT5S`),
+lists are JSON (`'["a"]'`). An unknown key is an error that names the nearest known one. Everything that is written goes
+below `SENSORLOOP_HOME` (default `var`).
 
 Written by `sensorloop settings --markdown`; a test holds it in step with the source."""
 

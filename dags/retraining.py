@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dags import runs, scoring, steps
 from dags.settings import Settings
+from dags.verified import verified
 from dags.whole import whole
 
 if TYPE_CHECKING:
@@ -97,10 +98,9 @@ def rescore(
     sparse = scoring.sparse_rows(settings, key, bench, cohort, held_out=frozen.subjects)
     lakes.write_quality(settings.lake, pa.concat_tables([scoring.quality_rows(key, bench, tiers), sparse]))
     counts = {str(tier): int((tiers == tier).sum()) for tier in range(len(settings.quality.thresholds) + 1)}
-    # Of those that are learned from. None, where somebody was named, is a slip of the pen as often as not.
-    verified = {} if windows.verified is None else {"verified": int((windows.verified & split.train).sum())}
     return {
-        "run_key": key, "run_dir": str(folder), "scored": len(windows), **verified, "too_sparse": sparse.num_rows, "tiers": counts,
+        "run_key": key, "run_dir": str(folder), "scored": len(windows), **verified(settings, bench), "too_sparse": sparse.num_rows,
+        "tiers": counts,
     }  # fmt: skip
 
 

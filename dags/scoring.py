@@ -171,9 +171,12 @@ class Distrusted:
 
     window_id: str
     subject_id: str
+    device_id: str
     session_id: str
     start: str
-    """Event time of its first sample, UTC."""
+    """Event time of its first sample, UTC, as 'sensorloop label send' takes it."""
+    end: str
+    """And where it ends."""
     label: str
     score: float
     """0 to 1, higher is cleaner."""
@@ -221,18 +224,21 @@ def most_distrusted(
         pl.col("window_id").is_in(found["window_id"].implode())
     )
     told = found.join(
-        where.select("window_id", "session_id", "start_ns").collect(), on="window_id", how="left", maintain_order="left"
+        where.select("window_id", "device_id", "session_id", "start_ns", "end_ns").collect(),
+        on="window_id",
+        how="left",
+        maintain_order="left",
     )
     return [_distrusted(row) for row in told.iter_rows(named=True)], chosen.height
 
 
 def _distrusted(row: Mapping[str, Any]) -> Distrusted:
-    start = (
-        ""
-        if row["start_ns"] is None
-        else datetime.fromtimestamp(row["start_ns"] / 1e9, UTC).isoformat(" ", "seconds")[:19]
-    )
     return Distrusted(
-        window_id=row["window_id"], subject_id=row["subject_id"], session_id=row["session_id"] or "", start=start,
-        label=row["label"], score=row["score"], weight=row.get("weight"), reasons=row["reasons"] or "",
+        window_id=row["window_id"], subject_id=row["subject_id"], device_id=row["device_id"] or "",
+        session_id=row["session_id"] or "", start=_time(row["start_ns"]), end=_time(row["end_ns"]), label=row["label"],
+        score=row["score"], weight=row.get("weight"), reasons=row["reasons"] or "",
     )  # fmt: skip
+
+
+def _time(ns: int | None) -> str:
+    return "" if ns is None else datetime.fromtimestamp(ns / 1e9, UTC).isoformat(timespec="milliseconds")

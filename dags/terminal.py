@@ -174,15 +174,6 @@ def counters() -> Iterator[Callable[[Mapping[str, int]], None]]:
         console.line()
 
 
-def scored_line(done: Mapping[str, Any]) -> str:
-    """What a rescoring came to."""
-    known = ""
-    if "verified" in done:
-        known = f", {done['verified']} to learn from being verified"
-        known += "" if done["verified"] else " (does [data] verified_by name those whom 'sensorloop label list' shows?)"
-    return f"{done['scored']} windows scored{known}, tiers {done['tiers']}; run key {done['run_key']}."
-
-
 def verdict_line(promoted: Mapping[str, Any]) -> str:
     """What a promotion came to: the gate's verdict, and who serves, which a rollback may have changed since."""
     version, champion, passed = promoted["version"], promoted["champion"], promoted["passed"]

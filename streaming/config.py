@@ -135,5 +135,8 @@ def _build(section: str, kind: type, values: dict[str, Any]) -> Any:
         where = f"[{section}] {key}" if key else f"[{section}]"
         # A section as a whole is not repeated, nor what may be a secret in the wrong place.
         shown = f" = {first['input']!r}" if key and not is_secret(key) else ""
-        msg = f"{where}{shown}: {first['msg']}. Change it in sensorloop.toml or in the environment."
+        why = first["msg"]
+        if first["type"] == "tuple_type":
+            why = """Input should be a list, as ["a", "b"], in the environment '["a", "b"]'"""
+        msg = f"{where}{shown}: {why}. Change it in sensorloop.toml or in the environment."
         raise SettingsError(msg) from error

@@ -8,6 +8,7 @@ A missing sensor is NaN all along, never an error: the spectrogram masks it.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import os
 import zipfile
@@ -107,13 +108,23 @@ class WindowSet:
         """
         unknown = {name: n for name, n in self.counts().items() if n and name not in names}
         if unknown:
-            listed = ", ".join(f"{name} ({n} windows)" for name, n in unknown.items())
-            msg = f"Labelled with scenes that are not known: {listed}; known are {', '.join(names)}. Set [data] scenes to leave them out."
+            listed = ", ".join(self._unknown(name, n, names) for name, n in unknown.items())
+            msg = (
+                f"Labelled with scenes that are not known: {listed}; known are {', '.join(names)}. Where a name is misspelt, send the "
+                "label anew ('sensorloop label send', or --withdraw); or set [data] scenes to leave these windows out."
+            )
             raise MissingScene(msg)
         index = np.array(
             [names.index(name) if name in names else UNLABELLED for name in self.scene_names] + [UNLABELLED]
         )
         return dataclasses.replace(self, scenes=index[self.scenes], scene_names=tuple(names))
+
+    def _unknown(self, name: str, count: int, known: Sequence[str]) -> str:
+        """A scene that is not known, in words: how often, where first, and what may have been meant."""
+        first = int(np.flatnonzero(self.scenes == self.scene_names.index(name))[0])
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+        meant = f", perhaps {near[0]}" if near else ""
+        return f"{name} ({count} windows, first in session {self.sessions[first]} of {self.devices[first]}{meant})"
 
     def with_channels(self, channels: Sequence[str]) -> WindowSet:
         """The same windows with these channels in this order; NaN where a channel is not there."""

@@ -32,8 +32,8 @@ from training.weights import choose_weights, floored, held_out_logits, tiers_of,
 Array = NDArray[np.float64]
 _POWERS = (1.0, 0.5, 2.0, 4.0)
 """Of the belief; 1 first: with equal results, the weight is the probability itself."""
-_CLEAN, _FAIR = 5, 0.5
-"""Verified windows of every scene with which they alone judge weights, and what each of them must be worth."""
+_CLEAN, _CLEAN_PEOPLE, _FAIR = 5, 2, 0.5
+"""Verified windows of every scene, and people who have them, with which they alone judge weights; what each window must be worth."""
 _HARDLY = 0.08
 """Doubt, a mean over the scenes, below which next to nothing is there to be held back: what is doubted then is hard as often as wrong."""
 
@@ -206,16 +206,24 @@ def _learned(data: Labelled, asked: Labelled, settings: QualitySettings, seed: i
 
 
 def _clean_fold(data: Labelled) -> Array | None:
-    """(n,) how much each window counts where verified ones alone judge; None if those of a scene are too few, or one person's."""
-    if data.verified is None:
+    """(n,) how much each window counts where verified ones alone judge; None where :func:`clean_fold_lacks` something."""
+    if data.verified is None or any(map(any, clean_fold_lacks(data).values())):
         return None
-    # One whose signal is poor for its scene is no example of it.
-    clean = data.verified & (data.worth >= _FAIR)
+    return np.where(data.verified & (data.worth >= _FAIR), data.worth, 0.0)
+
+
+def clean_fold_lacks(data: Labelled) -> dict[int, tuple[int, int]]:
+    """Scene → verified windows, and people who have such windows, that are missing for them to judge weights alone; (0, 0) for none.
+
+    One whose signal is poor for its scene is no example of it, and does not count. Without a fold of its own, a person judges nobody.
+    """
+    clean = np.zeros(len(data.labels), bool) if data.verified is None else data.verified & (data.worth >= _FAIR)
+    lacks = {}
     for scene in np.unique(data.labels):
         mine = clean & (data.labels == scene)
-        if mine.sum() < _CLEAN or len(np.unique(data.groups[mine])) < 2:
-            return None
-    return np.where(clean, data.worth, 0.0)
+        people = len(np.unique(data.groups[mine]))
+        lacks[int(scene)] = (max(0, _CLEAN - int(mine.sum())), max(0, _CLEAN_PEOPLE - people))
+    return lacks
 
 
 def _learned_left_out(data: Labelled, fold: NDArray[np.int64], settings: QualitySettings) -> NDArray[np.int64]:

@@ -58,8 +58,8 @@ class DataSettings:
     """The target's people to measure on, instead of a share: those whose labels are known to be right, if there are such. An experiment
     draws its own."""
     verified_by: tuple[str, ...] = ()
-    """Who labels rightly (``said_by`` of a label): what they say is believed. Where they have labelled five windows of every scene, of two
-    people or more, they alone judge how to weigh the others."""
+    """Who labels rightly (``said_by`` of a label): what they say is believed. Where they have labelled five windows of every scene, of each
+    scene two people's, they alone judge how to weigh the others."""
     min_labelled: int = 40
     """Fewer labelled windows than this are refused: nothing can be learned from them that the next few would not overturn."""
     seed: int = 0

@@ -32,9 +32,12 @@ def show(
     for each in found:
         weight = "–" if each.weight is None else f"{each.weight:.2f}"
         say(
-            f"{each.score:.3f}  weight {weight}  {each.label}, {each.subject_id}, session {each.session_id}, {each.start}: "
-            f"{each.reasons or 'nothing speaks against it'}"
+            f"{each.score:.3f}  weight {weight}  {each.label}, {each.subject_id}, {each.device_id} session {each.session_id}, "
+            f"{each.start}: {each.reasons or 'nothing speaks against it'}"
         )
+    say(
+        "To say what it was: sensorloop label send --device DEVICE --session SESSION --from START --to END --scene SCENE"
+    )
     say(f"{len(found)} of {count:,} windows of rescoring {run_key}; the score is from 0 to 1, higher is cleaner.")
     listed(run_key=run_key, windows=count, shown=[asdict(each) for each in found])
 

@@ -16,6 +16,7 @@ import pytest
 import sensorloop
 from dags import retraining, runs, scoring, steps, work
 from dags.settings import Settings
+from streaming.labelling import parse_time
 from streaming.lake import read_embeddings, read_quality, table_version
 from tests.dags.places import TOML
 from tests.training.lakes import of_people, publish
@@ -145,7 +146,9 @@ def test_the_labels_that_are_wrong_are_shown_first_with_what_speaks_against_them
     wrong = [each for each in found[:6] if (each.subject_id, each.label) == ("p3", "Still")]
     assert len(wrong) >= 4, "6 of its 12 are wrong, and nobody else's"
     assert all("it looks like Run" in each.reasons for each in wrong)
-    assert all(each.start.startswith("1970-01-01 00:0") for each in found)
+    assert all(each.start.startswith("1970-01-01T00:0") and each.device_id and each.session_id for each in found)
+    spans = [parse_time(each.end) - parse_time(each.start) for each in found]
+    assert set(spans) == {2 * 10**9}, "times as a label is sent with them"
     monkeypatch.setenv("SENSORLOOP_HOME", str(settings.home))
     monkeypatch.setenv("SENSORLOOP_CONFIG", str(settings.home / "sensorloop.toml"))
     sensorloop.app(["quality", "--most", "2", "--subject", "p3"], standalone_mode=False)

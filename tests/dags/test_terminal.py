@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from dags.terminal import (
     say_arms,
     say_refused,
     say_some,
-    scored_line,
     verdict_line,
 )
 from registry.chain import Entry
@@ -115,17 +113,3 @@ def test_what_was_refused_is_named_and_counted(capsys: pytest.CaptureFixture[str
         "refused: b: y",
         "2 files are no recordings: not sent.",
     ]
-
-
-@pytest.mark.parametrize(
-    ("verified", "told"),
-    [
-        ({}, "7 windows scored, tiers"),
-        ({"verified": 3}, "7 windows scored, 3 to learn from being verified, tiers"),
-        ({"verified": 0}, r"7 windows scored, 0 .* verified \(does \[data\] verified_by name those whom .*\), tiers"),
-    ],
-)
-def test_a_rescoring_says_how_many_labels_are_known_to_be_right(verified: dict[str, int], told: str) -> None:
-    line = scored_line({"scored": 7, "tiers": {"0": 7}, "run_key": "ab", **verified})
-    assert re.match(told, line)
-    assert line.endswith("run key ab.")

@@ -47,6 +47,7 @@ def test_text_in_the_environment_needs_no_quotes(tmp_path: Path) -> None:
         ("[windows]\nrate_hz = 'fast'\n", {}, r"\[windows\] rate_hz = 'fast'"),
         ("[windows]\nhop = 3\n", {}, "must divide length"),
         ("[windows]\nsensors = ['nose']\n", {}, "known are accelerometer"),
+        ("[windows]\nsensors = 'gyroscope'\n", {}, r'should be a list, as \["a", "b"\]'),
         ("[windows\n", {}, "not valid TOML"),
         ("windows = 5\n", {}, "must be a section"),
     ],

@@ -168,7 +168,9 @@ def test_scenes_are_renumbered_and_unknown_ones_named() -> None:
     other = half.with_scenes(("Walk", "Bus", "Run", "Still"))
     names = np.array([*SCENES, "?"])[half.scenes]
     assert np.array([*other.scene_names, "?"])[other.scenes].tolist() == names.tolist()
-    with pytest.raises(MissingScene, match=r"Run \(4 windows\), Still \(4 windows\).*known are Walk.*\[data\] scenes"):
+    with pytest.raises(
+        MissingScene, match=r"Run \(4 windows, .*\), Still \(4 windows, .*known are Walk.*\[data\] scenes"
+    ):
         made.with_scenes(("Walk",))
     assert made.select(made.scenes == 2).with_scenes(("Walk",)).counts() == {"Walk": 4}
 
@@ -192,3 +194,13 @@ def test_channels_come_in_the_order_asked_for_and_missing_ones_are_nan() -> None
 def test_what_does_not_fit_together_is_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(DataError, match=message):
         replace(windows(people=1, each=1), **change)  # type: ignore[arg-type]
+
+
+def test_a_scene_that_is_not_known_is_said_with_where_it_is_and_what_may_be_meant() -> None:
+    made = windows(people=2, each=2)
+    misspelt = replace(made, scene_names=("Run", "Still", "Wlak"))
+    with pytest.raises(
+        MissingScene,
+        match=r"Wlak \(4 windows, first in session s4 of d-p0, perhaps Walk\); known are Run, Still, Walk\.",
+    ):
+        misspelt.with_scenes(SCENES)

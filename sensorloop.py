@@ -285,7 +285,10 @@ def rescore(
 @app.command()
 def finetune(
     run_key: RunKey,
-    arms: Annotated[str, typer.Option(help="Comma-separated; 'all' for every arm.")] = "all",
+    arms: Annotated[
+        str,
+        typer.Option(help="Comma-separated: original, plain, oversampling, undersampling, filterloss; 'all' for all."),
+    ] = "all",
     below: Annotated[
         str, typer.Option(help="What 'sensorloop track open' answered: MLflow's run of the DAG run that asks for this.")
     ] = "",

@@ -17,6 +17,7 @@ import pytest
 from streaming.ports import free_ports
 from streaming.settings import LakeSettings
 from tests.streaming.lakes import Writer
+from training.arm import ARMS
 
 ROOT = Path(__file__).parent.parent
 
@@ -280,6 +281,10 @@ def test_an_import_says_what_it_refused_and_left_out(tmp_path: Path) -> None:
 
 def test_replay_says_what_a_silence_is_cut_to(tmp_path: Path) -> None:
     assert "--longest-pause" in run(tmp_path, "replay", "--help").stdout
+
+
+def test_finetune_says_which_arms_there_are(tmp_path: Path) -> None:
+    assert ", ".join(ARMS) in " ".join(run(tmp_path, "finetune", "--help", COLUMNS="200").stdout.split())
 
 
 def test_the_demo_wants_both_fleets_or_none(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ class FineTuneSettings:
     """L2-SP: half of this times the squared distance from the weights at the start is added to the loss."""
     correction: Correction = "logit-adjustment"
     """For imbalance, in FilterLoss and in the arms of an experiment that share its recipe: logit-adjustment, or margins (LDAM's), which
-    came to three to five points less where it was measured (docs/choices.md). Heads that judge labels and weights always adjust logits."""
+    came to three to six points less where it was measured (docs/choices.md). Heads that judge labels and weights always adjust logits."""
     margin: float = 3.0
     """With margins: that of the rarest scene, in logits; the others' are smaller, as the fourth root of how many windows they have."""
     validation_folds: int = 4

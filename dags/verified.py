@@ -31,7 +31,7 @@ def verified(settings: Settings, bench: Bench) -> dict[str, Any]:
         return {}
     lacks = {
         bench.windows.scene_names[scene]: " and ".join(
-            f"{count} more {what}" for count, what in ((windows, "verified windows"), (people, "people who have them")) if count
+            f"{count} more {what}" for count, what in ((windows, "verified windows"), (people, "people with some")) if count
         )
         for scene, (windows, people) in clean_fold_lacks(labelled(bench)).items()
     }  # fmt: skip
@@ -41,7 +41,7 @@ def verified(settings: Settings, bench: Bench) -> dict[str, Any]:
     unknown = {name: _nearest(name, names) for name in settings.data.verified_by if name not in names}
     return {
         "verified": int((known & train).sum()), "verified_held_out": int((known & ~train).sum()),
-        "verified_lacks": {scene: text for scene, text in lacks.items() if text}, "verified_unknown": unknown,
+        "verified_lacks": lacks, "verified_unknown": unknown,
     }  # fmt: skip
 
 

@@ -207,13 +207,13 @@ def _learned(data: Labelled, asked: Labelled, settings: QualitySettings, seed: i
 
 def _clean_fold(data: Labelled) -> Array | None:
     """(n,) how much each window counts where verified ones alone judge; None where :func:`clean_fold_lacks` something."""
-    if data.verified is None or any(map(any, clean_fold_lacks(data).values())):
+    if data.verified is None or clean_fold_lacks(data):
         return None
     return np.where(data.verified & (data.worth >= _FAIR), data.worth, 0.0)
 
 
 def clean_fold_lacks(data: Labelled) -> dict[int, tuple[int, int]]:
-    """Scene → verified windows, and people who have such windows, that are missing for them to judge weights alone; (0, 0) for none.
+    """Scene → how many verified windows, and people who have some, are missing there for them to judge weights alone; empty if none.
 
     One whose signal is poor for its scene is no example of it, and does not count. Without a fold of its own, a person judges nobody.
     """
@@ -222,7 +222,9 @@ def clean_fold_lacks(data: Labelled) -> dict[int, tuple[int, int]]:
     for scene in np.unique(data.labels):
         mine = clean & (data.labels == scene)
         people = len(np.unique(data.groups[mine]))
-        lacks[int(scene)] = (max(0, _CLEAN - int(mine.sum())), max(0, _CLEAN_PEOPLE - people))
+        missing = (max(0, _CLEAN - int(mine.sum())), max(0, _CLEAN_PEOPLE - people))
+        if any(missing):
+            lacks[int(scene)] = missing
     return lacks
 
 

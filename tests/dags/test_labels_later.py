@@ -180,9 +180,7 @@ def test_a_label_that_comes_a_week_later_counts_at_the_next_rescoring(installati
     verified = read_quality(lake, done["run_key"]).filter(pl.col("subject_id") == UNLABELLED_PERSON)
     unverified = after.filter(pl.col("subject_id") == UNLABELLED_PERSON)
     assert done["verified"] + done["verified_held_out"] == verified.height == unverified.height > 0
-    missing = (
-        "1 more people who have them" if done["verified"] else "5 more verified windows and 2 more people who have them"
-    )
+    missing = "1 more people with some" if done["verified"] else "5 more verified windows and 2 more people with some"
     assert done["verified_lacks"] == dict.fromkeys(SCENES, missing), "one person's, whoever says it"
     assert done["verified_unknown"] == {"anna": "ana"}
     assert verified["belief"].to_list() == [1.0] * verified.height

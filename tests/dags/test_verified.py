@@ -20,10 +20,10 @@ def test_how_many_there_are_and_whether_they_judge() -> None:
 
 
 def test_what_is_missing_is_said_scene_by_scene_and_who_has_labelled_nothing() -> None:
-    lacks = {"Bus": "1 more people who have them", "Run": "5 more verified windows and 2 more people who have them"}
+    lacks = {"Bus": "1 more people with some", "Run": "5 more verified windows and 2 more people with some"}
     first, second, third = verified_lines(
         {**DONE, "verified_lacks": lacks, "verified_unknown": {"anna": "ana", "zoe": ""}}
     )
-    assert "do not judge alone how to weigh the rest: that takes 1 more people who have them of Bus; 5 more" in first
+    assert "do not judge alone how to weigh the rest: that takes 1 more people with some of Bus; 5 more" in first
     assert second == "Nobody called 'anna' has labelled anything; 'ana' has: see [data] verified_by."
     assert third == "Nobody called 'zoe' has labelled anything: see [data] verified_by."

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from streaming.wire import SensorBatch
 
+from .ingesting import session
 from .sessions import batch
-from .test_ingest import session
 
 FOLDER_IS_FULL = OSError(28, "No space left on device")
 

@@ -26,8 +26,8 @@ from streaming.verify import verify
 from streaming.windows import WindowsTable
 
 from . import test_labels
+from .ingesting import P0, P1, Rig, log, session
 from .sessions import SETTINGS
-from .test_ingest import P0, P1, Rig, log, session
 from .test_labels import L0, label
 from .test_refusals import moved
 

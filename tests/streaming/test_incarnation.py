@@ -27,8 +27,8 @@ from streaming.windows import WindowsTable
 from streaming.wire import encode
 
 from . import test_labels
+from .ingesting import P0, P1, Rig, log, session
 from .sessions import SETTINGS, batch
-from .test_ingest import P0, P1, Rig, log, session
 from .test_labels import L0, L1, label
 
 

@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
-import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,84 +17,22 @@ from streaming.client import Membership, Record
 from streaming.delivery import DeliverySettings
 from streaming.errors import LakeError, LogReplaced, LostOwnership
 from streaming.faults import hooked
-from streaming.ingest import Ingest
 from streaming.lake import scan_windows
 from streaming.log import read_log
 from streaming.offsets import Account, TopicPartition
 from streaming.recording import write_recording
 from streaming.replay import Pace, expected_samples, replay
-from streaming.settings import IngestSettings, LakeSettings
+from streaming.settings import LakeSettings
 from streaming.storage import Storage
 from streaming.tables import WINDOWS
 from streaming.verify import verify
 from streaming.windows import WindowsTable
-from streaming.wire import SensorBatch, encode
+from streaming.wire import encode
 from tests.fakes.producer import FakeProducer
-from tests.fakes.source import FakeDeadLetters, FakeSource
 
+from .ingesting import NOW_NS, P0, P1, Rig, log, session
 from .sessions import EPOCH, NOW, SECOND, SETTINGS, batch
 from .test_delivery import NS, START, recording
-
-P0 = TopicPartition(topic="sensor.batches", partition=0)
-P1 = TopicPartition(topic="sensor.batches", partition=1)
-NOW_NS = int(NOW.timestamp()) * SECOND
-
-
-class Clock:
-    """Our clock, moved by tests."""
-
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += timedelta(seconds=seconds)
-
-
-def log(batches: Iterable[SensorBatch | bytes | None]) -> list[Record]:
-    values = [encode(b) if isinstance(b, SensorBatch) else b for b in batches]
-    return [Record(offset=i, timestamp_ns=NOW_NS, key=b"d1", value=v) for i, v in enumerate(values)]
-
-
-def session(seconds: int, name: str = "s1") -> list[SensorBatch]:
-    return [batch(i, session=name, device=f"of-{name}", end=i == seconds - 1) for i in range(seconds)]
-
-
-class Rig:
-    """An ingest over fakes and a real table; ``restart`` is what a crash leaves."""
-
-    def __init__(
-        self, folder: Path, logs: dict[TopicPartition, list[Record]], commit_rows: int = 3, **limits: int
-    ) -> None:
-        self.folder, self.logs = folder, logs
-        self.settings = IngestSettings(commit_rows=commit_rows, commit_interval=timedelta(seconds=30), **limits)
-        self.clock = Clock()
-        self.dead_letters = FakeDeadLetters()
-        self.restart()
-
-    def restart(self) -> None:
-        self.source = FakeSource(self.logs, poll_records=4)
-        self.source.assign(*self.logs)
-        self.ingest = Ingest(
-            source=self.source, dead_letters=self.dead_letters, windows=SETTINGS,
-            table=WindowsTable(LakeSettings(uri=str(self.folder)), SETTINGS.sensors),
-            settings=self.settings, clock=self.clock,
-        )  # fmt: skip
-
-    def until_caught_up(self) -> dict[str, int]:
-        self.ingest.run(stop=self.ingest.caught_up)
-        return self.ingest.counters()
-
-    def quiet(self, seconds: int) -> None:
-        """Steps while nothing comes, two seconds apart: of a longer one no more counts as silence."""
-        for _ in range(0, seconds, 2):
-            self.clock.advance(2)
-            self.ingest.step()
-
-    def rows(self) -> pl.DataFrame:
-        return scan_windows(str(self.folder)).drop("ingested_at", "next_sequence").sort("window_id").collect()
 
 
 def test_a_topic_becomes_a_table(tmp_path: Path) -> None:

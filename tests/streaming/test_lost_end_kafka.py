@@ -23,8 +23,8 @@ from streaming.topics import create_topics
 from streaming.verify import verify
 from streaming.windows import WindowsTable
 
+from .ingesting import log, session
 from .sessions import SETTINGS
-from .test_ingest import log, session
 
 
 @pytest.mark.broker

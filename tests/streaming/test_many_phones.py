@@ -14,8 +14,8 @@ from streaming.windows import WindowsTable
 from streaming.wire import SensorBatch
 from tests.fakes.source import FakeSource
 
+from .ingesting import P0, Rig, log
 from .sessions import EPOCH, SECOND, SETTINGS, batch
-from .test_ingest import P0, Rig, log
 
 PHONES = 10_000
 SECONDS = 2

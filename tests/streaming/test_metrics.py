@@ -15,8 +15,8 @@ from streaming.metrics import Metrics, serve
 from streaming.offsets import TopicPartition
 from streaming.progress import PartitionProgress, Progress
 
+from .ingesting import P0, P1, Rig, log, session
 from .sessions import SECOND, SETTINGS
-from .test_ingest import P0, P1, Rig, log, session
 from .test_labels import L0, L1, label
 from .test_labels import Rig as LabelRig
 from .test_labels import log as label_log

@@ -13,8 +13,8 @@ from streaming.offsets import TopicPartition
 from streaming.tables import WINDOWS
 from streaming.verify import verify
 
+from .ingesting import P0, P1, Rig, log, session
 from .operating import endless, refuse
-from .test_ingest import P0, P1, Rig, log, session
 
 
 class TestWaiting:

@@ -9,9 +9,9 @@ from streaming.ingest import Ingest
 from streaming.lake import table_version, valid_through
 from streaming.progress import Progress, moment
 
+from .ingesting import P0, P1, Rig, log, session
 from .operating import endless
 from .sessions import EPOCH, NOW, SECOND, SETTINGS, batch
-from .test_ingest import P0, P1, Rig, log, session
 
 
 class TestCompleteness:

@@ -13,9 +13,9 @@ from streaming.faults import hooked
 from streaming.offsets import TopicPartition
 from streaming.verify import verify
 
+from .ingesting import P0, P1, Rig, log, session
 from .operating import endless, interleaved, replaced
 from .sessions import EPOCH, batch
-from .test_ingest import P0, P1, Rig, log, session
 
 
 class TestMemory:

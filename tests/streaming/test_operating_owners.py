@@ -12,8 +12,8 @@ from streaming.offsets import TopicPartition
 from streaming.publish import Position
 from streaming.verify import verify
 
+from .ingesting import P0, P1, Rig, log, session
 from .operating import endless
-from .test_ingest import P0, P1, Rig, log, session
 
 
 class TestLateOwners:

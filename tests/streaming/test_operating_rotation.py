@@ -10,8 +10,8 @@ import pytest
 from streaming.client import Record
 from streaming.offsets import TopicPartition
 
+from .ingesting import P0, Rig, log, session
 from .operating import endless
-from .test_ingest import P0, Rig, log, session
 
 
 class TestRotation:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import chain, repeat
 from pathlib import Path
 
+from .ingesting import P0, P1, Rig, log, session
 from .operating import endless
-from .test_ingest import P0, P1, Rig, log, session
 
 
 class TestStopping:

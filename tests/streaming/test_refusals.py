@@ -28,9 +28,9 @@ from streaming.windows import WindowsTable
 from streaming.wire import encode
 
 from . import lakes, test_labels
+from .ingesting import P0, P1, Rig, log, session
 from .operating import interleaved
 from .sessions import SETTINGS, batch
-from .test_ingest import P0, P1, Rig, log, session
 from .test_labels import L0, L1, label
 
 Some = Rig | test_labels.Rig

@@ -1,8 +1,10 @@
 """What an arm is: where it starts, what it does about rare and about wrong labels, and how far it may go.
 
-Three families. *As people run it*: the usual remedies, fine-tuned without a look back. *Same recipe*: the same remedies with all
-that FilterLoss has except its weights: the pull to the original, people left out who choose how far to go, the correction for
-imbalance. *FilterLoss*: its policies. The first tells what one gains, the second what the weights give.
+Four families. *As people run it*: the usual remedies, fine-tuned without a look back. *Stopped*: the same, with the stopping rule
+that all others have: people left out choose whether to go the whole way or to stay with the original. *Same recipe*: the same remedies
+with all that FilterLoss has except its weights: the pull to the original, people left out who choose how far to go, the correction for
+imbalance. *FilterLoss*: its policies. The first tells what one gains, the second how much of that is not to fall below the original,
+the third what the weights give.
 
 Nothing here loads torch: a wrong name should not take its seconds.
 """
@@ -24,9 +26,14 @@ POLICIES: tuple[Weights, ...] = ("tiers", "per_sample", "learned", "auto")
 Start = Literal["original", "scratch", "pooled"]
 """The original model; nothing; the original model, with the source's windows beside the target's."""
 
+Choice = Literal["nothing", "whether", "how_far"]
+"""What people left out choose: nothing, the whole way is gone; whether it is gone or the original stays; how far it is gone."""
+
 ORIGINAL, FILTERLOSS, ORACLE, PRUNED = "original", "filterloss", "oracle", "pruned"
 FREE = "free-"
 """Begins the name of an arm as people run it."""
+STOPPED = "stopped-"
+"""Begins that of the same arm with the stopping rule."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,8 +47,8 @@ class Arm:
     loss: Loss = field(default_factory=Loss)
     adjust: bool = False
     """Whether logits are adjusted by how common the scenes are."""
-    near: bool = True
-    """Whether people left out choose how near to the original to stay; if not, nothing holds it."""
+    choice: Choice = "how_far"
+    """What people left out choose."""
     head_only: bool = False
     """Whether nothing below the head is trained."""
     start: Start = "original"
@@ -68,24 +75,24 @@ _REMEDIES = (
     Arm(name="generalised-cross-entropy", loss=Loss(kind="generalised")),
     Arm(name=PRUNED, weights="pruned"),
 )
-AS_RUN = (
-    *(replace(arm, name=FREE + arm.name, near=False) for arm in _REMEDIES),
-    Arm(name=FREE + "linear-probe", near=False, head_only=True),
-    Arm(name=FREE + "scratch", near=False, start="scratch"),
-    Arm(name=FREE + "pooled", near=False, start="pooled"),
+_PROBE = Arm(name="linear-probe", head_only=True)
+AS_RUN = tuple(
+    replace(arm, name=FREE + arm.name, choice="nothing")
+    for arm in (*_REMEDIES, _PROBE, Arm(name="scratch", start="scratch"), Arm(name="pooled", start="pooled"))
 )
 """As people run it."""
+HELD_BACK = tuple(replace(arm, name=STOPPED + arm.name, choice="whether") for arm in (*_REMEDIES, _PROBE))
+"""As people run it, but for the stopping rule."""
 SAME_RECIPE = tuple(replace(arm, adjust=True) for arm in _REMEDIES if arm.name != "plain")
 """With all but the weights; plain with the correction is ``logit-adjusted``."""
 FILTERS = tuple(Arm(name=f"{FILTERLOSS}-{policy}", weights=policy, adjust=True) for policy in POLICIES)
 """FilterLoss, a policy each."""
 LIMIT = Arm(name=ORACLE, weights="oracle", adjust=True)
 """What FilterLoss would be if it knew which labels are wrong."""
-CONVENTIONAL = tuple(
-    FREE + name for name in ("plain", "oversampling", "undersampling", "class-balanced", "focal", "logit-adjusted")
-)
-"""Names of the arms that most people would use."""
-EVERY = {arm.name: arm for arm in (Arm(name=ORIGINAL), *AS_RUN, *SAME_RECIPE, *FILTERS, LIMIT)}
+_USUAL = ("plain", "oversampling", "undersampling", "class-balanced", "focal", "logit-adjusted")
+CONVENTIONAL, CONVENTIONAL_STOPPED = (tuple(begins + name for name in _USUAL) for begins in (FREE, STOPPED))
+"""Names of the arms that most people would use, and of the same with the stopping rule."""
+EVERY = {arm.name: arm for arm in (Arm(name=ORIGINAL), *AS_RUN, *HELD_BACK, *SAME_RECIPE, *FILTERS, LIMIT)}
 """Every arm of an experiment, by its name."""
 SOONEST = (ORIGINAL, f"{FILTERLOSS}-auto", *CONVENTIONAL, ORACLE, "logit-adjusted", PRUNED)
 """What answers an experiment's question, in the order in which it is wanted where time may be up before the rest."""

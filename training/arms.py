@@ -209,9 +209,12 @@ def tune(
             for at, scene in enumerate(original.scenes)
         }
         weighed = replace(weighed, details={**weighed.details, "effective_size": sizes})
+    shares = settings.shares
+    if arm.choice == "whether":  # the way that is gone where nobody chooses, or none
+        shares, settings = (1.0,), replace(settings, head_pulls=(min(settings.head_pulls),))
     tuned = finetune(
         original, cached, data.labels, weighed.weights, data.groups, believed=weighed.believed, adjust=arm.adjust,
-        shares=settings.shares, sampler=_sampler(arm.sampler, settings.seed), loss=arm.loss, near=arm.near, settings=settings,
+        shares=shares, sampler=_sampler(arm.sampler, settings.seed), loss=arm.loss, near=arm.choice != "nothing", settings=settings,
         compute=compute, checkpoint=checkpoint, run=run, progress=progress,
     )  # fmt: skip
     return tuned, weighed

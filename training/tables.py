@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from training.arm import CONVENTIONAL, EVERY, ORACLE, SAME_RECIPE
+from training.arm import CONVENTIONAL, CONVENTIONAL_STOPPED, EVERY, ORACLE, SAME_RECIPE
 from training.transfer import Interval, Row, means
 
 _WORTH = "With one seed, differences of five points mean nothing, with three, of one or two."
 _COLUMNS = (
-    "arm", "macro-F1", "95 %", "accuracy", "recovery", "to plain", "to the best conventional", "to the best of the same recipe", "spread",
-    "seconds",
+    "arm", "macro-F1", "95 %", "accuracy", "recovery", "to plain", "to the best conventional", "to the best stopped",
+    "to the best of the same recipe", "spread", "seconds",
 )  # fmt: skip
 
 
@@ -80,7 +80,8 @@ def markdown(found: Sequence[Row]) -> str:
             lines.append(
                 f"| {_named(row, mine)} | {_bold(row.macro_f1, best=_best(row, mine, _f1))} | {_range(row.interval)} | "
                 f"{row.accuracy:.3f} | {_recovery(row)} | {_difference(row.to_plain, row.to_plain_interval)} | "
-                f"{_difference(row.to_best, row.to_best_interval)} | {_difference(row.to_same, row.to_same_interval)} | "
+                f"{_difference(row.to_best, row.to_best_interval)} | "
+                f"{_difference(row.to_stopped, row.to_stopped_interval)} | {_difference(row.to_same, row.to_same_interval)} | "
                 f"{'–' if row.spread is None else f'{row.spread:.3f}'} | {row.seconds:.0f} |"
             )
         lines += ["", *_recalls(mine), ""]
@@ -131,6 +132,7 @@ def _held_against(mine: Sequence[Row]) -> str:
     told = []
     for what, name, names in (
         ("The best of the conventional arms", mine[0].best, CONVENTIONAL),
+        ("of the same with the stopping rule", mine[0].stopped, CONVENTIONAL_STOPPED),
         ("of those of the same recipe", mine[0].same, [arm.name for arm in SAME_RECIPE]),
     ):
         if name is not None:
@@ -158,6 +160,7 @@ def explained() -> str:
         "Recovery: accuracy ÷ the original's at home (taken as it is), with its 95 %. Recall: the share of a scene's windows that is\n"
         "recognised (its 95 % is in transfer.json). Differences are of macro-F1, on the same people and seeds: to free-plain; to the\n"
         f"best of the conventional arms ({usual});\n"
+        "to the best of these with the stopping rule (people left out say whether the original stays: stopped-…);\n"
         "to the best of the same recipe (all that FilterLoss has but its weights). Spread: of balanced accuracy over the last epochs.\n"
         f"{_WORTH} Of so few seeds an\ninterval is the range of what was seen, and too narrow.\n"
     )

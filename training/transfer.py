@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.arm import CONVENTIONAL, EVERY, FREE, ORACLE, ORIGINAL, PRUNED, SAME_RECIPE
+from training.arm import CONVENTIONAL, CONVENTIONAL_STOPPED, EVERY, FREE, ORACLE, ORIGINAL, PRUNED, SAME_RECIPE
 
 Array = NDArray[np.float64]
 Interval = tuple[float, float]
@@ -66,6 +66,11 @@ class Row:
     to_best: float | None
     """The mean difference to that."""
     to_best_interval: Interval | None
+    stopped: str | None
+    """The best of the usual arms with the stopping rule (:data:`training.arm.CONVENTIONAL_STOPPED`) that was run."""
+    to_stopped: float | None
+    """The mean difference to that."""
+    to_stopped_interval: Interval | None
     same: str | None
     """The best arm of the same recipe (:data:`training.arm.SAME_RECIPE`) that was run."""
     to_same: float | None
@@ -108,9 +113,9 @@ def rows(cells: Iterable[Mapping[str, Any]], *, seed: int = 0) -> list[Row]:
 def _group(pair: str, regime: str, arms: Mapping[str, Sequence[Mapping[str, Any]]], seed: int) -> list[Row]:
     draws = {arm: _drawn(cells, seed) for arm, cells in arms.items()}
     f1 = {arm: float(np.mean([cell["macro_f1"] for cell in cells])) for arm, cells in arms.items()}
-    best, same = (
+    best, stopped, same = (
         max((arm for arm in names if arm in arms), key=f1.__getitem__, default=None)
-        for names in (CONVENTIONAL, [arm.name for arm in SAME_RECIPE])
+        for names in (CONVENTIONAL, CONVENTIONAL_STOPPED, [arm.name for arm in SAME_RECIPE])
     )
 
     def to(arm: str, other: str | None) -> tuple[float | None, Interval | None]:
@@ -120,7 +125,7 @@ def _group(pair: str, regime: str, arms: Mapping[str, Sequence[Mapping[str, Any]
 
     made = []
     for arm, cells in arms.items():
-        to_plain, to_best, to_same = to(arm, _PLAIN), to(arm, best), to(arm, same)
+        to_plain, to_best, to_stopped, to_same = (to(arm, other) for other in (_PLAIN, best, stopped, same))
         spreads = [cell["spread"] for cell in cells if cell["spread"] is not None]
         scenes = cells[0]["scenes"]
         made.append(
@@ -135,6 +140,7 @@ def _group(pair: str, regime: str, arms: Mapping[str, Sequence[Mapping[str, Any]
                 recall={scene: _mean([cell["recall"][scene] for cell in cells]) for scene in scenes},
                 recall_intervals={scene: _interval(draws[arm].recall[:, at]) for at, scene in enumerate(scenes)},
                 to_plain=to_plain[0], to_plain_interval=to_plain[1], best=best, to_best=to_best[0], to_best_interval=to_best[1],
+                stopped=stopped, to_stopped=to_stopped[0], to_stopped_interval=to_stopped[1],
                 same=same, to_same=to_same[0], to_same_interval=to_same[1],
                 spread=float(np.mean(spreads)) if spreads else None,
                 seconds=float(np.median([cell["seconds"] for cell in cells])),
@@ -163,10 +169,11 @@ def aims(found: Sequence[Row], arm: str) -> dict[str, dict[str, Any]]:
     """Regime → how far an arm is ahead of what it is to be ahead of, in means of macro-F1 over the pairs.
 
     ``conventional``: the best single arm as people run it, and the lead over it; ``conventional_of_each_pair``: the lead over each pair's
-    own best, which nobody knows beforehand; ``same_recipe``: likewise the best single arm that has all but the weights; ``pruned``: over
-    pruning with the same recipe; ``closed``: the share of the way from the best of each pair to the oracle; ``behind``: pair → how far its
-    best arm, of all with as many seeds but the oracle, is ahead of this one. What an experiment has no arms for is None. ``pairs`` are
-    those that have all of the regime's arms: the others are in no mean.
+    own best, which nobody knows beforehand; ``stopped``: the best single one of the same arms with the stopping rule; ``same_recipe``:
+    likewise the best that has all but the weights; ``pruned``: over pruning with the same recipe; ``closed``: the share of the way from
+    the best of each pair to the oracle; ``behind``: pair → how far its best arm, of all with as many seeds but the oracle, is ahead of
+    this one. What an experiment has no arms for is None. ``pairs`` are those that have all of the regime's arms: the others are in no
+    mean.
     """
     result = {}
     for regime in dict.fromkeys(row.regime for row in found):
@@ -177,7 +184,11 @@ def aims(found: Sequence[Row], arm: str) -> dict[str, dict[str, Any]]:
         same = [each.name for each in SAME_RECIPE if each.name != PRUNED]
         best = {
             what: max((name for name in names if name in values), key=values.__getitem__, default=None)
-            for what, names in (("conventional", CONVENTIONAL), ("same_recipe", same))
+            for what, names in (
+                ("conventional", CONVENTIONAL),
+                ("stopped", CONVENTIONAL_STOPPED),
+                ("same_recipe", same),
+            )
         }
         leads = [row.to_best for row in table[arm] if row.to_best is not None]
         result[regime] = {

@@ -20,12 +20,13 @@ from training.choosing import People
 from training.embeddings import features_of
 from training.errors import NonFiniteLoss, SettingsError
 from training.evaluation import evaluate
-from training.finetune import finetune, trainable
+from training.finetune import FineTuned, finetune, trainable
 from training.folds import split_by_subject
 from training.heads import Head
 from training.losses import Loss
 from training.network import infer
 from training.original import OriginalModel
+from training.policies import Labelled
 from training.quality import score_quality
 from training.runkey import run_key
 from training.settings import DataSettings, FineTuneSettings, QualitySettings
@@ -163,8 +164,13 @@ def test_an_arm_does_what_its_name_says(bench: Bench, name: str, monkeypatch: py
         pytest.importorskip("cleanlab")
     found = given(bench, name, monkeypatch)
     labels, weights, wrong = found["labels"], found["weights"], found["wrong"]
-    remedy = name.removeprefix("free-")
-    assert found["near"] == (remedy == name), "as people run it nobody looks back"
+    remedy = name.removeprefix("free-").removeprefix("stopped-")
+    assert found["near"] == (not name.startswith("free-")), "as people run it nobody looks back"
+    pulls, shares = found["settings"].head_pulls, found["shares"]
+    if name.startswith("stopped-"):
+        assert (pulls, shares) == ((min(QUICK.head_pulls),), (1.0,)), "the way that is gone as people run it, or none"
+    else:
+        assert (pulls, shares) == (QUICK.head_pulls, QUICK.shares)
     assert found["adjust"] == (remedy in {name, "logit-adjusted"}), "the same recipe is corrected for imbalance"
     loss = found["loss"]
     assert (loss.kind, loss.smoothing) == {
@@ -187,6 +193,24 @@ def test_an_arm_does_what_its_name_says(bench: Bench, name: str, monkeypatch: py
         assert weights[wrong].mean() < 0.5 * weights[~wrong].mean(), "what is doubted counts less"
     else:
         assert (weights == weights[0]).all()
+
+
+def test_with_the_stopping_rule_it_is_the_same_training_or_none(bench: Bench) -> None:
+    """Where people left out see a gain, bit for bit what comes of it as people run it; where they see none, the original."""
+    right, net = labelled(bench), bench.original.net
+    windows = torch.from_numpy(bench.windows.select(bench.train).signals)
+    cached = infer(net.split("block")[0], windows)
+    # Whatever training below the head comes to is taken for a gain.
+    settings, quality, run = replace(QUICK, worth=-1.0), QualitySettings(), NullRun()
+
+    def tuned(arm: str, data: Labelled) -> FineTuned:
+        return module.tune(net, EVERY[arm], cached, data, settings=settings, quality=quality, run=run)[0]
+
+    free, stopped = tuned("free-plain", right), tuned("stopped-plain", right)
+    assert (stopped.share, stopped.epochs) == (1.0, 2)
+    assert free.net.digest() == stopped.net.digest() != net.digest()
+    mixed = replace(right, labels=np.random.default_rng(0).permutation(right.labels))
+    assert tuned("stopped-plain", mixed).net.digest() == net.digest() != tuned("free-plain", mixed).net.digest()
 
 
 def test_what_an_arm_asks_for_reaches_the_network_and_not_the_head_alone(

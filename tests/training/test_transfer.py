@@ -37,6 +37,17 @@ def test_what_the_weights_give_is_the_lead_over_the_best_arm_of_the_same_recipe(
     assert {row.to_same for row in rows(CELLS)} == {None}, "there is none to compare with"
 
 
+def test_the_lead_over_arms_that_may_stay_with_the_original_is_another_than_over_those_that_may_not() -> None:
+    more = [cell(arm, s, value) for s in range(3) for arm, value in (("stopped-plain", 0.8), ("stopped-focal", 0.78))]
+    found = {row.arm: row for row in rows([*CELLS, *more])}
+    auto = found["filterloss-auto"]
+    assert (auto.best, auto.stopped) == ("free-focal", "stopped-plain")
+    assert auto.to_best == pytest.approx(0.16)
+    assert auto.to_stopped == pytest.approx(0.06)
+    assert auto.to_stopped_interval == pytest.approx((0.06, 0.06), abs=1e-9)
+    assert {row.to_stopped for row in rows(CELLS)} == {None}
+
+
 def test_rows_stand_in_the_order_of_the_arms_however_cells_came() -> None:
     names = [row.arm for row in rows(CELLS)]
     assert names == ["original", "free-plain", "free-focal", "filterloss-auto", "oracle"]
@@ -230,15 +241,19 @@ def test_how_far_it_is_ahead_of_what_it_is_to_be_ahead_of() -> None:
     assert found["pairs"] == ["a", "b"]
     assert found["conventional"] == {"arm": "free-focal", "lead": pytest.approx(0.2)}
     assert found["conventional_of_each_pair"] == pytest.approx(0.1), "0.7 is the best in both, of another arm each"
+    assert found["stopped"] is None, "none was run"
     assert found["same_recipe"] == {"arm": "oversampling", "lead": pytest.approx(0.15)}
     assert found["pruned"] == pytest.approx(0.15)
     assert found["closed"] == pytest.approx(0.5)
     without = aims(rows([each for each in BOTH if each["arm"] in {"original", "filterloss-auto"}]), "filterloss-auto")
     assert without["hard"] == {
-        "pairs": ["a", "b"], "conventional": None, "conventional_of_each_pair": None, "same_recipe": None, "pruned": None, "closed": None,
-        "behind": {"a": pytest.approx(0), "b": pytest.approx(0)},
+        "pairs": ["a", "b"], "conventional": None, "conventional_of_each_pair": None, "stopped": None, "same_recipe": None, "pruned": None,
+        "closed": None, "behind": {"a": pytest.approx(0), "b": pytest.approx(0)},
     }  # fmt: skip
     assert aims(rows(CELLS), "filterloss-tiers") == {}
+    stopped = [cell("stopped-plain", 0, 0.75, pair="a"), cell("stopped-plain", 0, 0.79, pair="b")]
+    lead = aims(rows([*BOTH, *stopped]), "filterloss-auto")["hard"]["stopped"]
+    assert lead == {"arm": "stopped-plain", "lead": pytest.approx(0.03)}
     lucky = [cell("free-scratch", 0, 0.95, pair=pair) for pair in "ab"]
     more = [{**each, "seed": 1} for each in BOTH]
     assert aims(rows([*BOTH, *more, *lucky]), "filterloss-auto")["hard"]["behind"]["a"] == pytest.approx(0)

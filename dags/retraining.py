@@ -80,6 +80,7 @@ def rescore(
     tiers = tiers_of(scored.score, settings.quality.thresholds)
     folder.mkdir(parents=True, exist_ok=True)
     found |= {"trust": scored.trust, "temperature": scored.temperature, "wrong": scored.wrong}
+    found["settings"] = runs.decisive(settings, seed=seed)
     # Each whole or not at all, and what makes it a run last.
     with whole(folder / runs.SCORES) as partial, partial.open("wb") as file:
         arrays: dict[str, Any] = {

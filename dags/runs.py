@@ -2,7 +2,7 @@
 
 | file | written by | says |
 |---|---|---|
-| ``run.json`` | rescore | cohort, versions of the lake, seed, original model |
+| ``run.json`` | rescore | cohort, versions of the lake, seed, original model, the settings that decide the result |
 | ``scores.npz`` | rescore | the scores, and what they were computed from |
 | ``results.json``, ``<arm>/`` | finetune | what each arm came to; its model |
 | ``<arm>/evaluation.json`` | evaluate | the candidate, the champion and the original model on one holdout |
@@ -92,6 +92,13 @@ def lake_at(run: Mapping[str, Any]) -> str:
     return steps.lake_at(run["lake_version"], run["labels_version"])
 
 
+def decisive(settings: Settings, *, seed: int) -> dict[str, Any]:
+    """What a run is scored and trained with; kept with it, to say what has changed since."""
+    from training import runkey
+
+    return runkey.decisive(settings.data, settings.quality, replace(settings.finetune, seed=seed))
+
+
 def key(settings: Settings, run: Mapping[str, Any]) -> str:
     """The key of a run that saw this (cohort, versions, original model, seed) with the settings of now."""
     from streaming.tables import NO_LABELS
@@ -176,11 +183,7 @@ def bench(settings: Settings, folder: Path, run: dict[str, Any]) -> Bench:
         raise RunError(msg)
     # Another split would try the models on people whose labels judged them; another recipe would go by this one's name.
     if folder.name != key(settings, run):
-        msg = (
-            f"Run {folder.name} was scored with other settings: [data], [quality] or [finetune] has been changed since, or sensorloop "
-            "brought up to date: rescore, and use the new run key, or change the settings back."
-        )
-        raise RunError(msg)
+        raise RunError(_other_settings(settings, folder.name, run))
     features = scores.pop("features")
     return Bench(
         windows=windows, train=split.train, holdout=split.holdout, features=features,
@@ -188,3 +191,13 @@ def bench(settings: Settings, folder: Path, run: dict[str, Any]) -> Bench:
         settings=replace(settings.finetune, seed=run["seed"]), quality_settings=settings.quality,
         compute=settings.compute,
     )  # fmt: skip
+
+
+def _other_settings(settings: Settings, run_key: str, run: Mapping[str, Any]) -> str:
+    """Which have changed; a run from before they were kept cannot say."""
+    from training.runkey import changed
+
+    since = "[data], [quality] or [finetune], or the version of sensorloop"
+    if "settings" in run:
+        since = ", ".join(changed(run["settings"], decisive(settings, seed=run["seed"]))) or since
+    return f"Run {run_key} was scored with other settings. Changed since: {since}. Rescore, and use the new run key, or change it back."

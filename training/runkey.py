@@ -18,6 +18,27 @@ ORIGINAL_RECIPE = 1
 """Likewise of the code that trains original models."""
 
 
+def decisive(data: DataSettings, quality: QualitySettings, finetune: FineTuneSettings) -> dict[str, Any]:
+    """The settings that decide a result, by section, and the recipe of this code."""
+    return {
+        "recipe": RECIPE, "data": data.recipe(), "quality": asdict(quality), "finetune": finetune.recipe(),
+    }  # fmt: skip
+
+
+def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """How one :func:`decisive` differs from another, which may have been through JSON: ``[finetune] epochs (20, now 10)`` and the like."""
+    before, now = (json.loads(json.dumps(each, default=str)) for each in (before, now))
+    found = [] if before["recipe"] == now["recipe"] else ["the version of sensorloop"]
+    for section in ("data", "quality", "finetune"):
+        one, other = before[section], now[section]
+        found += [
+            f"[{section}] {key} ({json.dumps(one.get(key))}, now {json.dumps(other.get(key))})"
+            for key in sorted({**one, **other})
+            if one.get(key) != other.get(key)
+        ]
+    return found
+
+
 def run_key(
     *,
     cohort: str,
@@ -42,8 +63,7 @@ def run_key(
         holdout: name of the frozen holdout: who is not trained on.
     """
     parts: Mapping[str, Any] = {
-        "recipe": RECIPE, "cohort": cohort, "lake_version": lake_version, "original": original, "data": data.recipe(),
-        "quality": asdict(quality), "finetune": finetune.recipe(),
+        "cohort": cohort, "lake_version": lake_version, "original": original, **decisive(data, quality, finetune)
     }  # fmt: skip
     if labels_version is not None:
         parts = {**parts, "labels_version": labels_version}

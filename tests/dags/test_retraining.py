@@ -289,11 +289,36 @@ def test_what_is_not_there_is_said_with_the_command_that_makes_it(place: Place, 
         finetune(place.settings(), key, "magic")
 
 
-@pytest.mark.parametrize("more", ["[data]\nseed = 4", "[finetune]\nlearning_rate = 0.5", "[quality]\nfolds = 2"])
-def test_a_run_key_with_other_settings_is_refused(place: Place, scored: dict[str, Any], more: str) -> None:
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("[data]\nseed = 4", r"Changed since: \[data\] seed \(0, now 4\)\. Rescore"),
+        (
+            "[finetune]\nlearning_rate = 0.5",
+            r"Changed since: \[finetune\] learning_rate \([\d.e-]+, now 0\.5\)\. Rescore",
+        ),
+        ("[quality]\nfolds = 2", r"Changed since: \[quality\] folds \(\d, now 2\)\. Rescore"),
+    ],
+)
+def test_a_run_key_with_other_settings_is_refused(place: Place, scored: dict[str, Any], more: str, said: str) -> None:
     """Another split would try the model on people whose labels it has learned from; another recipe would carry this one's name."""
-    with pytest.raises(RunError, match=rf"Run {scored['run_key']} was scored .* other settings.*rescore"):
+    with pytest.raises(RunError, match=rf"Run {scored['run_key']} was scored with other settings. {said}"):
         finetune(place.settings(more), scored["run_key"])
+
+
+def test_a_run_from_before_its_settings_were_kept_says_in_which_sections_they_may_have_changed(
+    place: Place, scored: dict[str, Any]
+) -> None:
+    file = place.settings().runs / scored["run_key"] / "run.json"
+    text = file.read_text(encoding="utf-8")
+    kept = json.loads(text)
+    del kept["settings"]
+    try:
+        file.write_text(json.dumps(kept), encoding="utf-8")
+        with pytest.raises(RunError, match=r"Changed since: \[data\], \[quality\] or \[finetune\], or the version"):
+            finetune(place.settings("[data]\nseed = 4"), scored["run_key"])
+    finally:
+        file.write_text(text, encoding="utf-8")
 
 
 def test_another_original_model_is_noticed(place: Place, scored: dict[str, Any]) -> None:

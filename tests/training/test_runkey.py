@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 
-from training.runkey import run_key
+from training import runkey
+from training.runkey import changed, decisive, run_key
 from training.settings import DataSettings, FineTuneSettings, QualitySettings
 
 KNOWN: dict[str, Any] = {
@@ -50,6 +52,23 @@ def changes() -> list[tuple[str, str, Any]]:
 def test_everything_that_decides_the_result_is_in_the_key(name: str, field: str, value: Any) -> None:
     same = field in WHERE and name == "finetune"
     assert (run_key(**{**KNOWN, name: value}) == run_key(**KNOWN)) == same
+
+
+@pytest.mark.parametrize(("name", "field", "value"), [each for each in changes() if each[1] and each[1] not in WHERE])
+def test_which_setting_has_changed_is_said_even_after_json(name: str, field: str, value: Any) -> None:
+    sections = {each: KNOWN[each] for each in ("data", "quality", "finetune")}
+    before = json.loads(json.dumps(decisive(**sections)))
+    assert changed(before, decisive(**sections)) == []
+    (said,) = changed(before, decisive(**{**sections, name: value}))
+    assert said.startswith(f"[{name}] {field} (")
+    assert ", now " in said
+
+
+def test_another_version_of_the_code_is_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    sections = {each: KNOWN[each] for each in ("data", "quality", "finetune")}
+    before = decisive(**sections)
+    monkeypatch.setattr(runkey, "RECIPE", runkey.RECIPE + 1)
+    assert changed(before, decisive(**sections)) == ["the version of sensorloop"]
 
 
 def test_no_two_of_them_are_alike() -> None:

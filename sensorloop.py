@@ -317,7 +317,10 @@ def experiment(
         ),
     ] = "pair",
     arms: Annotated[
-        str, typer.Option(help="Comma-separated names, which docs/transfer.md explains; 'all' for every arm.")
+        str,
+        typer.Option(
+            help="Comma-separated names or patterns ('stopped-*'), see docs/transfer.md; 'all' for every arm."
+        ),
     ] = "all",
     regimes: Annotated[
         str, typer.Option(help="Comma-separated: hard, few-imbalanced, few, every-label; or all.")
@@ -334,7 +337,7 @@ def experiment(
 
     Labels are taken away from the target and made wrong on purpose, so that it is known which are. If MLflow answers, it gets all.
     A cell (regime, seed, arm) is kept and never run twice: on two cores up to 1.5 minutes, up to 5 for free-scratch and free-pooled,
-    which come last; all 26 arms an hour. First: --seeds 1 --arms original,free-plain,class-balanced,filterloss-auto,oracle
+    which come last; all 36 arms an hour. First: --seeds 1 --arms original,free-plain,class-balanced,filterloss-auto,oracle
     """
     from dags.local.experiment import run
 

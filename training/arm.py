@@ -121,8 +121,8 @@ def check_arms(arms: Iterable[str]) -> None:
 
 def none_such(what: str, name: str, known: Collection[str]) -> str:
     """A message to somebody who has named what is not there: what is, and what may have been meant."""
-    # Somebody who writes "plan" may mean free-plain.
-    called = {each.split("-", 1)[-1]: each for each in known} | {each: each for each in known}
+    # Somebody who writes "plan" may mean free-plain, the first of those that end so.
+    called = {each.split("-", 1)[-1]: each for each in reversed(list(known))} | {each: each for each in known}
     near = difflib.get_close_matches(name, called, n=1, cutoff=0.6)
     hint = f" Did you mean {called[near[0]]!r}?" if near else ""
     return f"There is no {what} {name!r}; there are {', '.join(known)}.{hint}"

@@ -6,6 +6,7 @@ once; what was made is kept below ``SENSORLOOP_HOME/experiments`` and found ther
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
 import os
@@ -59,7 +60,7 @@ def run(
         target: likewise; its labels are taken to be right.
         cohorts: of the source's windows and of the target's.
         name: of the pair, for the table and for the folder of the results.
-        arms: names with commas between, or ``all``.
+        arms: names with commas between, or patterns (``stopped-*``); ``all`` for every one.
         regimes: likewise.
         seeds: how many.
         minutes: after so many, with what comes before the cells, no further cell is begun; None for no end.
@@ -143,10 +144,12 @@ def _tables(
 def _chosen(names: str, known: Mapping[str, _Each], what: str) -> dict[str, _Each]:
     if names == "all":
         return dict(known)
-    wanted = [name.strip() for name in names.split(",")]
-    for name in wanted:
-        if name not in known:
+    wanted = set()
+    for name in (each.strip() for each in names.split(",")):
+        meant = fnmatch.filter(known, name)
+        if not meant:
             raise SettingsError(none_such(what, name, known))
+        wanted.update(meant)
     return {name: known[name] for name in known if name in wanted}
 
 

@@ -87,6 +87,16 @@ def test_minutes_count_from_the_start(lake: str, tmp_path: Path, monkeypatch: py
     assert (done["cells"], done["wanted"]) == (0, len(EVERY))
 
 
+def test_arms_may_be_named_by_a_pattern(lake: str, tmp_path: Path) -> None:
+    wanted = {"source": lake, "target": lake, "cohorts": ("source", "target"), "name": "n", "seeds": 1, "minutes": 0.0}
+    done = run(settings(tmp_path), **wanted, arms="stopped-*, original,stopped-plain", regimes="few*")  # type: ignore[arg-type]
+    stopped = [name for name in EVERY if name.startswith("stopped-")]
+    assert len(stopped) == 10
+    assert (done["cells"], done["wanted"]) == (0, 2 * (1 + len(stopped)))
+    with pytest.raises(SettingsError, match="no arm 'halted-\\*'; there are original"):
+        run(settings(tmp_path), **wanted, arms="halted-*", regimes="hard")  # type: ignore[arg-type]
+
+
 def test_what_is_asked_for_must_be_there(lake: str, tmp_path: Path) -> None:
     found = settings(tmp_path)
     wanted = {

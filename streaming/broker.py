@@ -110,8 +110,7 @@ def start(
                 raise BrokerError(msg)
             return running, False
         cluster_id = broker_data.our_cluster(folder)
-        for port, setting in ((settings.port, "port"), (settings.controller_port, "controller_port")):
-            ports.require_free(settings.host, port, what="Kafka", setting=f"[broker] {setting} in sensorloop.toml")
+        _require_ports(settings)
         java, environ = java_command(settings, folder, environ, progress), java_environment(environ)
         listen = (settings.host, settings.port, settings.controller_port)
         if cluster_id is None:
@@ -122,12 +121,19 @@ def start(
         try:
             process.start(service, ready=lambda: _ready(settings, cluster_id), timeout=settings.start_timeout)
         except ServiceError as error:
+            # Another that began at the same moment may have been faster: that is a sentence, Java's way to say it is none.
+            _require_ports(settings)
             raise BrokerError(str(error)) from error
         started = _status(folder, probe_s=_PATIENT_PROBE_S)
     if started is None:
         msg = f"The broker was stopped while it started. The end of {service.log}:\n{process.log_tail(service.log)}"
         raise BrokerError(msg)
     return started, True
+
+
+def _require_ports(settings: BrokerSettings) -> None:
+    for port, setting in ((settings.port, "port"), (settings.controller_port, "controller_port")):
+        ports.require_free(settings.host, port, what="Kafka", setting=f"[broker] {setting} in sensorloop.toml")
 
 
 def stop(home: Path) -> bool:

@@ -6,9 +6,11 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -176,6 +178,24 @@ def test_a_taken_port_is_named_with_its_owner_and_setting(settings: BrokerSettin
     ):
         assert part in str(caught.value)
     assert not (home / "kafka" / "data").exists()
+
+
+@pytest.mark.parametrize("which", ["port", "controller_port"])
+def test_a_port_that_is_taken_while_it_starts_is_named_as_well(
+    settings: BrokerSettings, home: Path, local_broker: LocalBroker, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    """Two that begin at once both find it free."""
+    start = process.start
+    with ExitStack() as held:
+
+        def second(*args: Any, **named: Any) -> None:
+            held.enter_context(socket.create_server(("127.0.0.1", getattr(settings, which))))
+            start(*args, **named)
+
+        monkeypatch.setattr(process, "start", second)
+        with pytest.raises(PortTaken, match=rf"process {os.getpid()} has it .*\[broker\] {which} in sensorloop.toml"):
+            broker.start(settings, home=home)
+    assert broker.status(home) is None
 
 
 @pytest.mark.parametrize(

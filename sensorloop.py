@@ -318,13 +318,9 @@ def experiment(
     ] = "pair",
     arms: Annotated[
         str,
-        typer.Option(
-            help="Comma-separated names or patterns ('stopped-*'), see docs/transfer.md; 'all' for every arm."
-        ),
+        typer.Option(help="Names or patterns ('stopped-*', all) with commas between, see docs/transfer.md."),
     ] = "all",
-    regimes: Annotated[
-        str, typer.Option(help="Comma-separated: hard, few-imbalanced, few, every-label; or all.")
-    ] = "hard",
+    regimes: Annotated[str, typer.Option(help="Likewise: hard, few-imbalanced, few, every-label; or all.")] = "hard",
     seeds: Annotated[int, typer.Option(min=1, help="Splits, labels and trainings of each arm.")] = 3,
     minutes: Annotated[
         float | None,

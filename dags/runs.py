@@ -93,7 +93,7 @@ def lake_at(run: Mapping[str, Any]) -> str:
 
 
 def decisive(settings: Settings, *, seed: int) -> dict[str, Any]:
-    """What a run is scored and trained with; kept with it, to say what has changed since."""
+    """What a run is scored and trained with, which its key depends on; kept with it, to say what has changed since."""
     from training import runkey
 
     return runkey.decisive(settings.data, settings.quality, replace(settings.finetune, seed=seed))
@@ -112,7 +112,7 @@ def key(settings: Settings, run: Mapping[str, Any]) -> str:
 
 
 def recipe(settings: Settings, *, seed: int) -> dict[str, Any]:
-    """Every setting that decides what a run comes to, by section."""
+    """Every setting that decides what a run comes to, the gate's among them, by section."""
     finetune = replace(settings.finetune, seed=seed)
     return {
         "data": asdict(settings.data),
@@ -174,6 +174,9 @@ def bench(settings: Settings, folder: Path, run: dict[str, Any]) -> Bench:
     from training.original import OriginalModel
     from training.quality import Quality
 
+    # Another split would try the models on people whose labels judged them; another recipe would go by this one's name.
+    if folder.name != key(settings, run):
+        raise RunError(_other_settings(settings, folder.name, run))
     original = OriginalModel.load(settings.original_folder)
     windows, split, _ = target(settings, original, run)
     with np.load(folder / SCORES, allow_pickle=False) as file:
@@ -181,9 +184,6 @@ def bench(settings: Settings, folder: Path, run: dict[str, Any]) -> Bench:
     if original.digest != run["original"] or scores.pop("window_ids").tolist() != windows.window_ids.tolist():
         msg = f"Run {folder.name} was scored for another original model or other windows: rescore, and use the new run key."
         raise RunError(msg)
-    # Another split would try the models on people whose labels judged them; another recipe would go by this one's name.
-    if folder.name != key(settings, run):
-        raise RunError(_other_settings(settings, folder.name, run))
     features = scores.pop("features")
     return Bench(
         windows=windows, train=split.train, holdout=split.holdout, features=features,
@@ -200,4 +200,4 @@ def _other_settings(settings: Settings, run_key: str, run: Mapping[str, Any]) ->
     since = "[data], [quality] or [finetune], or the version of sensorloop"
     if "settings" in run:
         since = ", ".join(changed(run["settings"], decisive(settings, seed=run["seed"]))) or since
-    return f"Run {run_key} was scored with other settings. Changed since: {since}. Rescore, and use the new run key, or change it back."
+    return f"Run {run_key} was scored with other settings. Changed since: {since}. Rescore, and use the new run key, or undo that."

@@ -39,7 +39,7 @@ from kafka.errors import KafkaError
 
 from streaming import artifacts, broker_data, ports, process
 from streaming.artifacts import Progress
-from streaming.errors import BrokerError, ServiceError
+from streaming.errors import BrokerError, PortTaken, ServiceError
 from streaming.settings import BrokerSettings
 
 _LOG4J = artifacts.PINS.with_name("log4j2.properties")
@@ -121,8 +121,11 @@ def start(
         try:
             process.start(service, ready=lambda: _ready(settings, cluster_id), timeout=settings.start_timeout)
         except ServiceError as error:
-            # Another that began at the same moment may have been faster: that is a sentence, Java's way to say it is none.
-            _require_ports(settings)
+            try:  # another that began at the same moment may have been faster
+                _require_ports(settings)
+            except PortTaken as taken:
+                msg = f"{taken}\n{error}"
+                raise PortTaken(msg) from error
             raise BrokerError(str(error)) from error
         started = _status(folder, probe_s=_PATIENT_PROBE_S)
     if started is None:

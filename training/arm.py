@@ -1,9 +1,9 @@
 """What an arm is: where it starts, what it does about rare and about wrong labels, and how far it may go.
 
 Four families. *As people run it*: the usual remedies, fine-tuned without a look back. *Stopped*: the same, with the stopping rule
-that all others have: people left out choose whether to go the whole way or to stay with the original. *Same recipe*: the same remedies
-with all that FilterLoss has except its weights: the pull to the original, people left out who choose how far to go, the correction for
-imbalance. *FilterLoss*: its policies. The first tells what one gains, the second how much of that is not to fall below the original,
+that all others have: people left out say whether to begin at all, and whether to train below the head. *Same recipe*: the same
+remedies with all that FilterLoss has except its weights: the pull to the original, people left out who choose how far to go, the
+correction for imbalance. *FilterLoss*: its policies. The first tells what one gains, the second how much of that is the stopping rule,
 the third what the weights give.
 
 Nothing here loads torch: a wrong name should not take its seconds.
@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
 
 from training.errors import SettingsError
 from training.losses import Loss
@@ -27,7 +27,8 @@ Start = Literal["original", "scratch", "pooled"]
 """The original model; nothing; the original model, with the source's windows beside the target's."""
 
 Choice = Literal["nothing", "whether", "how_far"]
-"""What people left out choose: nothing, the whole way is gone; whether it is gone or the original stays; how far it is gone."""
+"""What people left out choose. Nothing: the whole way is gone. Whether to go it, by steps: the original stays, its head alone goes the
+whole way, or what is below the head does, too. How far: the same, and how far the head goes, and how strongly it is pulled back."""
 
 ORIGINAL, FILTERLOSS, ORACLE, PRUNED = "original", "filterloss", "oracle", "pruned"
 FREE = "free-"
@@ -58,6 +59,12 @@ class Arm:
         """Whether it takes minutes, not seconds: it trains from scratch, or on the source's windows, too."""
         return self.start != "original"
 
+    def recipe(self) -> dict[str, Any]:
+        """What it does, for the key of a cell; in the words of when there were two choices, so that those cells are found again."""
+        fields = {key: value for key, value in asdict(self).items() if key != "choice"}
+        rule = {"choice": self.choice} if self.choice == "whether" else {}
+        return {**fields, "near": self.choice != "nothing", **rule}
+
     @property
     def filters(self) -> bool:
         """Whether it is one of FilterLoss's."""
@@ -81,7 +88,7 @@ AS_RUN = tuple(
     for arm in (*_REMEDIES, _PROBE, Arm(name="scratch", start="scratch"), Arm(name="pooled", start="pooled"))
 )
 """As people run it."""
-HELD_BACK = tuple(replace(arm, name=STOPPED + arm.name, choice="whether") for arm in (*_REMEDIES, _PROBE))
+WITH_THE_RULE = tuple(replace(arm, name=STOPPED + arm.name, choice="whether") for arm in (*_REMEDIES, _PROBE))
 """As people run it, but for the stopping rule."""
 SAME_RECIPE = tuple(replace(arm, adjust=True) for arm in _REMEDIES if arm.name != "plain")
 """With all but the weights; plain with the correction is ``logit-adjusted``."""
@@ -92,9 +99,12 @@ LIMIT = Arm(name=ORACLE, weights="oracle", adjust=True)
 _USUAL = ("plain", "oversampling", "undersampling", "class-balanced", "focal", "logit-adjusted")
 CONVENTIONAL, CONVENTIONAL_STOPPED = (tuple(begins + name for name in _USUAL) for begins in (FREE, STOPPED))
 """Names of the arms that most people would use, and of the same with the stopping rule."""
-EVERY = {arm.name: arm for arm in (Arm(name=ORIGINAL), *AS_RUN, *HELD_BACK, *SAME_RECIPE, *FILTERS, LIMIT)}
+EVERY = {arm.name: arm for arm in (Arm(name=ORIGINAL), *AS_RUN, *WITH_THE_RULE, *SAME_RECIPE, *FILTERS, LIMIT)}
 """Every arm of an experiment, by its name."""
-SOONEST = (ORIGINAL, f"{FILTERLOSS}-auto", *CONVENTIONAL, ORACLE, "logit-adjusted", PRUNED)
+SOONEST = (
+    ORIGINAL, f"{FILTERLOSS}-auto", *CONVENTIONAL, ORACLE, "logit-adjusted", PRUNED, *CONVENTIONAL_STOPPED,
+    *(arm.name for arm in (*SAME_RECIPE, *FILTERS) if arm.name not in {"logit-adjusted", PRUNED, f"{FILTERLOSS}-auto"}),
+)  # fmt: skip
 """What answers an experiment's question, in the order in which it is wanted where time may be up before the rest."""
 RETRAINING = {
     arm.name: arm

@@ -209,12 +209,9 @@ def tune(
             for at, scene in enumerate(original.scenes)
         }
         weighed = replace(weighed, details={**weighed.details, "effective_size": sizes})
-    shares = settings.shares
-    if arm.choice == "whether":  # the way that is gone where nobody chooses, or none
-        shares, settings = (1.0,), replace(settings, head_pulls=(min(settings.head_pulls),))
     tuned = finetune(
         original, cached, data.labels, weighed.weights, data.groups, believed=weighed.believed, adjust=arm.adjust,
-        shares=shares, sampler=_sampler(arm.sampler, settings.seed), loss=arm.loss, near=arm.choice != "nothing", settings=settings,
+        shares=settings.shares, sampler=_sampler(arm.sampler, settings.seed), loss=arm.loss, choice=arm.choice, settings=settings,
         compute=compute, checkpoint=checkpoint, run=run, progress=progress,
     )  # fmt: skip
     return tuned, weighed
@@ -223,7 +220,7 @@ def tune(
 def _sampler(kind: str, seed: int) -> Callable[[NDArray[np.int64]], NDArray[np.int64]] | None:
     if not kind:
         return None
-    from imblearn.over_sampling import RandomOverSampler  # noqa: PLC0415  (not on every GPU node, and needed by two arms)
+    from imblearn.over_sampling import RandomOverSampler  # noqa: PLC0415  (not on every GPU node, and few arms resample)
     from imblearn.under_sampling import RandomUnderSampler  # noqa: PLC0415
 
     sampler = RandomOverSampler if kind == "oversampling" else RandomUnderSampler

@@ -136,7 +136,7 @@ class Experiment:
         finetune = {key: value for key, value in self._recipe.finetune.recipe().items() if key != "seed"}
         parts = {
             "recipe": RECIPE, "original": self._pair.original.digest, "target": self._digest, "regime": asdict(regime),
-            "seed": seed, "arm": asdict(arm), "quality": asdict(self._recipe.quality), "finetune": finetune,
+            "seed": seed, "arm": arm.recipe(), "quality": asdict(self._recipe.quality), "finetune": finetune,
             "trainable": trainable(self._recipe.finetune), "holdout_share": self._recipe.data.holdout_share,
             "source": self._pair.source.digest() if arm.start == "pooled" else "",
         }  # fmt: skip

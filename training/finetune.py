@@ -28,6 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.arm import Choice
 from training.asked import as_they_come
 from training.checkpoint import Checkpoint
 from training.choosing import People
@@ -88,7 +89,7 @@ def finetune(
     shares: Sequence[float],
     sampler: Sampler | None = None,
     loss: Loss = CROSS_ENTROPY,
-    near: bool = True,
+    choice: Choice = "how_far",
     settings: FineTuneSettings | None = None,
     compute: ComputeSettings | None = None,
     checkpoint: Path | None = None,
@@ -108,8 +109,8 @@ def finetune(
         shares: what may be chosen, of the way from the original's weights to the trained ones; to stay is always allowed.
         sampler: resamples an epoch; None for every row once.
         loss: of a window.
-        near: whether people who were left out choose how near to the original to stay, and whether to train below the head. If not,
-            the whole way is gone with the weakest pull and all epochs, as one would without them.
+        choice: what people who were left out choose: how far to go, whether to go at all, or nothing. Where they do not choose how
+            far, it is the whole way with the weakest pull; where nothing, with all epochs, as one would without them.
         settings: the recipe, the same for every arm.
         compute: how the machine is used.
         checkpoint: where to keep how far it is; a call with the same arguments goes on from there, to the same result. None: nowhere.
@@ -128,14 +129,16 @@ def finetune(
         trainer = _Trainer(
             original, cached, labels, weights, adjust=adjust, sampler=sampler, loss=loss, settings=settings, compute=compute
         )  # fmt: skip
-        head = trainer.choose_head(groups, believed, shares) if near else trainer.whole_way(believed)
+        asks = choice != "nothing"
+        ways = ((1.0,), (min(settings.head_pulls),)) if choice == "whether" else (shares, settings.head_pulls)
+        head = trainer.choose_head(groups, believed, *ways) if asks else trainer.whole_way(believed)
         head = ranks().agreed(head)
         # Where the original stays as it is, nothing below the head is worth a try; and a head is at its optimum already.
         # Nor is anything where nobody is left out who could say so.
-        worth_a_try = bool(head.share) and not trainer.head_only and (bool(judges.any()) or not near)
+        worth_a_try = bool(head.share) and not trainer.head_only and (bool(judges.any()) or not asks)
         passes = epochs_of(trainer.rows_per_epoch(), settings) if worth_a_try else 0
         total = max(1, 2 * passes)
-        training = trainer.digest(groups, believed, head, near=near) if checkpoint else ""
+        training = trainer.digest(groups, believed, head, choice) if checkpoint else ""
         kept = Checkpoint(checkpoint, training, every=compute.checkpoint_every)
         end.enter_context(kept.saved_when_stopped())
         state = ranks().agreed(kept.load())
@@ -151,7 +154,7 @@ def finetune(
             trainer.save(kept, judged=epoch, found=found)
             progress(epoch, total, f"epoch {epoch} of {passes}")
         # The whole cycle or nothing: half way, where the rate is high, a network is worse than before and after.
-        best = passes if ranks().agreed(found > reached + settings.worth) or not near else 0
+        best = passes if ranks().agreed(found > reached + settings.worth) or not asks else 0
         trainer.restart(everything, head.pull)
         for epoch in range(1 + trainer.resume(state, "final"), best + 1):
             run.metrics({"train/final_loss": trainer.epoch(everything, epoch, passes)}, step=epoch)
@@ -160,7 +163,7 @@ def finetune(
     progress(total, total, "done")
     return FineTuned(
         net=trainer.result(head.share), epochs=best, head_pull=head.pull, share=head.share,
-        validation=head.value if near else found,
+        validation=head.value if asks else found,
         validation_original=head.original,
     )  # fmt: skip
 
@@ -224,6 +227,7 @@ class _Trainer:
         groups: NDArray[np.int64],
         believed: NDArray[np.floating],
         shares: Sequence[float],
+        pulls: Sequence[float],
     ) -> _ChosenHead:
         """The pull and the share of the way by people left out, each fold in turn; of very many windows, by some.
 
@@ -238,7 +242,7 @@ class _Trainer:
         origin = self._head.logits(features)
         people = People(labels, groups, np.asarray(believed, np.float64)[asked], seed=seed)
         stays = people.judge(origin.argmax(1))
-        pulls = sorted(self._settings.head_pulls, reverse=True)
+        pulls = sorted(pulls, reverse=True)
         chosen = _ChosenHead(pull=pulls[0], share=0.0, value=float(stays[0]), original=float(stays[0]))
         if not fold.max():  # one person only: nobody is left to judge, so the middle of what is sensible
             return replace(chosen, share=sorted(shares)[len(shares) // 2])
@@ -312,11 +316,11 @@ class _Trainer:
         return float(torch.stack(losses).mean())
 
     def digest(
-        self, groups: NDArray[np.int64], believed: NDArray[np.floating], head: _ChosenHead, *, near: bool
+        self, groups: NDArray[np.int64], believed: NDArray[np.floating], head: _ChosenHead, choice: Choice
     ) -> str:
         """Of everything that decides what this training does."""
         choices = [
-            RECIPE, self._settings.recipe(), asdict(head), asdict(self._loss), self._adjust, near, trainable(self._settings),
+            RECIPE, self._settings.recipe(), asdict(head), asdict(self._loss), self._adjust, choice, trainable(self._settings),
             self._original.digest(),
         ]  # fmt: skip
         found = hashlib.blake2b(json.dumps(choices, default=str).encode(), digest_size=8)

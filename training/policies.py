@@ -135,7 +135,7 @@ def _balanced(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
 
 
 def _pruned(data: Labelled, settings: QualitySettings, seed: int) -> Weighed:
-    from cleanlab.filter import find_label_issues  # noqa: PLC0415  (one arm needs it)
+    from cleanlab.filter import find_label_issues  # noqa: PLC0415  (where arms are pruned)
 
     fold = grouped_folds(data.groups, data.labels, settings.folds, rng=np.random.default_rng(seed))
     ones = np.ones(len(data.labels))

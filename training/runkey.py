@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -28,15 +29,25 @@ def decisive(data: DataSettings, quality: QualitySettings, finetune: FineTuneSet
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """How one :func:`decisive` differs from another, which may have been through JSON: ``[finetune] epochs (20, now 10)`` and the like."""
     before, now = (json.loads(json.dumps(each, default=str)) for each in (before, now))
-    found = [] if before["recipe"] == now["recipe"] else ["the version of sensorloop"]
+    versions = before["recipe"], now["recipe"]
+    found = [] if versions[0] == versions[1] else ["the version of sensorloop (recipe {}, now {})".format(*versions)]
     for section in ("data", "quality", "finetune"):
         one, other = before[section], now[section]
         found += [
-            f"[{section}] {key} ({json.dumps(one.get(key))}, now {json.dumps(other.get(key))})"
+            f"[{section}] {key} ({_shown(one, key)}, now {_shown(other, key)})"
             for key in sorted({**one, **other})
-            if one.get(key) != other.get(key)
+            if (key in one, one.get(key)) != (key in other, other.get(key))
         ]
     return found
+
+
+def _shown(section: Mapping[str, Any], key: str) -> str:
+    """A value as JSON, shortened; ``unset`` where there is none, as of a setting that came later."""
+    return (
+        textwrap.shorten(json.dumps(section[key], ensure_ascii=False), 80, placeholder=" …")
+        if key in section
+        else "unset"
+    )
 
 
 def run_key(

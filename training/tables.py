@@ -131,14 +131,14 @@ def _held_against(mine: Sequence[Row]) -> str:
     ran = {row.arm for row in mine}
     told = []
     for what, name, names in (
-        ("The best of the conventional arms", mine[0].best, CONVENTIONAL),
-        ("of the same with the stopping rule", mine[0].stopped, CONVENTIONAL_STOPPED),
+        ("of the conventional arms", mine[0].best, CONVENTIONAL),
+        ("of the conventional arms with the stopping rule", mine[0].stopped, CONVENTIONAL_STOPPED),
         ("of those of the same recipe", mine[0].same, [arm.name for arm in SAME_RECIPE]),
     ):
         if name is not None:
             missing = len(names) - len(ran.intersection(names))
             told.append(f"{what}: {name}" + (f" ({missing} of {len(names)} were not run)" if missing else ""))
-    return f"{'; '.join(told)}." if told else ""
+    return f"The best {'; '.join(told)}." if told else ""
 
 
 def rests_on(found: Sequence[Row]) -> str:
@@ -160,7 +160,7 @@ def explained() -> str:
         "Recovery: accuracy ÷ the original's at home (taken as it is), with its 95 %. Recall: the share of a scene's windows that is\n"
         "recognised (its 95 % is in transfer.json). Differences are of macro-F1, on the same people and seeds: to free-plain; to the\n"
         f"best of the conventional arms ({usual});\n"
-        "to the best of these with the stopping rule (people left out say whether the original stays: stopped-…);\n"
+        "to the best of these with the stopping rule (people left out say whether to begin: stopped-…);\n"
         "to the best of the same recipe (all that FilterLoss has but its weights). Spread: of balanced accuracy over the last epochs.\n"
         f"{_WORTH} Of so few seeds an\ninterval is the range of what was seen, and too narrow.\n"
     )

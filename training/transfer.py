@@ -169,11 +169,11 @@ def aims(found: Sequence[Row], arm: str) -> dict[str, dict[str, Any]]:
     """Regime → how far an arm is ahead of what it is to be ahead of, in means of macro-F1 over the pairs.
 
     ``conventional``: the best single arm as people run it, and the lead over it; ``conventional_of_each_pair``: the lead over each pair's
-    own best, which nobody knows beforehand; ``stopped``: the best single one of the same arms with the stopping rule; ``same_recipe``:
-    likewise the best that has all but the weights; ``pruned``: over pruning with the same recipe; ``closed``: the share of the way from
-    the best of each pair to the oracle; ``behind``: pair → how far its best arm, of all with as many seeds but the oracle, is ahead of
-    this one. What an experiment has no arms for is None. ``pairs`` are those that have all of the regime's arms: the others are in no
-    mean.
+    own best, which nobody knows beforehand; ``stopped``, ``stopped_of_each_pair``: likewise over these with the stopping rule;
+    ``same_recipe``: the best single one that has all but the weights; ``pruned``: over pruning with the same recipe; ``closed``: the
+    share of the way from the best of each pair to the oracle; ``behind``: pair → how far its best arm, of all with as many seeds but the
+    oracle, is ahead of this one. What an experiment has no arms for is None. ``pairs`` are those that have all of the regime's arms: the
+    others are in no mean.
     """
     result = {}
     for regime in dict.fromkeys(row.regime for row in found):
@@ -191,10 +191,12 @@ def aims(found: Sequence[Row], arm: str) -> dict[str, dict[str, Any]]:
             )
         }
         leads = [row.to_best for row in table[arm] if row.to_best is not None]
+        over_stopped = [row.to_stopped for row in table[arm] if row.to_stopped is not None]
         result[regime] = {
             "pairs": [row.pair for row in table[arm]],
             **{what: None if name is None else {"arm": name, "lead": values[arm] - values[name]} for what, name in best.items()},
             "conventional_of_each_pair": float(np.mean(leads)) if leads else None,
+            "stopped_of_each_pair": float(np.mean(over_stopped)) if over_stopped else None,
             "pruned": values[arm] - values[PRUNED] if PRUNED in values else None,
             "closed": closed([row for each in table.values() for row in each]).get(arm),
             "behind": {

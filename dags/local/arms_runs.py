@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,15 +56,13 @@ class ArmsRuns:
 
     def begin(self, pair: Pair) -> None:
         """Make the pair's run, or find it: it is one for these data and settings."""
-        from training.runkey import RECIPE
+        from training.runkey import decisive
         from training.tracking import log_data
 
         settings = self._settings
         # Of what decides the cells alone: an experiment draws its own people, and where it is computed makes no other run.
-        recipe = {
-            "recipe": RECIPE, "quality": asdict(settings.quality), "finetune": settings.finetune.recipe(),
-            "data": replace(settings.data, holdout_subjects=(), verified_by=()).recipe(),
-        }  # fmt: skip
+        data = replace(settings.data, holdout_subjects=(), verified_by=())
+        recipe = decisive(data, settings.quality, settings.finetune)
         digest = hashlib.blake2b(json.dumps(recipe, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
         self._pair = pair.name, {"run_key": f"{pair.original.digest} {pair.target.digest()} {digest}"}
 

@@ -292,6 +292,7 @@ def test_what_is_not_there_is_said_with_the_command_that_makes_it(place: Place, 
 @pytest.mark.parametrize(
     ("more", "said"),
     [
+        ("[data]\nmin_coverage = 1.0", r"Changed since: \[data\] min_coverage \(0\.\d+, now 1\.0\)\. Rescore"),
         ("[data]\nseed = 4", r"Changed since: \[data\] seed \(0, now 4\)\. Rescore"),
         (
             "[finetune]\nlearning_rate = 0.5",

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from tests.training.made import network, windows
 from training import arms as module
 from training import asked
 from training import finetune as module_of_training
-from training.arm import ARMS, EVERY
+from training.arm import ARMS, EVERY, Choice
 from training.arms import Bench, labelled, run_arms
 from training.choosing import People
 from training.embeddings import features_of
@@ -165,12 +166,8 @@ def test_an_arm_does_what_its_name_says(bench: Bench, name: str, monkeypatch: py
     found = given(bench, name, monkeypatch)
     labels, weights, wrong = found["labels"], found["weights"], found["wrong"]
     remedy = name.removeprefix("free-").removeprefix("stopped-")
-    assert found["near"] == (not name.startswith("free-")), "as people run it nobody looks back"
-    pulls, shares = found["settings"].head_pulls, found["shares"]
-    if name.startswith("stopped-"):
-        assert (pulls, shares) == ((min(QUICK.head_pulls),), (1.0,)), "the way that is gone as people run it, or none"
-    else:
-        assert (pulls, shares) == (QUICK.head_pulls, QUICK.shares)
+    asked = "nothing" if name.startswith("free-") else "whether" if name.startswith("stopped-") else "how_far"
+    assert found["choice"] == asked, "as people run it nobody looks back"
     assert found["adjust"] == (remedy in {name, "logit-adjusted"}), "the same recipe is corrected for imbalance"
     loss = found["loss"]
     assert (loss.kind, loss.smoothing) == {
@@ -195,22 +192,41 @@ def test_an_arm_does_what_its_name_says(bench: Bench, name: str, monkeypatch: py
         assert (weights == weights[0]).all()
 
 
-def test_with_the_stopping_rule_it_is_the_same_training_or_none(bench: Bench) -> None:
-    """Where people left out see a gain, bit for bit what comes of it as people run it; where they see none, the original."""
+def test_with_the_stopping_rule_it_is_the_same_training_cut_short_where_people_left_out_see_no_gain(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit what comes of it as people run it, its head alone, or the original."""
     right, net = labelled(bench), bench.original.net
-    windows = torch.from_numpy(bench.windows.select(bench.train).signals)
-    cached = infer(net.split("block")[0], windows)
-    # Whatever training below the head comes to is taken for a gain.
-    settings, quality, run = replace(QUICK, worth=-1.0), QualitySettings(), NullRun()
+    cached = infer(net.split("block")[0], torch.from_numpy(bench.windows.select(bench.train).signals))
+    quality, run = QualitySettings(), NullRun()
 
-    def tuned(arm: str, data: Labelled) -> FineTuned:
+    def tuned(arm: str, data: Labelled, settings: FineTuneSettings = QUICK) -> FineTuned:
         return module.tune(net, EVERY[arm], cached, data, settings=settings, quality=quality, run=run)[0]
 
-    free, stopped = tuned("free-plain", right), tuned("stopped-plain", right)
+    free, head = tuned("free-plain", right), tuned("stopped-plain", right)
+    assert (head.share, head.epochs, head.head_pull) == (1.0, 0, free.head_pull)
+    below = {name for name, _ in net.named_parameters() if not name.startswith("backbone.fc")}
+    moved = {
+        name for name, parameter in head.net.named_parameters() if not torch.equal(parameter, net.get_parameter(name))
+    }
+    assert moved
+    assert not moved & below
+    # Whatever training below the head comes to is taken for a gain.
+    stopped = tuned("stopped-plain", right, replace(QUICK, worth=-1.0))
     assert (stopped.share, stopped.epochs) == (1.0, 2)
     assert free.net.digest() == stopped.net.digest() != net.digest()
     mixed = replace(right, labels=np.random.default_rng(0).permutation(right.labels))
     assert tuned("stopped-plain", mixed).net.digest() == net.digest() != tuned("free-plain", mixed).net.digest()
+
+
+def test_the_key_of_a_cell_is_that_of_when_arms_had_two_choices() -> None:
+    assert EVERY["focal"].recipe() == {
+        "name": "focal", "weights": "equal", "sampler": "", "loss": asdict(Loss(kind="focal")), "adjust": True,
+        "near": True, "head_only": False, "start": "original",
+    }  # fmt: skip
+    assert EVERY["free-focal"].recipe()["near"] is False
+    assert EVERY["stopped-focal"].recipe()["choice"] == "whether"
+    assert len({json.dumps(arm.recipe()) for arm in EVERY.values()}) == len(EVERY)
 
 
 def test_what_an_arm_asks_for_reaches_the_network_and_not_the_head_alone(
@@ -220,7 +236,7 @@ def test_what_an_arm_asks_for_reaches_the_network_and_not_the_head_alone(
     monkeypatch.setattr(module_of_training._Trainer, "_fitted", lambda self, rows, pull: self._head)
 
     def moved(**changes: Any) -> bytes:
-        tuned = tune(bench, near=False, **{"adjust": False, **changes})
+        tuned = tune(bench, choice="nothing", **{"adjust": False, **changes})
         name = next(n for n, _ in bench.original.net.named_parameters() if n.startswith("backbone.layer4.1"))
         return bytes(tuned.net.get_parameter(name).detach().numpy().tobytes())  # type: ignore[attr-defined]
 
@@ -280,16 +296,15 @@ def test_where_one_person_has_labelled_all_nothing_is_trained_that_nobody_could_
     labelled = bench.windows.select(bench.train)
     cached = infer(bench.original.net.split("block")[0], torch.from_numpy(labelled.signals))
     ones, alone = np.ones(len(labelled)), np.zeros(len(labelled), np.int64)
-    said = Pictures()
+    said, choices = Pictures(), get_args(Choice)[::-1]
     tuned = {
-        near: finetune(
-            bench.original.net, cached, labelled.scenes, ones, alone, believed=ones, adjust=True, shares=(1.0,), near=near,
-            settings=QUICK, run=said if near else None,
+        choice: finetune(
+            bench.original.net, cached, labelled.scenes, ones, alone, believed=ones, adjust=True, shares=(0.5, 0.75, 1.0),
+            choice=choice, settings=QUICK, run=said if choice == "how_far" else None,
         )
-        for near in (True, False)
+        for choice in choices
     }  # fmt: skip
-    assert [tuned[near].epochs for near in (True, False)] == [0, 2]
-    assert tuned[True].share == 1
+    assert [(tuned[choice].share, tuned[choice].epochs) for choice in choices] == [(0.75, 0), (1.0, 0), (1.0, 2)]
     assert max(said.curves) == 0
 
 

@@ -92,7 +92,7 @@ def test_what_answers_the_question_comes_first_and_what_takes_longest_last(pair:
     )
     assert not list(cells)
     named = [(int(text.split("seed ")[1].split(":")[0]), text.split(": ")[1]) for text in told[:-1]]
-    fast = ["original", "filterloss-auto", "oracle", "free-linear-probe", "focal"]
+    fast = ["original", "filterloss-auto", "oracle", "focal", "free-linear-probe"]
     assert named == [(seed, arm) for some in (fast, ["free-scratch", "free-pooled"]) for seed in (0, 1) for arm in some]
 
 

@@ -68,7 +68,19 @@ def test_another_version_of_the_code_is_a_change(monkeypatch: pytest.MonkeyPatch
     sections = {each: KNOWN[each] for each in ("data", "quality", "finetune")}
     before = decisive(**sections)
     monkeypatch.setattr(runkey, "RECIPE", runkey.RECIPE + 1)
-    assert changed(before, decisive(**sections)) == ["the version of sensorloop"]
+    assert changed(before, decisive(**sections)) == [
+        f"the version of sensorloop (recipe {runkey.RECIPE - 1}, now {runkey.RECIPE})"
+    ]
+
+
+def test_values_are_said_so_that_they_can_be_read() -> None:
+    sections = {each: KNOWN[each] for each in ("data", "quality", "finetune")}
+    people = replace(KNOWN["data"], holdout_subjects=tuple(f"Zoë{n}" for n in range(90)), verified_by=("Jürgen",))
+    named, verified = changed(decisive(**sections), decisive(**{**sections, "data": people}))
+    assert named.startswith('[data] holdout_subjects ([], now ["Zoë0", "Zoë1", ')
+    assert named.endswith(" …)")
+    assert len(named) < 150
+    assert verified == '[data] verified_by (unset, now ["Jürgen"])'
 
 
 def test_no_two_of_them_are_alike() -> None:

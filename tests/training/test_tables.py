@@ -106,6 +106,10 @@ def test_a_table_names_the_arms_that_the_differences_are_to() -> None:
     assert "The best of the conventional arms: free-focal (4 of 6 were not run)." in markdown(rows(CELLS))
     some = [*CELLS, *(cell("pruned", seed, 0.84) for seed in range(3))]
     held = [*CELLS, *(cell("stopped-focal", seed, 0.84) for seed in range(3))]
-    assert "; of the same with the stopping rule: stopped-focal (5 of 6 were not run)." in markdown(rows(held))
+    alone = markdown(rows([cell("stopped-plain", 0, 0.5)]))
+    assert "The best of the conventional arms with the stopping rule: stopped-plain (5 of 6 were not run)." in alone
+    assert "; of the conventional arms with the stopping rule: stopped-focal (5 of 6 were not run)." in markdown(
+        rows(held)
+    )
     assert "; of those of the same recipe: pruned (7 of 8 were not run)." in markdown(rows(some))
     assert "The best of the" not in markdown(rows([cell("oracle", 0, 0.9)]))

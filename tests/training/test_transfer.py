@@ -247,13 +247,14 @@ def test_how_far_it_is_ahead_of_what_it_is_to_be_ahead_of() -> None:
     assert found["closed"] == pytest.approx(0.5)
     without = aims(rows([each for each in BOTH if each["arm"] in {"original", "filterloss-auto"}]), "filterloss-auto")
     assert without["hard"] == {
-        "pairs": ["a", "b"], "conventional": None, "conventional_of_each_pair": None, "stopped": None, "same_recipe": None, "pruned": None,
-        "closed": None, "behind": {"a": pytest.approx(0), "b": pytest.approx(0)},
+        "pairs": ["a", "b"], "conventional": None, "conventional_of_each_pair": None, "stopped": None, "stopped_of_each_pair": None,
+        "same_recipe": None, "pruned": None, "closed": None, "behind": {"a": pytest.approx(0), "b": pytest.approx(0)},
     }  # fmt: skip
     assert aims(rows(CELLS), "filterloss-tiers") == {}
     stopped = [cell("stopped-plain", 0, 0.75, pair="a"), cell("stopped-plain", 0, 0.79, pair="b")]
-    lead = aims(rows([*BOTH, *stopped]), "filterloss-auto")["hard"]["stopped"]
-    assert lead == {"arm": "stopped-plain", "lead": pytest.approx(0.03)}
+    more = aims(rows([*BOTH, *stopped]), "filterloss-auto")["hard"]
+    assert more["stopped"] == {"arm": "stopped-plain", "lead": pytest.approx(0.03)}
+    assert more["stopped_of_each_pair"] == pytest.approx(0.03)
     lucky = [cell("free-scratch", 0, 0.95, pair=pair) for pair in "ab"]
     more = [{**each, "seed": 1} for each in BOTH]
     assert aims(rows([*BOTH, *more, *lucky]), "filterloss-auto")["hard"]["behind"]["a"] == pytest.approx(0)

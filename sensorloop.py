@@ -301,6 +301,7 @@ def finetune(
             waits=lambda who: say(f"Another fine-tuning of this run key is at work ({who}); waiting for it."),
         )  # fmt: skip
     say_arms(done["results"])
+    say_some([f"Trained by an earlier call, and not again: {', '.join(done['kept'])}."] if done["kept"] else [])
     result(**done)
 
 

@@ -203,7 +203,7 @@ def retrain() -> None:
         executor_config={"pod_template_file": SETTINGS.pod_template} if SETTINGS.pod_template else None,
     )
     def finetune(given: dict[str, Any], room: str, above: dict[str, Any], **context: Any) -> dict[str, Any]:
-        """Every arm, on one split and one budget: `{"run_key", "mlflow_run_id", "mlflow_url", "results"}`."""
+        """Every arm, on one split and one budget: `{"run_key", "mlflow_run_id", "mlflow_url", "results", "kept"}`."""
         params = context["params"]
         arms = ["all"] if "all" in params["arms"] else list(dict.fromkeys([params["policy"], *params["arms"]]))
         place = ("--below", above["mlflow_run_id"])

@@ -116,6 +116,8 @@ def finetune(
 ) -> dict[str, Any]:
     """Train the arms of a run key, each as an MLflow run below one parent, named after the cohort. Of two calls at once the second waits.
 
+    Returns the run key, MLflow's run and its page, the file of the results, and ``kept``: arms that an earlier call has trained.
+
     A run key has one such run. It is below that of the DAG run that began it, and stays there; others name it (:mod:`registry.dag_runs`).
 
     Args:
@@ -131,7 +133,7 @@ def finetune(
         RegistryError: MLflow does not answer, or refuses.
         SettingsError: the cohort's registered model is another cohort's.
     """
-    from training.arm import ARMS, check_arms
+    from training.arm import ARMS, ORIGINAL, check_arms
 
     # As in rescore: first what takes no torch to see.
     check_arms(arms or ())
@@ -190,7 +192,13 @@ def finetune(
             for name, result in results.items()
         }
         # Arms that an earlier call has trained stay: promote asks for them here.
-        answer = {"run_key": run_key, "mlflow_run_id": parent.run_id, "arms": {**runs.results(folder), **found}}
+        before = runs.results(folder)
+        kept = [
+            name
+            for name in found
+            if name != ORIGINAL and name in before and found[name]["seconds"] == before[name]["seconds"]
+        ]
+        answer = {"run_key": run_key, "mlflow_run_id": parent.run_id, "arms": {**before, **found}}
         with whole(folder / runs.RESULTS) as partial:
             partial.write_text(json.dumps(answer, indent=1), encoding="utf-8")
         about = (
@@ -204,4 +212,5 @@ def finetune(
         "mlflow_run_id": parent.run_id,
         "mlflow_url": url,
         "results": str(folder / runs.RESULTS),
+        "kept": kept,
     }

@@ -200,4 +200,7 @@ def _other_settings(settings: Settings, run_key: str, run: Mapping[str, Any]) ->
     since = "[data], [quality] or [finetune], or the version of sensorloop"
     if "settings" in run:
         since = ", ".join(changed(run["settings"], decisive(settings, seed=run["seed"]))) or since
-    return f"Run {run_key} was scored with other settings. Changed since: {since}. Rescore, and use the new run key, or undo that."
+    return (
+        f"Run {run_key} was made for other settings. Changed since: {since}. 'sensorloop rescore --cohort {run['cohort']}' makes a run for "
+        "those of now; or set them back ('sensorloop settings' says which file or variable sets each)."
+    )

@@ -8,11 +8,12 @@ import polars as pl
 import pyarrow as pa
 
 from streaming.assembler import SessionKey, SessionMemory
+from streaming.errors import LakeError
 from streaming.offsets import Account, TopicPartition
 from streaming.publish import Position, Publisher
-from streaming.settings import LakeSettings
+from streaming.settings import LakeSettings, WindowSettings
 from streaming.storage import Storage
-from streaming.tables import PARTITION_COLUMN, WINDOWS, windows_schema
+from streaming.tables import PARTITION_COLUMN, SIGNAL, WINDOWS, windows_schema
 
 
 class WindowsTable:
@@ -31,6 +32,29 @@ class WindowsTable:
             Storage(settings, WINDOWS), windows_schema(sensors), partition_column=PARTITION_COLUMN,
             compression_level=settings.compression_level,
         )  # fmt: skip
+
+    def require_cut(self, windows: WindowSettings) -> None:
+        """Let windows pass that are cut as those that are there: of two kinds in one lake nothing can be learned together.
+
+        Raises:
+            LakeError: those that are there are of another length or rate, or cannot be read.
+        """
+        channels = [field.name for field in self._publisher.schema if field.type == SIGNAL]
+        first = self._publisher.table.read(
+            lambda rows: rows.select(
+                (pl.col("end_ns") - pl.col("start_ns")).alias("length_ns"),
+                pl.coalesce(pl.col(channel).list.len() for channel in channels).alias("values"),
+            ).head(1)
+        )
+        for length_ns, values in first.iter_rows():
+            rate_hz = values / (length_ns / 1e9)
+            if (length_ns, rate_hz) != (windows.length_ns, windows.rate_hz):
+                msg = (
+                    f"The lake {self._publisher.table.storage.uri} has windows of {length_ns / 1e9:g} s at {rate_hz:g} Hz, and "
+                    f"[windows] says {windows.length_ns / 1e9:g} s at {windows.rate_hz:g} Hz. Set length and rate_hz as they were, "
+                    "or ingest into another lake ([lake] uri, or another SENSORLOOP_HOME)."
+                )
+                raise LakeError(msg)
 
     @property
     def version(self) -> int:

@@ -311,7 +311,7 @@ finally:
         (
             ("finetune", "--run-key", "k", "--arms", "plain,filterlos"),
             3,
-            "There is no arm 'filterlos'; there are original, plain, oversampling, undersampling, filterloss. Did you mean 'filterloss'?",
+            "There is no arm 'filterlos'. Did you mean 'filterloss'? There are original, plain, oversampling, undersampling, filterloss.",
         ),
         (("finetune", "--run-key", "k"), 3, "There is no run k"),
         (("train", "original"), 3, "There is no table windows in the lake"),

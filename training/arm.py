@@ -134,5 +134,5 @@ def none_such(what: str, name: str, known: Collection[str]) -> str:
     # Somebody who writes "plan" may mean free-plain, the first of those that end so.
     called = {each.split("-", 1)[-1]: each for each in reversed(list(known))} | {each: each for each in known}
     near = difflib.get_close_matches(name, called, n=1, cutoff=0.6)
-    hint = f" Did you mean {called[near[0]]!r}?" if near else ""
-    return f"There is no {what} {name!r}; there are {', '.join(known)}.{hint}"
+    hint = f". Did you mean {called[near[0]]!r}? There" if near else "; there"
+    return f"There is no {what} {name!r}{hint} are {', '.join(known)}."

@@ -32,7 +32,10 @@ def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     versions = before["recipe"], now["recipe"]
     found = [] if versions[0] == versions[1] else ["the version of sensorloop (recipe {}, now {})".format(*versions)]
     for section in ("data", "quality", "finetune"):
-        one, other = before[section], now[section]
+        # Nobody's being named is left out of a recipe, since keys are older than the setting.
+        one, other = (
+            {"verified_by": []} | each[section] if section == "data" else each[section] for each in (before, now)
+        )
         found += [
             f"[{section}] {key} ({_shown(one, key)}, now {_shown(other, key)})"
             for key in sorted({**one, **other})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -14,6 +15,8 @@ _COLUMNS = (
     "arm", "macro-F1", "95 %", "accuracy", "recovery", "to plain", "to the best conventional", "to the best stopped",
     "to the best of the same recipe", "spread", "seconds",
 )  # fmt: skip
+
+_WAYS = ("the original stays", "its head alone is trained", "what is below it, too")
 
 
 def overview(found: Sequence[Row]) -> str:
@@ -166,6 +169,51 @@ def explained() -> str:
     )
 
 
+def stayed(cells: Iterable[Mapping[str, Any]]) -> str:
+    """Which arms are the original as it is, since people left out saw no gain, and in how many seeds; empty if none is."""
+    found = {where: each for where, each in _how_far(cells).items() if each[_WAYS[0]]}
+    lines = []
+    for pair, regime in dict.fromkeys(where[:2] for where in found):
+        mine = {arm: each for (*place, arm), each in found.items() if place == [pair, regime]}
+        told = (
+            arm if each[_WAYS[0]] == each.total() else f"{arm} ({each[_WAYS[0]]} of {_seeds(each.total())})"
+            for arm, each in mine.items()
+        )
+        lines.append(
+            f"{pair}, {regime}: people left out saw no gain, and the original stays as it is, in {', '.join(told)}."
+        )
+    return "\n".join(lines)
+
+
+def how_far(cells: Iterable[Mapping[str, Any]]) -> str:
+    """A table of how far people left out let each arm go, in how many seeds; empty where they were not asked."""
+    found = _how_far(cells)
+    lines = [
+        f"| {pair}, {regime} | {arm} | {' | '.join(str(each[way]) for way in _WAYS)} |"
+        for (pair, regime, arm), each in found.items()
+    ]
+    head = [
+        "How far people left out let each arm go, in seeds:",
+        "",
+        f"| | arm | {' | '.join(_WAYS)} |",
+        "|---|---|---|---|---|",
+    ]
+    return "\n".join([*head, *lines, ""]) if lines else ""
+
+
+def _how_far(cells: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str], Counter[str]]:
+    """(Pair, regime, arm) → what came of it, for arms whose way is chosen; in the order of the arms."""
+    found: dict[tuple[str, str, str], Counter[str]] = defaultdict(Counter)
+    for cell in cells:
+        details = cell.get("details", {})
+        if EVERY[cell["arm"]].choice != "nothing" and "share" in details:
+            stays, alone = not details["share"], not details["epochs"]
+            way = _WAYS[0] if stays else _WAYS[1] if alone else _WAYS[2]
+            found[cell["pair"], cell["regime"], cell["arm"]][way] += 1
+    order = list(EVERY)
+    return dict(sorted(found.items(), key=lambda each: (*each[0][:2], order.index(each[0][2]))))
+
+
 def reasons(cells: Iterable[Mapping[str, Any]]) -> str:
     """A line for each cell whose arm says what it chose, and why."""
     lines = [
@@ -180,8 +228,8 @@ def _measured_on(row: Row) -> str:
     fewest, most = row.labels_by_seed
     others = "" if fewest == most else f"; {fewest:,} to {most:,} labels by seed"
     return (
-        f"{row.labels:,} labels to learn from, {row.wrong:,} of them wrong; {row.people} people held out, with {row.windows:,} windows "
-        f"(first seed{others})."
+        f"{row.labels:,} labels to learn from, {row.wrong:,} of them made wrong; {row.people} people held out, with {row.windows:,} "
+        f"windows (first seed{others})."
     )
 
 

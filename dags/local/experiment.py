@@ -22,7 +22,7 @@ from dags import commands
 from dags.errors import CommandRefused
 from dags.local.arms_runs import ArmsRuns
 from dags.settings import Settings, external_kafka
-from dags.terminal import progress, say
+from dags.terminal import progress, say, say_some
 from dags.whole import whole
 from streaming import broker
 from training.arm import EVERY, FILTERLOSS, ORACLE, Arm, none_such
@@ -81,7 +81,7 @@ def run(
 
     # After what is refused at once: it takes seconds.
     from training.experiment import Experiment, Recipe
-    from training.tables import overview, rests_on
+    from training.tables import overview, rests_on, stayed
     from training.transfer import rows
 
     runs = ArmsRuns(settings)
@@ -103,6 +103,7 @@ def run(
     files = _tables(place / name, pair, cells, found, wanted=total)
     say(overview(found))
     say(rests_on(found))
+    say_some(stayed(cells).splitlines())
     if len(cells) < total:
         say("The same command goes on with the other cells.")
     runs.table(found, overview(found), files)
@@ -118,7 +119,7 @@ def _tables(
     folder: Path, pair: Pair, cells: Sequence[Mapping[str, Any]], found: Sequence[Row], *, wanted: int
 ) -> list[Path]:
     """Write what the cells come to: as JSON, as Markdown, and two pictures for each regime."""
-    from training.tables import explained, markdown, reasons
+    from training.tables import explained, how_far, markdown, reasons
     from training.transfer import closed, original_beaten
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -132,7 +133,7 @@ def _tables(
         "below_original": {arm: original_beaten(cells, arm) for arm in arms if EVERY[arm].filters},
     }  # fmt: skip
     texts = {
-        "transfer.json": json.dumps(summary, indent=1), "transfer.md": "\n".join((markdown(found), explained(), why)),
+        "transfer.json": json.dumps(summary, indent=1), "transfer.md": "\n".join((markdown(found), explained(), how_far(cells), why)),
     }  # fmt: skip
     for name, text in texts.items():
         with whole(folder / name) as partial:
@@ -241,6 +242,9 @@ def _is_lake(where: str) -> bool:
 
 def _require_data(where: str) -> None:
     """Said before the other of the two takes minutes."""
+    if not _is_lake(where) and _is_lake(inside := str(Path(where) / "lake")):
+        msg = f"{where} is neither a lake nor a folder of recordings, but has a lake: did you mean {inside}?"
+        raise DataError(msg)
     if not _is_lake(where) and next(Path(where).rglob("*.parquet"), None) is None:
         msg = (
             f"{where} is neither a lake nor a folder of recordings: 'sensorloop import' or 'simulate' makes recordings."

@@ -56,7 +56,7 @@ def ingest(settings: Settings, *, until_caught_up: bool, worker: int = 0) -> dic
     with ExitStack() as stack:
         if settings.ingest.metrics_port:
             stack.callback(serve(metrics, settings.ingest.metrics_host, settings.ingest.metrics_port + worker))
-        table, said = WindowsTable(settings.lake, settings.windows.sensors), LabelsTable(settings.lake)
+        table, said = _tables(settings)
         dead_letters = KafkaDeadLetters(kafka)
         stack.callback(dead_letters.close)
         source = KafkaSource(kafka, settings.ingest)
@@ -102,6 +102,13 @@ class Line:
         return {**dict.fromkeys(self._ALWAYS, 0), **total(counters), **self._lags}
 
 
+def _tables(settings: Settings) -> tuple[WindowsTable, LabelsTable]:
+    """The lake's tables, made if they are not there, with windows that are cut as these settings say."""
+    windows = WindowsTable(settings.lake, settings.windows.sensors)
+    windows.require_cut(settings.windows)
+    return windows, LabelsTable(settings.lake)
+
+
 def _topics(kafka: KafkaSettings) -> dict[str, int]:
     """Topic → partitions of it that are made if it is not there."""
     return {kafka.batches_topic: kafka.partitions, kafka.labels_topic: kafka.partitions, kafka.deadletter_topic: 1}
@@ -139,8 +146,7 @@ def ingest_many(settings: Settings, *, workers: int, until_caught_up: bool) -> d
         say(
             f"{kafka.batches_topic} has {count} partitions, so there are {count} workers: more would have nothing to do."
         )
-    WindowsTable(settings.lake, settings.windows.sensors)  # made here, so that they need not race for them
-    LabelsTable(settings.lake)
+    _tables(settings)  # made here, so that they need not race for them
 
     def command(number: int) -> list[str]:
         caught_up = ["--until-caught-up"] if until_caught_up else []

@@ -61,7 +61,10 @@ def promote(
     ] = None,
     why: Annotated[str, typer.Option(help="That person's reason.")] = "",
 ) -> None:
-    """Register the fine-tuned model and let the gate decide whether it becomes champion, and whoever was asked."""
+    """Register the fine-tuned model and let the gate decide whether it becomes champion, and whoever was asked.
+
+    A refusal is an answer: the exit code is 0 then, too, and "passed" is false.
+    """
     if approved_by is not None and rejected_by is not None:
         fail("Give --approved-by or --rejected-by, not both.", 2)
     approval = None

@@ -39,7 +39,10 @@ app = typer.Typer(help="Versions, the champion, and the account of how it came t
 
 @app.command()
 def serve() -> None:
-    """Run the local MLflow server until Ctrl-C; runs, models and the ledger are below SENSORLOOP_HOME/mlflow."""
+    """Run the local MLflow server until Ctrl-C, on this machine, at [registry] port (25000 unless set).
+
+    Runs, models and the ledger are below SENSORLOOP_HOME/mlflow.
+    """
     from registry.server import check_port, server_command
 
     settings = load_settings()

@@ -15,7 +15,7 @@ import pytest
 
 from dags import retraining, runs, work
 from dags.settings import Settings, load
-from streaming.lake import read_quality
+from streaming.lake import read_quality, table_version
 from streaming.tables import LABELS, NO_LABELS
 from streaming.verify import verify
 from streaming.wire import SensorBatch, SensorBlock, encode
@@ -187,3 +187,16 @@ def test_a_label_that_comes_a_week_later_counts_at_the_next_rescoring(installati
     assert max(unverified["belief"].to_list()) < 1
     proof = verify(lake, LABELS)
     assert (proof.problems, proof.rows) == ((), count)
+
+
+def test_windows_of_another_length_do_not_get_into_a_lake(installation: Installation) -> None:
+    installation.command("ingest", "--until-caught-up")
+    lake = str(installation.folder / "var" / "lake")
+    before = table_version(lake)
+    environ = {**installation.environ, "SENSORLOOP_WINDOWS__LENGTH": "10"}
+    for workers in ((), ("--workers", "2")):
+        refused = run(installation.folder, "ingest", "--until-caught-up", *workers, **environ)
+        assert refused.returncode == 3
+        assert f"error: The lake {lake}/windows has windows of " in refused.stderr
+        assert ", and [windows] says 10 s at " in refused.stderr
+    assert table_version(lake) == before

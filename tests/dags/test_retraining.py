@@ -132,7 +132,8 @@ def test_every_arm_is_a_run_below_one_parent(place: Place, tuned: dict[str, Any]
 def test_fine_tuning_again_trains_nothing_and_makes_no_run(place: Place, tuned: dict[str, Any]) -> None:
     folder, before = place.settings().runs / tuned["run_key"], set(runs_of(place))
     kept = files(folder)
-    assert finetune(place.settings(), tuned["run_key"]) == tuned
+    assert tuned["kept"] == []
+    assert finetune(place.settings(), tuned["run_key"]) == {**tuned, "kept": list(ARMS)}
     assert set(runs_of(place)) == before
     assert files(folder) == kept
 
@@ -292,18 +293,24 @@ def test_what_is_not_there_is_said_with_the_command_that_makes_it(place: Place, 
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ("[data]\nmin_coverage = 1.0", r"Changed since: \[data\] min_coverage \(0\.\d+, now 1\.0\)\. Rescore"),
-        ("[data]\nseed = 4", r"Changed since: \[data\] seed \(0, now 4\)\. Rescore"),
+        (
+            "[data]\nmin_coverage = 1.0",
+            r"Changed since: \[data\] min_coverage \(0\.\d+, now 1\.0\)\. 'sensorloop rescore --cohort target'",
+        ),
+        ("[data]\nseed = 4", r"Changed since: \[data\] seed \(0, now 4\)\. 'sensorloop rescore --cohort target'"),
         (
             "[finetune]\nlearning_rate = 0.5",
-            r"Changed since: \[finetune\] learning_rate \([\d.e-]+, now 0\.5\)\. Rescore",
+            r"Changed since: \[finetune\] learning_rate \([\d.e-]+, now 0\.5\)\. 'sensorloop rescore --cohort target'",
         ),
-        ("[quality]\nfolds = 2", r"Changed since: \[quality\] folds \(\d, now 2\)\. Rescore"),
+        (
+            "[quality]\nfolds = 2",
+            r"Changed since: \[quality\] folds \(\d, now 2\)\. 'sensorloop rescore --cohort target'",
+        ),
     ],
 )
 def test_a_run_key_with_other_settings_is_refused(place: Place, scored: dict[str, Any], more: str, said: str) -> None:
     """Another split would try the model on people whose labels it has learned from; another recipe would carry this one's name."""
-    with pytest.raises(RunError, match=rf"Run {scored['run_key']} was scored with other settings. {said}"):
+    with pytest.raises(RunError, match=rf"Run {scored['run_key']} was made for other settings. {said}"):
         finetune(place.settings(more), scored["run_key"])
 
 

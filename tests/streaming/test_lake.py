@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,24 @@ def test_other_sensors_are_refused(tmp_path: Path) -> None:
     table(tmp_path)
     with pytest.raises(LakeError, match="mag_x"):
         WindowsTable(LakeSettings(uri=str(tmp_path)), ("accelerometer", "magnetometer"))
+
+
+def test_windows_that_are_cut_otherwise_are_refused(tmp_path: Path) -> None:
+    """Of two kinds in one lake nothing could be learned together, and the newest version of it not be read."""
+    other = replace(SETTINGS, length=2 * SETTINGS.length)
+    empty = table(tmp_path)
+    empty.require_cut(other)
+    empty.publish(rows(), {P0: to(104)})
+    lake = table(tmp_path)
+    lake.require_cut(SETTINGS)
+    lake.require_cut(replace(SETTINGS, hop=SETTINGS.length))
+    with pytest.raises(
+        LakeError, match=r"has windows of 2 s at 20 Hz, and \[windows\] says 4 s at 20 Hz. Set length"
+    ) as caught:
+        lake.require_cut(other)
+    assert str(tmp_path) in str(caught.value)
+    with pytest.raises(LakeError, match="says 2 s at 40 Hz"):
+        lake.require_cut(replace(SETTINGS, rate_hz=2 * SETTINGS.rate_hz))
 
 
 def test_signal_columns_are_byte_stream_split(tmp_path: Path) -> None:

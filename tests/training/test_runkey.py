@@ -80,7 +80,7 @@ def test_values_are_said_so_that_they_can_be_read() -> None:
     assert named.startswith('[data] holdout_subjects ([], now ["Zoë0", "Zoë1", ')
     assert named.endswith(" …)")
     assert len(named) < 150
-    assert verified == '[data] verified_by (unset, now ["Jürgen"])'
+    assert verified == '[data] verified_by ([], now ["Jürgen"])'
 
 
 def test_no_two_of_them_are_alike() -> None:

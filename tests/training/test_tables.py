@@ -1,17 +1,38 @@
 from __future__ import annotations
 
+from typing import Any
+
 from tests.training.cells import BOTH, CELLS, cell
-from training.tables import explained, markdown, overview, reasons, rests_on
+from training.tables import explained, how_far, markdown, overview, reasons, rests_on, stayed
 from training.transfer import rows
 
 
 def test_the_table_says_on_what_it_was_measured_and_why_auto_did_what_it_did() -> None:
     text = markdown(rows(CELLS))
-    assert "90 labels to learn from, 18 of them wrong; 6 people held out, with 600 windows" in text
+    assert "90 labels to learn from, 18 of them made wrong; 6 people held out, with 600 windows" in text
     assert all(f"{word}" in explained() for word in ("bold", "95 %", "–", "Recovery", "free-undersampling", "Spread"))
     auto = {**CELLS[3], "details": {"policy": "learned", "why": "because"}}
     assert "- filterloss-auto, a, hard, seed 0: learned, because" in reasons([*CELLS, auto])
     assert not reasons(CELLS)
+
+
+def test_which_arms_are_the_original_is_said_and_how_far_the_others_went() -> None:
+    def went(arm: str, seed: int, share: float, epochs: int = 0) -> dict[str, Any]:
+        return {**cell(arm, seed, 0.6), "details": {"share": share, "epochs": epochs}}
+
+    cells = [
+        *(went("stopped-plain", seed, 0.0) for seed in range(3)), went("focal", 0, 0.0), went("focal", 1, 0.5), went("focal", 2, 1.0, 20),
+        *(went("free-plain", seed, 1.0, 20) for seed in range(3)), *(cell("original", seed, 0.6) for seed in range(3)),
+    ]  # fmt: skip
+    said = (
+        "a, hard: people left out saw no gain, and the original stays as it is, in stopped-plain, focal (1 of 3 seeds)."
+    )
+    assert stayed(cells) == said
+    lines = how_far(cells).splitlines()
+    assert lines[4:] == ["| a, hard | stopped-plain | 3 | 0 | 0 |", "| a, hard | focal | 1 | 1 | 1 |"], (
+        "others ask nobody"
+    )
+    assert stayed(CELLS) == how_far(CELLS) == ""
 
 
 def test_a_table_of_the_oracle_alone_has_no_best() -> None:
@@ -21,7 +42,7 @@ def test_a_table_of_the_oracle_alone_has_no_best() -> None:
 def test_the_table_on_a_terminal_says_how_little_it_rests_on() -> None:
     text = rests_on(rows([*CELLS, *({**each, "regime": "few"} for each in CELLS if each["seed"] == 0)]))
     lines = text.splitlines()
-    assert lines[0].startswith("a, hard, 3 seeds: 90 labels to learn from, 18 of them wrong; 6 people held out")
+    assert lines[0].startswith("a, hard, 3 seeds: 90 labels to learn from, 18 of them made wrong; 6 people held out")
     assert lines[1].startswith("a, few, 1 seed: 90 labels")
     assert lines[2].startswith("With one seed, differences of five points mean nothing")
     assert rests_on([]) == ""

@@ -105,9 +105,9 @@ def test_what_is_asked_for_must_be_there(lake: str, tmp_path: Path) -> None:
     }  # fmt: skip
     with pytest.raises(SettingsError, match="no arm 'magic'; there are original, free-plain"):
         run(found, **wanted | {"arms": "original,magic"})  # type: ignore[arg-type]
-    with pytest.raises(SettingsError, match="no regime 'harder'; there are every-label, few"):
+    with pytest.raises(SettingsError, match=r"no regime 'harder'\. Did you mean 'hard'\? There are every-label, few"):
         run(found, **wanted | {"regimes": "harder"})  # type: ignore[arg-type]
-    with pytest.raises(SettingsError, match=r"no arm 'free-plian'; .* Did you mean 'free-plain'"):
+    with pytest.raises(SettingsError, match=r"no arm 'free-plian'\. Did you mean 'free-plain'\? There are original"):
         run(found, **wanted | {"arms": "free-plian"})  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="Did you mean 'free-plain'"):
         run(found, **wanted | {"arms": "plan"})  # type: ignore[arg-type]
@@ -119,6 +119,9 @@ def test_what_is_asked_for_must_be_there(lake: str, tmp_path: Path) -> None:
     (recordings / "a.parquet").touch()
     with pytest.raises(DataError, match="nowhere is neither a lake nor a folder of recordings"):
         run(found, **wanted | {"source": str(recordings), "target": str(tmp_path / "nowhere")})  # type: ignore[arg-type]
+    (tmp_path / "lake").symlink_to(lake)
+    with pytest.raises(DataError, match=rf"has a lake: did you mean {tmp_path}/lake\?"):
+        run(found, **wanted | {"source": str(tmp_path)})  # type: ignore[arg-type]
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="neither a lake nor a folder of recordings"):
         run(found, **wanted | {"source": str(tmp_path / "empty")})  # type: ignore[arg-type]

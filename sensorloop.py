@@ -277,7 +277,7 @@ def rescore(
         done = retraining.rescore(
             load_settings(), cohort=cohort, lake_version=lake_version, labels_version=labels_version, seed=seed, progress=show
         )  # fmt: skip
-    say(f"{done['scored']} windows scored, tiers {done['tiers']}; run key {done['run_key']}.")
+    say(f"{done['scored']} windows scored, tiers {done['tiers']} (0: least trusted); run key {done['run_key']}.")
     say_some(verified_lines(done))
     result(**done)
 
@@ -332,9 +332,10 @@ def experiment(
 ) -> None:
     """Compare FilterLoss with what people use instead, where labels are few, rare and wrong: a table with intervals.
 
-    Labels are taken away from the target and made wrong on purpose, so that it is known which are. If MLflow answers, it gets all.
-    A cell (regime, seed, arm) is kept and never run twice: on two cores up to 1.5 minutes, up to 5 for free-scratch and free-pooled,
-    which come last; all 36 arms an hour. First: --seeds 1 --arms original,free-plain,class-balanced,filterloss-auto,oracle
+    Labels are taken away and made wrong on purpose. Arms: free-… as people run them; stopped-… if people left out see a gain; by their
+    bare names all but FilterLoss's weights; filterloss-…; oracle. A cell (regime, seed, arm) is kept and never run twice: up to 1.5
+    minutes, up to 5 for free-scratch and free-pooled, which come last; all 36 arms an hour. If MLflow answers, it gets all.
+    First: --seeds 1 --arms original,free-plain,class-balanced,filterloss-auto,oracle
     """
     from dags.local.experiment import run
 

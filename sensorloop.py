@@ -333,9 +333,8 @@ def experiment(
     """Compare FilterLoss with what people use instead, where labels are few, rare and wrong: a table with intervals.
 
     Labels are taken away and made wrong on purpose. Arms: free-… as people run them; stopped-… if people left out see a gain; by their
-    bare names all but FilterLoss's weights; filterloss-…; oracle. A cell (regime, seed, arm) is kept and never run twice: up to 1.5
-    minutes, up to 5 for free-scratch and free-pooled, which come last; all 36 arms an hour. If MLflow answers, it gets all.
-    First: --seeds 1 --arms original,free-plain,class-balanced,filterloss-auto,oracle
+    bare names all but FilterLoss's weights; filterloss-…; oracle. A cell (regime, seed, arm) is kept: up to 1.5 minutes, up to 5 for
+    free-scratch and free-pooled; all 36 arms an hour. First: --seeds 1 --arms original,free-plain,class-balanced,filterloss-auto,oracle
     """
     from dags.local.experiment import run
 

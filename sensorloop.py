@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import signal
-import sys
 from datetime import timedelta
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -22,6 +19,7 @@ import typer
 from dags import retraining, steps
 from dags.local import deadletter, judging, label, lake, quality, registry, setting, tracking
 from dags.settings import load as load_settings
+from dags.stopping import stop_by_exception
 from dags.terminal import (
     EXIT_FINAL,
     EXIT_RETRIABLE,
@@ -376,12 +374,6 @@ def demo(
     )
 
 
-def _told_to_stop(number: int, _frame: FrameType | None) -> None:
-    """Leave by an exception, so that what is under way ends as it should: an MLflow run that nobody ends stays RUNNING."""
-    signal.signal(number, signal.SIG_IGN)  # once is enough: the end must not be interrupted
-    sys.exit(128 + number)
-
-
 def main() -> None:
     """Entry point of ``sensorloop``: errors of ours become a sentence and an exit code."""
     from dags.errors import DagError
@@ -389,7 +381,7 @@ def main() -> None:
     from streaming.errors import StreamingError
     from training.errors import TrainingError
 
-    signal.signal(signal.SIGTERM, _told_to_stop)
+    stop_by_exception()
     try:
         app()
     except (StreamingError, TrainingError, RegistryError, DagError) as error:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from sensorloop import _told_to_stop
+from dags.stopping import told_to_stop
 from tests.training.made import network, windows
 from training.__main__ import main
 from training.dataset import UNLABELLED, WindowSet
@@ -112,7 +112,7 @@ def test_told_to_stop_it_saves_the_last_epoch_whatever_the_time(
         return done
 
     monkeypatch.setattr(Stepper, "step", stopping)
-    before = signal.signal(signal.SIGTERM, _told_to_stop)
+    before = signal.signal(signal.SIGTERM, told_to_stop)
     try:
         with pytest.raises(SystemExit, match="143"):
             tune(file, told=told, compute=seldom)

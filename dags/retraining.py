@@ -192,13 +192,7 @@ def finetune(
             for name, result in results.items()
         }
         # Arms that an earlier call has trained stay: promote asks for them here.
-        before = runs.results(folder)
-        kept = [
-            name
-            for name in found
-            if name != ORIGINAL and name in before and found[name]["seconds"] == before[name]["seconds"]
-        ]
-        answer = {"run_key": run_key, "mlflow_run_id": parent.run_id, "arms": {**before, **found}}
+        answer = {"run_key": run_key, "mlflow_run_id": parent.run_id, "arms": {**runs.results(folder), **found}}
         with whole(folder / runs.RESULTS) as partial:
             partial.write_text(json.dumps(answer, indent=1), encoding="utf-8")
         about = (
@@ -212,5 +206,5 @@ def finetune(
         "mlflow_run_id": parent.run_id,
         "mlflow_url": url,
         "results": str(folder / runs.RESULTS),
-        "kept": kept,
+        "kept": [name for name, each in results.items() if each.kept and name != ORIGINAL],
     }

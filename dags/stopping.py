@@ -28,7 +28,7 @@ def told_to_stop(number: int, _frame: FrameType | None) -> None:
 
 
 def _again_if_lost(lost: sys.UnraisableHookArgs) -> None:
-    if not isinstance(lost.exc_value, SystemExit):
+    if not isinstance(lost.exc_value, SystemExit) or lost.exc_value.code != 128 + signal.SIGTERM:
         sys.__unraisablehook__(lost)
         return
     signal.signal(signal.SIGTERM, told_to_stop)

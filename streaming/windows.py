@@ -41,16 +41,21 @@ class WindowsTable:
         """
         channels = [field.name for field in self._publisher.schema if field.type == SIGNAL]
         first = self._publisher.table.read(
-            lambda rows: rows.select(
-                (pl.col("end_ns") - pl.col("start_ns")).alias("length_ns"),
-                pl.coalesce(pl.col(channel).list.len() for channel in channels).alias("values"),
-            ).head(1)
+            lambda rows: (
+                rows.select(
+                    (pl.col("end_ns") - pl.col("start_ns")).alias("length_ns"),
+                    pl.coalesce(pl.col(channel).list.len() for channel in channels).alias("values"),
+                )
+                .drop_nulls()
+                .head(1)
+            )
         )
         for length_ns, values in first.iter_rows():
-            rate_hz = values / (length_ns / 1e9)
-            if (length_ns, rate_hz) != (windows.length_ns, windows.rate_hz):
+            # In whole numbers: 230 ÷ 2.3 is not 100.
+            if length_ns != windows.length_ns or values * 1_000_000_000 != windows.rate_hz * length_ns:
                 msg = (
-                    f"The lake {self._publisher.table.storage.uri} has windows of {length_ns / 1e9:g} s at {rate_hz:g} Hz, and "
+                    f"The lake {self._publisher.table.storage.uri} has windows of {length_ns / 1e9:g} s at "
+                    f"{values / (length_ns / 1e9):g} Hz, and "
                     f"[windows] says {windows.length_ns / 1e9:g} s at {windows.rate_hz:g} Hz. Set length and rate_hz as they were, "
                     "or ingest into another lake ([lake] uri, or another SENSORLOOP_HOME)."
                 )

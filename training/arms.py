@@ -54,6 +54,8 @@ class ArmResult:
     """Epochs, share, weights: whatever the arm chose."""
     seconds: float
     run_id: str
+    kept: bool = False
+    """Whether an earlier call has trained it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -282,5 +284,5 @@ def _load(folder: Path, arm: str, run: RunLog, part: str) -> ArmResult | None:
         return None
     return ArmResult(
         name=arm, evaluation=Evaluation.from_json(values["evaluation"]), recovery_ratio=values["recovery_ratio"],
-        net=SceneNet.load(folder), details=values["details"], seconds=values["seconds"], run_id=run.run_id,
+        net=SceneNet.load(folder), details=values["details"], seconds=values["seconds"], run_id=run.run_id, kept=True,
     )  # fmt: skip

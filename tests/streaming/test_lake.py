@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,20 @@ def test_windows_that_are_cut_otherwise_are_refused(tmp_path: Path) -> None:
     assert str(tmp_path) in str(caught.value)
     with pytest.raises(LakeError, match="says 2 s at 40 Hz"):
         lake.require_cut(replace(SETTINGS, rate_hz=2 * SETTINGS.rate_hz))
+
+
+def test_a_length_that_is_no_binary_fraction_is_the_same_when_it_comes_again(tmp_path: Path) -> None:
+    """230 ÷ 2.3 is not 100."""
+    cut = replace(SETTINGS, length=timedelta(seconds=2.3), hop=timedelta(seconds=2.3), rate_hz=100)
+    lake, sent = table(tmp_path), rows()
+    frame = pl.DataFrame(sent).with_columns(
+        end_ns=pl.col("start_ns") + cut.length_ns,
+        **{axis: pl.lit([0.0] * 230, pl.List(pl.Float32)) for axis in ("acc_x", "acc_y", "acc_z")},
+    )
+    lake.publish(frame.to_arrow().cast(sent.schema), {P0: to(104)})
+    table(tmp_path).require_cut(cut)
+    with pytest.raises(LakeError, match=r"has windows of 2\.3 s at 100 Hz"):
+        lake.require_cut(SETTINGS)
 
 
 def test_signal_columns_are_byte_stream_split(tmp_path: Path) -> None:

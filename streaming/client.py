@@ -32,6 +32,12 @@ _ANSWER_MS = 2_000
 _BUSY_MS = 90_000
 _CLOSE_MS = 1_500
 _HINT_MS = 1_000
+_METADATA_AGE_MS = 4_000
+"""How often the client asks which partitions the topic has.
+
+A request for it that is made while an earlier one is under way is forgotten when that is answered (kafka-python 3.0.12); with the client's
+own 5 minutes a group whose leader was asked too early would have nothing for so long. Below what a spare member waits before it says so.
+"""
 _LOOK_AGAIN_S = 0.1
 _SETTLED_S = 5.0
 """How long a group has given us nothing before we take it at its word."""
@@ -175,6 +181,7 @@ class KafkaSource:
                 heartbeat_interval_ms=int(kafka_settings.session_timeout.total_seconds() * 1000) // 10,
                 enable_auto_commit=False,  # the table holds the truth; see streaming/publish.py
                 auto_offset_reset="earliest",
+                metadata_max_age_ms=_METADATA_AGE_MS,
                 # When consumers come and go, most partitions stay where they are; the second is for a group that still has the old one.
                 partition_assignment_strategy=(StickyPartitionAssignor, RangePartitionAssignor),
                 # After an outage of Kafka it is tried every 2 s; the default goes up to 30.

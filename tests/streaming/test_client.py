@@ -8,8 +8,10 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 import pytest
+from kafka.cluster import ClusterMetadata
 from kafka.errors import NodeNotReadyError, TopicAuthorizationFailedError
 
+from streaming import client
 from streaming.client import KafkaSource
 from streaming.settings import IngestSettings, KafkaSettings
 
@@ -37,6 +39,33 @@ def test_of_two_members_and_one_partition_one_is_spare(bootstrap_servers: str, n
         while spare.spare() and time.monotonic() < deadline:
             spare.poll(0.05)
         assert not spare.spare(), "it is given the partition of the other"
+
+
+@pytest.mark.broker
+def test_a_request_for_the_topic_that_the_client_forgets_is_made_again(
+    bootstrap_servers: str, new_topic: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer of its bootstrap, which asked of no topic, lets it forget that it was to ask of ours (kafka-python 3.0.12)."""
+    monkeypatch.setattr(client, "_METADATA_AGE_MS", 500)
+    settings = KafkaSettings(
+        bootstrap_servers=bootstrap_servers, batches_topic=new_topic(1), group_id=f"g-{uuid.uuid4().hex}"
+    )
+    asked = ClusterMetadata.request_update
+
+    def forgotten(cluster: ClusterMetadata) -> object:
+        future = asked(cluster)
+        cluster._need_update = False
+        return future
+
+    with ExitStack() as stack:
+        source = KafkaSource(settings, IngestSettings())
+        stack.callback(source.close)
+        monkeypatch.setattr(ClusterMetadata, "request_update", forgotten)
+        source._consumer._cluster._need_update = False
+        deadline = time.monotonic() + 60
+        while not source.end_offsets():
+            assert time.monotonic() < deadline
+            source.poll(0.05)
 
 
 @pytest.mark.broker

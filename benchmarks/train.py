@@ -2,18 +2,21 @@
 
 Plain is what torchvision's reference does: a ``DataLoader`` with workers that make each window's spectrogram, float32, the network in
 training mode, ``loss.item()`` after each step. Ours is :mod:`training.step` over what the frozen part was made to say once; that time
-is in ours. Both in turns, the same windows, batch, passes and optimizer; on a GPU as well as without one. *Bare* is forward and
+is in ours. Both in turns, the same windows, batch, passes and optimizer; on a GPU as well as without one. On a CPU that computes in
+bfloat16 a third is ours with ``[compute] precision = "bfloat16"``, which there is for whoever trains to choose. *Bare* is forward and
 backward of ours over one batch that lies on the device, again and again: its time ÷ ours is the share of the model's own kernels.
 ``QUICK=1``: fewer windows and passes.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,6 +45,10 @@ TURNS = 1 if QUICK else 3
 WORKERS = 2 if CPU else min(16, os.cpu_count() or 1)
 WANTED = 1.2 if CPU else 3.0
 SETTINGS, COMPUTE = FineTuneSettings(), ComputeSettings()
+_CAN = torch.cpu.get_capabilities()
+OURS = {"ours": COMPUTE}
+if CPU and any(_CAN.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")):
+    OURS["ours_bfloat16"] = replace(COMPUTE, precision="bfloat16")
 _BARE = 4 if CPU else 100
 """Steps of the bare forward and backward."""
 
@@ -84,16 +91,21 @@ def main() -> None:
 
 
 def _compared(net: SceneNet, windows: WindowSet, part: Trainable) -> dict[str, float]:
-    plain, ours = [], []
+    plain: list[float] = []
+    ours: dict[str, list[float]] = {name: [] for name in OURS}
     for _ in range(TURNS):
         plain.append(_timed(lambda: _plain(net, windows, part)))
-        ours.append(_timed(lambda: _ours(net, windows, part)))
-    rates = {name: WINDOWS * PASSES / statistics.median(times) for name, times in (("plain", plain), ("ours", ours))}
-    bare = _bare(net, windows, part)
-    return {
-        "plain_per_second": round(rates["plain"], 1), "ours_per_second": round(rates["ours"], 1),
-        "ours_to_plain": round(rates["ours"] / rates["plain"], 2), "kernels_share": round(rates["ours"] / bare, 2),
-    }  # fmt: skip
+        for name, compute in OURS.items():
+            ours[name].append(_timed(functools.partial(_ours, net, windows, part, compute)))
+    rate = WINDOWS * PASSES / statistics.median(plain)
+    found = {"plain_per_second": round(rate, 1)}
+    for name, compute in OURS.items():
+        own = WINDOWS * PASSES / statistics.median(ours[name])
+        found |= {
+            f"{name}_per_second": round(own, 1), f"{name}_to_plain": round(own / rate, 2),
+            f"{name.replace('ours', 'kernels')}_share": round(own / _bare(net, windows, part, compute), 2),
+        }  # fmt: skip
+    return found
 
 
 def _timed(work: Callable[[], None]) -> float:
@@ -130,10 +142,10 @@ def _plain(net: SceneNet, windows: WindowSet, part: Trainable) -> None:
             loss.item()
 
 
-def _ours(net: SceneNet, windows: WindowSet, part: Trainable) -> None:
+def _ours(net: SceneNet, windows: WindowSet, part: Trainable, compute: ComputeSettings) -> None:
     frozen, _ = net.split(part)
     cached = infer(frozen.eval(), torch.from_numpy(windows.signals), where=WHERE)
-    stepper, held = _stepper(net, cached, windows, part)
+    stepper, held = _stepper(net, cached, windows, part, compute)
     stepper.begin(SETTINGS.learning_rate)
     generator = torch.Generator().manual_seed(0)
     for _ in range(PASSES):
@@ -142,7 +154,7 @@ def _ours(net: SceneNet, windows: WindowSet, part: Trainable) -> None:
         stepper.watch.look(losses[-1])
 
 
-def _bare(net: SceneNet, windows: WindowSet, part: Trainable) -> float:
+def _bare(net: SceneNet, windows: WindowSet, part: Trainable, compute: ComputeSettings) -> float:
     """Windows a second of forward and backward alone, over one batch that lies on the device."""
     frozen, _ = net.split(part)
     cached = infer(frozen.eval(), torch.from_numpy(windows.signals[: SETTINGS.batch]))
@@ -154,7 +166,7 @@ def _bare(net: SceneNet, windows: WindowSet, part: Trainable) -> float:
         torch.zeros(SETTINGS.batch, dtype=torch.int64),
     )
     labels = labels.to(WHERE)
-    dtype = precision(WHERE, COMPUTE)
+    dtype = precision(WHERE, compute)
 
     def step() -> None:
         with torch.autocast(WHERE.type, dtype, enabled=dtype != torch.float32):
@@ -170,7 +182,9 @@ def _bare(net: SceneNet, windows: WindowSet, part: Trainable) -> float:
     return SETTINGS.batch * _BARE / seconds
 
 
-def _stepper(net: SceneNet, cached: Tensor, windows: WindowSet, part: Trainable) -> tuple[Stepper, Held]:
+def _stepper(
+    net: SceneNet, cached: Tensor, windows: WindowSet, part: Trainable, compute: ComputeSettings
+) -> tuple[Stepper, Held]:
     trained = net.clone().to(WHERE).eval().split(part)[1]
     for parameter in trained.parameters():
         parameter.data = laid_out(parameter.data, WHERE)
@@ -181,7 +195,7 @@ def _stepper(net: SceneNet, cached: Tensor, windows: WindowSet, part: Trainable)
     )
     made = Stepper(
         trained, held, labels, weights, where=WHERE, loss=CROSS_ENTROPY, pull=SETTINGS.pull, batch=SETTINGS.batch,
-        ranks=Ranks(), compute=COMPUTE, steps=PASSES * WINDOWS // SETTINGS.batch,
+        ranks=Ranks(), compute=compute, steps=PASSES * WINDOWS // SETTINGS.batch,
     )  # fmt: skip
     return made, held
 

@@ -262,11 +262,13 @@ def train_original(cohort: Cohort = "source", seed: Seed = 0) -> None:
 def rescore(
     cohort: Cohort = "target",
     lake_version: Annotated[
-        int | None, typer.Option(help="Version of the windows table; the newest if not said.")
+        int | None, typer.Option(min=0, help="Version of the windows table; the newest if not said.")
     ] = None,
     labels_version: Annotated[
         int | None,
-        typer.Option(help="Version of the labels table; the newest if not said, -1: no labels that came later."),
+        typer.Option(
+            min=-1, help="Version of the labels table; the newest if not said, -1: no labels that came later."
+        ),
     ] = None,
     seed: Seed = 0,
 ) -> None:

@@ -213,6 +213,12 @@ def open_table(storage: Storage, version: int | None = None) -> Table:
         lake, _, name = storage.uri.rpartition("/")
         msg = f"There is no table {name} in the lake {lake}: ingest something first, or set [lake] uri."
         raise NoTable(msg) from error
+    except LakeError as error:
+        newest = None if version is None else open_table(storage).version
+        if version is None or newest is None or version <= newest:
+            raise
+        msg = f"The table {storage.uri} has no version {version}: its newest is {newest}."
+        raise LakeError(msg) from error
 
 
 def create_table(storage: Storage, schema: pa.Schema, *, partition_by: Sequence[str] = ()) -> Table:

@@ -59,6 +59,14 @@ def test_what_is_published_is_read_back(tmp_path: Path) -> None:
     assert sent.schema.field("acc_x").type == SIGNAL
 
 
+def test_a_version_that_is_not_there_yet_is_answered_with_the_newest(tmp_path: Path) -> None:
+    lake = table(tmp_path)
+    newest = lake.publish(rows(), {P0: to(104)})
+    assert scan_windows(str(tmp_path), version=newest).collect().height == 4
+    with pytest.raises(LakeError, match=rf"windows has no version {newest + 95}: its newest is {newest}\.$"):
+        scan_windows(str(tmp_path), version=newest + 95)
+
+
 @pytest.mark.parametrize("name", ["with a blank", "Köln", "100%", "x#y", "it's {here}", "a+b&c"])
 def test_a_lake_may_be_anywhere(tmp_path: Path, name: str) -> None:
     lake = table(tmp_path / name)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.machine import machine, versions, write
-from dags.local.experiment import pair_of
+from dags.local.pair import pair_of
 from dags.settings import load
 from training.arm import FILTERLOSS, RETRAINING
 from training.dataset import WindowSet

@@ -7,10 +7,14 @@ what is missing in one cell is not made up for by a surplus in another.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import polars as pl
 
+from streaming.lake import Lake, scan_windows
+from streaming.replay import expected_samples
 from streaming.sensors import SENSORS
 
 _CELL = ["device_id", "session_id", "sensor", "slot_ns"]
@@ -67,3 +71,22 @@ def account(sent: pl.DataFrame, windows: pl.LazyFrame) -> Account:
     return Account(
         sent=int(sent_total), unused=int(unused), lost=int(lost), doubled=int(doubled), windows=int(count)
     )  # fmt: skip
+
+
+def account_of(
+    directories: Sequence[Path], lake: Lake, *, hop_ns: int, refused: Callable[[str], None] | None = None
+) -> Account:
+    """Hold recordings that were replayed against the newest version of a lake.
+
+    Args:
+        directories: of recordings.
+        lake: its settings, or its root folder.
+        hop_ns: the windows' hop, ns.
+        refused: told of each file that is no recording and so was not sent: its path and the reason.
+
+    Raises:
+        RecordingError: one of the folders has not one usable recording.
+        LakeError: there is no lake.
+    """
+    sent = [expected_samples(directory, hop_ns=hop_ns, refused=refused) for directory in directories]
+    return account(pl.concat(sent), scan_windows(lake))

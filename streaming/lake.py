@@ -15,6 +15,7 @@ from streaming.delta import create_table, open_table
 from streaming.errors import NoTable
 from streaming.offsets import TopicPartition
 from streaming.progress import Completeness, moment
+from streaming.sensors import SENSORS, channel_names
 from streaming.storage import Lake, Storage
 from streaming.tables import (
     EMBEDDINGS,
@@ -28,6 +29,7 @@ from streaming.tables import (
 )
 
 __all__ = [
+    "CHANNELS",
     "Lake",
     "append_embeddings",
     "cohorts",
@@ -42,6 +44,9 @@ __all__ = [
     "valid_through",
     "write_quality",
 ]
+
+CHANNELS = channel_names(SENSORS)
+"""What a lake can have of signals, if ``[windows] sensors`` names all sensors."""
 
 
 def cohorts(lake: Lake, version: int | None = None) -> list[str]:

@@ -138,17 +138,27 @@ def read_recording(path: Path) -> Recording:
 def scan(directory: Path) -> Iterator[tuple[Path, Recording | RecordingError]]:
     """Every recording below a folder, sorted by path; one that is refused comes as its error: the rest goes on.
 
+    So does a session that an earlier file has already: its batches have the numbers of that one's, and would be taken for repeats.
+
     Raises:
         RecordingError: there is no such folder.
     """
     if not directory.is_dir():
         msg = f"{directory}: there is no such folder of recordings"
         raise RecordingError(msg)
+    first: dict[tuple[str, str], Path] = {}
     for path in sorted(directory.rglob("*.parquet")):
         try:
-            yield path, read_recording(path)
+            recording = read_recording(path)
         except RecordingError as error:
             yield path, error
+            continue
+        earlier = first.setdefault((recording.device_id, recording.session_id), path)
+        if earlier is path:
+            yield path, recording
+        else:
+            what = f"session {recording.session_id!r} of device {recording.device_id!r} is in {earlier} already"
+            yield path, _error(path, None, f"{what}: one file holds one session, with a name of its own")
 
 
 def scenes(directory: Path) -> set[str]:
@@ -211,7 +221,8 @@ def _check_schema(path: Path, schema: pa.Schema) -> None:
             raise _error(path, None, f"column '{field.name}' is missing; a recording has {', '.join(SCHEMA.names)}")
         found = schema.field(field.name).type
         if found != field.type and not (field.type == pa.string() and _is_text(found)):
-            raise _error(path, None, f"column '{field.name}' is {found}; it must be {field.type}")
+            wanted = "float32" if field.type == pa.float32() else field.type
+            raise _error(path, None, f"column '{field.name}' is {found}; it must be {wanted}")
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -234,7 +245,9 @@ def _from_table(path: Path, table: pa.Table) -> Recording:
     _refuse_rows(path, codes < 0, "sensor is null")
     for code, name in enumerate(names):
         if name not in SENSORS:
-            _refuse_rows(path, codes == code, f"unknown sensor '{name}'; known: {', '.join(SENSORS)}")
+            _refuse_rows(
+                path, codes == code, f"unknown sensor '{name}'; known: {', '.join(SENSORS)}; leave its rows out"
+            )
     values = np.stack([_floats(table[axis]) for axis in _AXES], axis=1)
     nulls = np.stack([_nulls(table[axis]) for axis in _AXES], axis=1)
     present = {name: np.flatnonzero(codes == code) for code, name in enumerate(names)}

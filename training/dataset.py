@@ -108,7 +108,7 @@ class WindowSet:
         """
         unknown = {name: n for name, n in self.counts().items() if n and name not in names}
         if unknown:
-            listed = ", ".join(self._unknown(name, n, names) for name, n in unknown.items())
+            listed = ", ".join(self.described(name, names) for name in unknown)
             msg = (
                 f"Labelled with scenes that are not known: {listed}; known are {', '.join(names)}. Where a name is misspelt, send the "
                 "label anew ('sensorloop label send', or --withdraw); or set [data] scenes to leave these windows out."
@@ -119,12 +119,13 @@ class WindowSet:
         )
         return dataclasses.replace(self, scenes=index[self.scenes], scene_names=tuple(names))
 
-    def _unknown(self, name: str, count: int, known: Sequence[str]) -> str:
-        """A scene that is not known, in words: how often, where first, and what may have been meant."""
-        first = int(np.flatnonzero(self.scenes == self.scene_names.index(name))[0])
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
-        meant = f", perhaps {near[0]}" if near else ""
-        return f"{name} ({count} windows, first in session {self.sessions[first]} of {self.devices[first]}{meant})"
+    def described(self, scene: str, known: Sequence[str]) -> str:
+        """A scene of these windows that is not among ``known``, in words: how often, where first, and what may have been meant."""
+        here = np.flatnonzero(self.scenes == self.scene_names.index(scene))
+        called = {name.lower(): name for name in known}
+        near = difflib.get_close_matches(scene.lower(), called, n=1, cutoff=0.7)
+        meant = f", perhaps {called[near[0]]}" if near else ""
+        return f"{scene} ({len(here)} windows, first in session {self.sessions[here[0]]} of {self.devices[here[0]]}{meant})"
 
     def with_channels(self, channels: Sequence[str]) -> WindowSet:
         """The same windows with these channels in this order; NaN where a channel is not there."""

@@ -5,6 +5,7 @@
     TrainingError
     ├── SettingsError          a setting is unknown or of the wrong kind
     ├── DataError              the windows do not allow what was asked
+    │   ├── NoSuchCohort       the lake has no window of it
     │   ├── TooFewLabels       not enough labelled windows
     │   ├── MissingScene       a scene without windows where it needs some, or one that the model does not know
     │   └── TooFewSubjects     not enough people to split by
@@ -33,6 +34,10 @@ class SettingsError(TrainingError):
 
 class DataError(TrainingError):
     """The windows do not allow what was asked."""
+
+
+class NoSuchCohort(DataError):
+    """The lake has no window of the cohort."""
 
 
 class TooFewLabels(DataError):

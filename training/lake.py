@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from training.cohort import Cohort
 from training.dataset import UNLABELLED, WindowSet
-from training.errors import DataError
+from training.errors import DataError, NoSuchCohort
 
 if TYPE_CHECKING:
     import polars as pl
@@ -58,6 +58,7 @@ def from_lake(
         The windows, by device, session and time. ``version`` and ``labels_version`` are those that were read.
 
     Raises:
+        NoSuchCohort: the lake has no window of the cohort.
         DataError: no such window, or no sensor of ``channels`` is in the lake.
         streaming.errors.LakeError: no such table or version.
     """
@@ -68,16 +69,20 @@ def from_lake(
 
     version = table_version(lake) if version is None else version
     labels_version = newest_labels(lake) if labels_version is None else labels_version
-    frame = usable(
-        described_windows(lake, version, labels_version, cohort=cohort, channels=channels, day=day),
-        scenes=scenes, min_coverage=min_coverage, labelled_only=labelled_only,
-    )  # fmt: skip
+    described = described_windows(lake, version, labels_version, cohort=cohort, channels=channels, day=day)
+    frame = usable(described, scenes=scenes, min_coverage=min_coverage, labelled_only=labelled_only)
     if frame.is_empty():
         msg = (
             f"The lake {lake} has at version {version} no{' labelled' if labelled_only else ''} window of cohort {cohort!r} "
-            f"with a coverage of at least {min_coverage}; it has windows of {', '.join(cohorts(lake, version)) or 'nobody'}. "
-            "Name one of these, ingest the cohort's recordings first, or lower [data] min_coverage."
+            f"with a coverage of at least {min_coverage}; "
         )
+        if described.is_empty():
+            msg += (
+                f"it has windows of {', '.join(cohorts(lake, version)) or 'nobody'}. "
+                "Name one of these, or ingest the cohort's recordings first."
+            )
+            raise NoSuchCohort(msg)
+        msg += _why_none(described, channels=channels, scenes=scenes, labelled_only=labelled_only)
         raise DataError(msg)
     scan = _of(scan_windows(lake, version), cohort, day)
     present = [channel for channel in channels if channel in scan.collect_schema().names()]
@@ -125,7 +130,7 @@ def described_windows(
     """
     import polars as pl  # noqa: PLC0415
 
-    from streaming.lake import scan_labels, scan_windows  # noqa: PLC0415
+    from streaming.lake import CHANNELS, scan_labels, scan_windows  # noqa: PLC0415
     from training.labels import newest_labels  # noqa: PLC0415
 
     scan = _of(scan_windows(lake, version), cohort, day)
@@ -137,6 +142,10 @@ def described_windows(
         there = [name for name, kind in columns.items() if isinstance(kind, pl.List)]
         lacking = f"{odd[0]!r} is not" if odd else f"None of the channels {', '.join(channels)} is"
         msg = f"{lacking} in the lake {lake}, which has {', '.join(there)}: set [data] channels"
+        raise DataError(msg)
+    unknown = [channel for channel in channels if channel not in CHANNELS]
+    if unknown:
+        msg = f"No sensor has the channel {unknown[0]!r}; known are {', '.join(CHANNELS)}: set [data] channels"
         raise DataError(msg)
     coverages = [pl.col(name) for name in dict.fromkeys(f"{channel.split('_')[0]}_coverage" for channel in present)]
     coverage = pl.min_horizontal(pl.when(column > 0).then(column) for column in coverages)
@@ -156,6 +165,34 @@ def usable(
     if labelled_only:
         windows = windows.filter(pl.col("scene").is_not_null())
     return windows.filter(pl.col("coverage") >= min_coverage)
+
+
+def _why_none(
+    windows: pl.DataFrame, *, channels: Sequence[str], scenes: Sequence[str] | None, labelled_only: bool
+) -> str:
+    """What to change where none of these is usable."""
+    labelled = windows.filter(windows["scene"].is_not_null())
+    if labelled_only and labelled.is_empty():
+        return (
+            f"none of its {len(windows)} windows has a label. Ingest recordings that say a scene, or send labels "
+            "('sensorloop label send')."
+        )
+    asked = labelled if labelled_only else windows
+    if scenes is not None:
+        asked = asked.filter(asked["scene"].is_null() | asked["scene"].is_in(list(scenes)))
+    if asked.is_empty():
+        there = ", ".join(labelled["scene"].unique().sort().to_list())
+        return f"its windows are of {there}, and [data] scenes names {', '.join(scenes or ())}."
+    coverage = asked["coverage"].drop_nulls().to_list()
+    if not coverage:
+        return (
+            f"its {len(asked)} windows have no sensor of [data] channels ({', '.join(channels)}): set these to what the "
+            "phones measure."
+        )
+    return (
+        f"its {len(asked)} windows have {max(coverage):.2f} at most, by the sparsest sensor. Of phones that measure seldom a new "
+        "lake with a longer [windows] max_gap has windows without gaps; or lower [data] min_coverage."
+    )
 
 
 def _of(scan: pl.LazyFrame, cohort: str, day: date | None) -> pl.LazyFrame:

@@ -146,9 +146,15 @@ def score_quality(
     if len(head.bias) == 1:
         msg = f"A model that knows {windows.scene_names[0]} only cannot judge labels: train an original model of at least two scenes."
         raise ModelError(msg)
-    broken = int((~np.isfinite(features).all(1)).sum())
-    if broken:
-        msg = f"The model makes NaN or infinity of {broken} windows: train another original, with a smaller [original] learning_rate."
+    broken = np.flatnonzero(~np.isfinite(features).all(1))
+    if len(broken):
+        first = broken[0]
+        largest = np.nanmax(np.abs(windows.signals[first]))
+        msg = (
+            f"The model makes NaN or infinity of {len(broken)} windows, the first in session {windows.sessions[first]} of "
+            f"{windows.devices[first]}, whose largest value is {largest:.3g}. If no sensor measures that, leave the session out; else "
+            "train another original, with a smaller [original] learning_rate."
+        )
         raise ModelError(msg)
     settings = settings or QualitySettings()
     labels, groups, runs = windows.scenes, windows.groups(), label_runs(windows)

@@ -191,7 +191,7 @@ def require_finite(value: float, section: str) -> None:
         NonFiniteLoss: it is NaN or infinite.
     """
     if not math.isfinite(value):
-        msg = f"The loss became {value}: lower [{section}] learning_rate, or look for infinite values in the signals"
+        msg = f"The loss became {value}: lower [{section}] learning_rate, or look for values in the signals that no sensor measures"
         raise NonFiniteLoss(msg)
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from training.arm import CONVENTIONAL, CONVENTIONAL_STOPPED, EVERY, ORACLE, SAME_RECIPE
-from training.transfer import Interval, Row, means
+from training.arm import CONVENTIONAL, CONVENTIONAL_STOPPED, EVERY, ORACLE, ORIGINAL, SAME_RECIPE
+from training.transfer import Interval, Row, means, original_beaten
 
 _WORTH = "With one seed, differences of five points mean nothing, with three, of one or two."
 _COLUMNS = (
@@ -16,6 +16,8 @@ _COLUMNS = (
     "to the best of the same recipe", "spread", "seconds",
 )  # fmt: skip
 
+_BAR = r"\|"
+"""A bar within a cell."""
 _WAYS = ("the original stays", "its head alone is trained", "what is below it, too")
 
 
@@ -94,7 +96,7 @@ def markdown(found: Sequence[Row]) -> str:
 def _recalls(mine: Sequence[Row]) -> list[str]:
     """A table of one pair and regime."""
     scenes = list(mine[0].recall)
-    lines = [f"| recall | {' | '.join(scenes)} |", f"|---|{'---|' * len(scenes)}"]
+    lines = [f"| recall | {' | '.join(scene.replace('|', _BAR) for scene in scenes)} |", f"|---|{'---|' * len(scenes)}"]
     for row in mine:
         values = (
             "–"
@@ -185,6 +187,23 @@ def stayed(cells: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def ended_below(cells: Iterable[Mapping[str, Any]]) -> str:
+    """Which of FilterLoss's arms ended below the original as it is, in how many seeds and by how much; empty if none did."""
+    every = list(cells)
+    seeds = Counter((cell["pair"], cell["regime"]) for cell in every if cell["arm"] == ORIGINAL)
+    lines = []
+    for arm in (name for name, arm in EVERY.items() if arm.filters):
+        found: dict[tuple[str, str], list[float]] = defaultdict(list)
+        for pair, regime, _, by in original_beaten(every, arm):
+            found[pair, regime].append(-by)
+        lines += [
+            f"{pair}, {regime}: {arm} ended below the original as it is in {len(by)} of {_seeds(seeds[pair, regime])}, by {max(by):.3f} "
+            "at most: people left out had seen a gain that those held out do not have."
+            for (pair, regime), by in found.items()
+        ]
+    return "\n".join(lines)
+
+
 def how_far(cells: Iterable[Mapping[str, Any]]) -> str:
     """A table of how far people left out let each arm go, in how many seeds; empty where they were not asked."""
     found = _how_far(cells)
@@ -227,9 +246,11 @@ def reasons(cells: Iterable[Mapping[str, Any]]) -> str:
 def _measured_on(row: Row) -> str:
     fewest, most = row.labels_by_seed
     others = "" if fewest == most else f"; {fewest:,} to {most:,} labels by seed"
+    people = "1 person" if row.people == 1 else f"{row.people} people"
+    alone = " One person says nothing of others." if row.people == 1 else ""
     return (
-        f"{row.labels:,} labels to learn from, {row.wrong:,} of them made wrong; {row.people} people held out, with {row.windows:,} "
-        f"windows (first seed{others})."
+        f"{row.labels:,} labels to learn from, {row.wrong:,} of them made wrong; {people} held out, with {row.windows:,} "
+        f"windows (first seed{others}).{alone}"
     )
 
 

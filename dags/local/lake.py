@@ -28,19 +28,12 @@ def account(
     directories: Annotated[list[Path], typer.Argument(help="Folders of recordings that were replayed.", exists=True)],
 ) -> None:
     """Hold every sample of these recordings against the lake: how many are lost, how many there twice."""
-    import polars as pl
-
-    from streaming.account import account as hold
-    from streaming.lake import scan_windows
-    from streaming.replay import expected_samples
+    from streaming.account import account_of
 
     settings = load_settings()
     refused: list[str] = []
-    sent = pl.concat(
-        expected_samples(directory, hop_ns=settings.windows.hop_ns, refused=refused.append) for directory in directories
-    )
+    sums = account_of(directories, settings.lake, hop_ns=settings.windows.hop_ns, refused=refused.append)
     say_refused(refused, "replay does not send it, and the account is without it.")
-    sums = hold(sent, scan_windows(settings.lake))
     unused = f" ({sums.unused:,} of sensors that [windows] sensors leaves out)" if sums.unused else ""
     say(f"{sums.sent:,} samples sent{unused}: {sums.lost} lost, {sums.doubled} doubled, in {sums.windows} windows.")
     result(**dataclasses.asdict(sums), refused=len(refused))

@@ -186,7 +186,7 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
 
 def test_scan_goes_on_after_a_refusal(tmp_path: Path) -> None:
     for name in ("b", "sub/a", "c"):
-        write_recording(tmp_path / f"{name}.parquet", recording())
+        write_recording(tmp_path / f"{name}.parquet", replace(recording(), session_id=name))
     (tmp_path / "b.parquet").write_bytes(b"PAR1 and then nothing")
     (tmp_path / "notes.txt").write_text("not a recording")
     found = {path.relative_to(tmp_path).as_posix(): what for path, what in scan(tmp_path)}
@@ -194,6 +194,19 @@ def test_scan_goes_on_after_a_refusal(tmp_path: Path) -> None:
     assert isinstance(found["b.parquet"], RecordingError)
     assert isinstance(found["c.parquet"], Recording)
     assert isinstance(found["sub/a.parquet"], Recording)
+
+
+def test_a_session_that_another_file_has_already_is_refused(tmp_path: Path) -> None:
+    """Its batches have the same numbers: they would be taken for repeats of the first's, and be lost without a word."""
+    write_recording(tmp_path / "a.parquet", recording())
+    write_recording(tmp_path / "b.parquet", replace(recording(), scene="Run"))
+    write_recording(tmp_path / "c.parquet", replace(recording(), session_id="another"))
+    write_recording(tmp_path / "d.parquet", replace(recording(), device_id="another"))
+    found = [each for _, each in scan(tmp_path)]
+    assert [isinstance(each, Recording) for each in found] == [True, False, True, True]
+    assert str(found[1]).endswith(
+        f"is in {tmp_path}/a.parquet already: one file holds one session, with a name of its own"
+    )
 
 
 def test_a_missing_folder_or_file_is_an_error(tmp_path: Path) -> None:

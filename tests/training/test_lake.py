@@ -12,7 +12,7 @@ from streaming.settings import LakeSettings
 from streaming.tables import NO_LABELS
 from tests.streaming.lakes import LabelWriter
 from training.dataset import UNLABELLED, WindowSet
-from training.errors import DataError
+from training.errors import DataError, NoSuchCohort
 from training.lake import from_lake
 
 from .lakes import CUT, publish
@@ -121,6 +121,30 @@ def test_a_lake_without_labels_says_so(tmp_path: Path) -> None:
         read(tmp_path, labelled_only=True)
     with pytest.raises(DataError, match="no window of cohort 'city'"):
         read(tmp_path, cohort="city")
+
+
+def test_why_no_window_is_usable_is_said(tmp_path: Path) -> None:
+    made = windows(people=1, each=2)
+    publish(tmp_path / "sparse", replace(made, coverage=np.full(6, 0.25, np.float32)))
+    with pytest.raises(
+        DataError, match=r"its 6 windows have 0\.25 at most, by the sparsest sensor.*\[windows\] max_gap"
+    ):
+        read(tmp_path / "sparse", min_coverage=0.5, labelled_only=True)
+    publish(tmp_path / "unlabelled", replace(made, scenes=np.full(6, UNLABELLED)))
+    with pytest.raises(DataError, match=r"none of its 6 windows has a label\. .*'sensorloop label send'"):
+        read(tmp_path / "unlabelled", labelled_only=True)
+    with pytest.raises(DataError, match=r"its windows are of Run, Still, Walk, and \[data\] scenes names Bus, Car\.$"):
+        read(tmp_path / "sparse", scenes=("Bus", "Car"), labelled_only=True)
+    with pytest.raises(DataError, match=r"its 6 windows have no sensor of \[data\] channels \(gyr_x, gyr_y, gyr_z\)"):
+        read(tmp_path / "sparse", channels=GYROSCOPE)
+    with pytest.raises(NoSuchCohort):
+        read(tmp_path / "sparse", cohort="city")
+
+
+def test_a_channel_that_no_sensor_has_is_an_error(tmp_path: Path) -> None:
+    publish(tmp_path, windows(people=1, each=1))
+    with pytest.raises(DataError, match=r"No sensor has the channel 'light'; known are acc_x, .*pre: set \[data\]"):
+        read(tmp_path, channels=("acc_x", "light"))
 
 
 def test_windows_of_two_lengths_are_refused(tmp_path: Path) -> None:

@@ -240,7 +240,11 @@ def test_features_that_are_not_finite_are_refused() -> None:
     labelled, _ = flipped(0.2)
     features = features_of(network(), labelled).copy()
     features[3] = np.nan
-    with pytest.raises(ModelError, match="of 1 windows"):
+    signals = labelled.signals.copy()
+    signals[3, 0, 5] = 3e38
+    labelled = replace(labelled, signals=signals)
+    first = f"of 1 windows, the first in session {labelled.sessions[3]} of {labelled.devices[3]}, whose largest value is 3e\\+38"
+    with pytest.raises(ModelError, match=first):
         score_quality(labelled, features, Head.of(network()), train=np.ones(len(labelled), bool))
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.training.cells import BOTH, CELLS, cell
-from training.tables import explained, how_far, markdown, overview, reasons, rests_on, stayed
+from training.tables import ended_below, explained, how_far, markdown, overview, reasons, rests_on, stayed
 from training.transfer import rows
 
 
@@ -33,6 +33,32 @@ def test_which_arms_are_the_original_is_said_and_how_far_the_others_went() -> No
         "others ask nobody"
     )
     assert stayed(CELLS) == how_far(CELLS) == ""
+
+
+def test_where_filterloss_ended_below_the_original_is_said() -> None:
+    beaten = [cell("filterloss-auto", seed, value) for seed, value in enumerate((0.5, 0.58, 0.7))]
+    cells = [
+        *(cell("original", seed, 0.6) for seed in range(3)),
+        *beaten,
+        *(cell("free-plain", seed, 0.1) for seed in range(3)),
+    ]
+    said = ended_below(cells)
+    assert said.startswith(
+        "a, hard: filterloss-auto ended below the original as it is in 2 of 3 seeds, by 0.100 at most: "
+    )
+    assert len(said.splitlines()) == 1, "the others may"
+    assert ended_below(CELLS) == ""
+
+
+def test_one_person_and_a_bar_in_a_scene_s_name_do_not_upset_the_table() -> None:
+    alone = {
+        **cell("original", 0, 0.6, people=1),
+        "scenes": ["Run|fast", "Walk"],
+        "recall": {"Run|fast": 0.6, "Walk": None},
+    }
+    text = markdown(rows([alone]))
+    assert "1 person held out, with 100 windows (first seed). One person says nothing of others." in text
+    assert "| recall | Run\\|fast | Walk |" in text
 
 
 def test_a_table_of_the_oracle_alone_has_no_best() -> None:

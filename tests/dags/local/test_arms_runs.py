@@ -17,7 +17,7 @@ from registry import connection
 from registry.connection import connect
 from registry.errors import MlflowUnavailable
 from registry.tracker import MlflowRunLog
-from tests.dags.local.test_experiment import NO_MLFLOW, settings
+from tests.dags.local.pairs import NO_MLFLOW, settings
 from tests.fixtures.tracking import own_tracking_uri
 from tests.training.lakes import of_people, publish
 from tests.training.made import windows

@@ -66,10 +66,10 @@ def say_import(report: ImportReport) -> None:
 
 
 def say_refused(reasons: Sequence[str], what_of_it: str) -> None:
-    """Files that are no recordings, each with its reason, and what that means for them."""
+    """Files that were refused, each with its reason, and what that means for them."""
     say_some([f"refused: {reason}" for reason in reasons])
     if reasons:
-        files = "1 file is no recording" if len(reasons) == 1 else f"{len(reasons)} files are no recordings"
+        files = "1 file was refused" if len(reasons) == 1 else f"{len(reasons)} files were refused"
         say(f"{files}: {what_of_it}")
 
 

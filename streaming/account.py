@@ -82,7 +82,7 @@ def account_of(
         directories: of recordings.
         lake: its settings, or its root folder.
         hop_ns: the windows' hop, ns.
-        refused: told of each file that is no recording and so was not sent: its path and the reason.
+        refused: told of each file that is refused and so was not sent: its path and the reason.
 
     Raises:
         RecordingError: one of the folders has not one usable recording.

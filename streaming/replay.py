@@ -183,7 +183,7 @@ def expected_samples(directory: Path, *, hop_ns: int, refused: Callable[[str], N
     Args:
         directory: of recordings.
         hop_ns: the windows' hop, ns.
-        refused: told of each file that is no recording and so was not sent: its path and the reason.
+        refused: told of each file that is refused and so was not sent: its path and the reason.
 
     Returns:
         ``device_id session_id sensor slot_ns samples``; ``sensor`` is the prefix of its columns in the lake.

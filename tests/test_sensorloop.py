@@ -383,7 +383,7 @@ def test_an_account_names_the_files_that_are_no_recordings(tmp_path: Path) -> No
     assert done.returncode == 3, "nothing of it is in the lake"
     (line,) = refusals(done)
     assert line.startswith(f"refused: {bad.relative_to(tmp_path)}: not a readable Parquet file: ")
-    assert "1 file is no recording: replay does not send it" in done.stderr
+    assert "1 file was refused: replay does not send it" in done.stderr
     assert json.loads(done.stdout)["refused"] == 1
     for file in (tmp_path / "fleet").rglob("*.parquet"):
         file.write_bytes(b"no Parquet")

@@ -111,5 +111,5 @@ def test_what_was_refused_is_named_and_counted(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().err.splitlines() == [
         "refused: a: x",
         "refused: b: y",
-        "2 files are no recordings: not sent.",
+        "2 files were refused: not sent.",
     ]

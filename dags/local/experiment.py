@@ -6,7 +6,8 @@ import fnmatch
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -65,7 +66,8 @@ def run(
     chosen = _chosen(arms, EVERY, "arm")
     wanted = _chosen(regimes, REGIMES, "regime")
     place = settings.home / "experiments"
-    pair = pair_of(settings, place, (source, target), cohorts, name)
+    with _goes_on():
+        pair = pair_of(settings, place, (source, target), cohorts, name)
 
     # After what is refused at once: it takes seconds.
     from training.experiment import Experiment, Recipe
@@ -79,7 +81,7 @@ def run(
     )  # fmt: skip
     runs.begin(pair)
     cells = []
-    with progress("Experiment") as show:
+    with _goes_on(), progress("Experiment") as show:
         for cell in experiment.run(
             wanted, range(seeds), list(chosen.values()), progress=show,
             enough=lambda: until is not None and time.monotonic() > until,
@@ -101,6 +103,16 @@ def run(
     return {
         "cells": len(cells), "wanted": total, "table": as_markdown, "json": as_json, "pictures": pictures, "mlflow_run_id": runs.run_id,
     }  # fmt: skip
+
+
+@contextmanager
+def _goes_on() -> Iterator[None]:
+    """Whoever stops it is told that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("Stopped. What is done is kept: the same command goes on.")
+        raise
 
 
 def _tables(

@@ -65,6 +65,21 @@ def test_minutes_count_from_the_start(lake: str, tmp_path: Path, monkeypatch: py
     assert (done["cells"], done["wanted"]) == (0, len(EVERY))
 
 
+def test_whoever_stops_it_is_told_that_it_goes_on(
+    lake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object, **__: object) -> Iterator[Any]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Experiment, "run", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(
+            settings(tmp_path), source=lake, target=lake, cohorts=("source", "target"), name="made", arms="original",
+            regimes="hard", seeds=1, minutes=None,
+        )  # fmt: skip
+    assert "Stopped. What is done is kept: the same command goes on." in capsys.readouterr().err
+
+
 def test_arms_may_be_named_by_a_pattern(lake: str, tmp_path: Path) -> None:
     wanted = {"source": lake, "target": lake, "cohorts": ("source", "target"), "name": "n", "seeds": 1, "minutes": 0.0}
     done = run(settings(tmp_path), **wanted, arms="stopped-*, original,stopped-plain", regimes="few*")  # type: ignore[arg-type]

@@ -32,11 +32,11 @@ _ANSWER_MS = 2_000
 _BUSY_MS = 90_000
 _CLOSE_MS = 1_500
 _HINT_MS = 1_000
-_METADATA_AGE_MS = 4_000
+_METADATA_AGE_MS = 2_000
 """How often the client asks which partitions the topic has.
 
 A request for it that is made while an earlier one is under way is forgotten when that is answered (kafka-python 3.0.12); with the client's
-own 5 minutes a group whose leader was asked too early would have nothing for so long. Below what a spare member waits before it says so.
+own 5 minutes a group whose leader was asked too early would have nothing for so long. Well below what a spare member waits to say so.
 """
 _LOOK_AGAIN_S = 0.1
 _SETTLED_S = 5.0

@@ -208,17 +208,19 @@ def open_table(storage: Storage, version: int | None = None) -> Table:
     """
     try:
         with _ours(storage, f"The table {storage.uri} cannot be read at version {version}"):
-            return Table(_DeltaTable(storage.uri, version=version, storage_options=storage.options), storage)
+            found = _DeltaTable(storage.uri, storage_options=storage.options)
+            newest = found.version()
+            # Asked for a version that is not there, the library looks for each up to it, one by one.
+            if version is not None and not 0 <= version <= newest:
+                msg = f"The table {storage.uri} has no version {version}: its newest is {newest}."
+                raise LakeError(msg)
+            if version is not None and version != newest:
+                found.load_as_version(version)
+            return Table(found, storage)
     except TableNotFoundError as error:
         lake, _, name = storage.uri.rpartition("/")
         msg = f"There is no table {name} in the lake {lake}: ingest something first, or set [lake] uri."
         raise NoTable(msg) from error
-    except LakeError as error:
-        newest = None if version is None else open_table(storage).version
-        if version is None or newest is None or version <= newest:
-            raise
-        msg = f"The table {storage.uri} has no version {version}: its newest is {newest}."
-        raise LakeError(msg) from error
 
 
 def create_table(storage: Storage, schema: pa.Schema, *, partition_by: Sequence[str] = ()) -> Table:

@@ -153,7 +153,7 @@ def scan(directory: Path) -> Iterator[tuple[Path, Recording | RecordingError]]:
         except RecordingError as error:
             yield path, error
             continue
-        earlier = first.setdefault((recording.device_id, recording.session_id), path)
+        earlier = first.setdefault((recording.device_id, recording.session_id), path) if recording.size else path
         if earlier is path:
             yield path, recording
         else:

@@ -77,10 +77,11 @@ def from_lake(
             f"with a coverage of at least {min_coverage}; "
         )
         if described.is_empty():
-            msg += (
-                f"it has windows of {', '.join(cohorts(lake, version)) or 'nobody'}. "
-                "Name one of these, or ingest the cohort's recordings first."
-            )
+            there = cohorts(lake, version)
+            if Cohort.parse(cohort).fleet in there:
+                msg += "the fleet has windows, but this part of it, or this day, has none."
+            else:
+                msg += f"it has windows of {', '.join(there) or 'nobody'}. Name one of these, or ingest the cohort's recordings first."
             raise NoSuchCohort(msg)
         msg += _why_none(described, channels=channels, scenes=scenes, labelled_only=labelled_only)
         raise DataError(msg)
@@ -143,7 +144,7 @@ def described_windows(
         lacking = f"{odd[0]!r} is not" if odd else f"None of the channels {', '.join(channels)} is"
         msg = f"{lacking} in the lake {lake}, which has {', '.join(there)}: set [data] channels"
         raise DataError(msg)
-    unknown = [channel for channel in channels if channel not in CHANNELS]
+    unknown = [channel for channel in channels if channel not in columns and channel not in CHANNELS]
     if unknown:
         msg = f"No sensor has the channel {unknown[0]!r}; known are {', '.join(CHANNELS)}: set [data] channels"
         raise DataError(msg)
@@ -190,7 +191,7 @@ def _why_none(
             "phones measure."
         )
     return (
-        f"its {len(asked)} windows have {max(coverage):.2f} at most, by the sparsest sensor. Of phones that measure seldom a new "
+        f"its {len(asked)} windows have {max(coverage):.3g} at most, by the sparsest sensor. Of phones that measure seldom a new "
         "lake with a longer [windows] max_gap has windows without gaps; or lower [data] min_coverage."
     )
 

@@ -149,7 +149,7 @@ def score_quality(
     broken = np.flatnonzero(~np.isfinite(features).all(1))
     if len(broken):
         first = broken[0]
-        largest = np.nanmax(np.abs(windows.signals[first]))
+        largest = np.abs(np.nan_to_num(windows.signals[first])).max()
         msg = (
             f"The model makes NaN or infinity of {len(broken)} windows, the first in session {windows.sessions[first]} of "
             f"{windows.devices[first]}, whose largest value is {largest:.3g}. If no sensor measures that, leave the session out; else "

@@ -190,9 +190,10 @@ def stayed(cells: Iterable[Mapping[str, Any]]) -> str:
 def ended_below(cells: Iterable[Mapping[str, Any]]) -> str:
     """Which of FilterLoss's arms ended below the original as it is, in how many seeds and by how much; empty if none did."""
     every = list(cells)
-    seeds = Counter((cell["pair"], cell["regime"]) for cell in every if cell["arm"] == ORIGINAL)
     lines = []
     for arm in (name for name, arm in EVERY.items() if arm.filters):
+        both = Counter((cell["pair"], cell["regime"], cell["seed"]) for cell in every if cell["arm"] in {arm, ORIGINAL})
+        seeds = Counter(where[:2] for where, arms in both.items() if arms == 2)
         found: dict[tuple[str, str], list[float]] = defaultdict(list)
         for pair, regime, _, by in original_beaten(every, arm):
             found[pair, regime].append(-by)

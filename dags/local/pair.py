@@ -56,8 +56,7 @@ def pair_of(settings: Settings, place: Path, where: tuple[str, str], cohorts: tu
         told = " and ".join(f"{samples} samples at {rate:g} Hz" for rate, samples in cuts)
         msg = f"Source and target are cut differently ({told}): ingest both with the same [windows], each into a new lake."
         raise DataError(msg)
-    _require_others(source, target)
-    say_some([*left, *_masked(source, target)])
+    say_some([*left, *_masked(source, target), *_the_same(source, target)])
     # Those of [data] are the installation's; here each seed draws its own, and who verifies cannot be asked about made-up labels.
     data = replace(settings.data, scenes=tuple(shared), holdout_subjects=(), verified_by=())
     _require_people("source", source, data, min_labelled=data.min_labelled, min_train_subjects=1)
@@ -76,11 +75,13 @@ def pair_of(settings: Settings, place: Path, where: tuple[str, str], cohorts: tu
         original.save(folder)
     say(f"{name}: {len(source):,} windows of the source, {len(target):,} of the target; {', '.join(shared)}.")
     say(f"Original model: accuracy {original.accuracy:.3f} at home.")
-    commonest, count = max(source.counts().items(), key=lambda each: each[1])
-    if original.accuracy <= count / len(source):
+    there = original.evaluation.confusion.sum(1)
+    commonest, share = int(there.argmax()), float(there.max() / there.sum())
+    if original.accuracy <= share:
         say(
-            f"To call every window {commonest} would be right as often ({count / len(source):.3f}): the original model has learned nothing "
-            "that holds for people it has not seen, and the table says little. Other channels, more epochs or better labels may help."
+            f"To call every window {original.evaluation.scene_names[commonest]} would be right at least as often ({share:.3f}): the "
+            "original model has learned nothing that holds for people it has not seen, and the table says little. Other channels, more "
+            "epochs or better labels may help."
         )
     return Pair(name=name, original=original, source=source, target=target)
 
@@ -97,16 +98,22 @@ def _left_out(source: WindowSet, target: WindowSet, shared: Sequence[str]) -> li
     return found
 
 
-def _require_others(source: WindowSet, target: WindowSet) -> None:
-    """The original model must be tried on what it has not learned from."""
+def _the_same(source: WindowSet, target: WindowSet) -> list[str]:
+    """What the two have in common of their windows: the original model must be tried on what it has not learned from.
+
+    Raises:
+        DataError: it is more than half of the target.
+    """
     known = {hashlib.blake2b(signals.tobytes(), digest_size=16).digest() for signals in source.signals}
     same = sum(hashlib.blake2b(signals.tobytes(), digest_size=16).digest() in known for signals in target.signals)
+    msg = f"{same:,} of the target's {len(target):,} windows are windows of the source as well: "
     if 2 * same > len(target):
-        msg = (
-            f"{same:,} of the target's {len(target):,} windows are windows of the source as well: the original model would be tried on "
-            "what it has learned from. Name other recordings, or another --source-cohort or --target-cohort."
+        msg += (
+            "the original model would be tried on what it has learned from. Name other recordings, or another --source-cohort or "
+            "--target-cohort."
         )
         raise DataError(msg)
+    return [f"{msg}on these the original model is tried on what it has learned from."] if same else []
 
 
 def _masked(source: WindowSet, target: WindowSet) -> list[str]:
@@ -187,15 +194,13 @@ def _windows(settings: Settings, place: Path, which: str, where: str, cohort: st
         msg = f"The {which}: {error}"
         raise type(error)(msg) from error
     every = described_windows(lake, version, said, cohort=cohort, channels=data.channels)
-    labelled = usable(
-        every.with_columns(every["coverage"].fill_null(0.0)),
-        scenes=data.scenes or None,
-        min_coverage=0.0,
-        labelled_only=True,
-    )
-    if len(labelled) > len(found):
-        say(
-            f"Left out of the {which}'s {len(labelled):,} labelled windows, as too sparse ([data] min_coverage): "
-            f"{len(labelled) - len(found):,}."
-        )
+    anyhow = every.with_columns(every["coverage"].fill_null(-1.0))
+    labelled = usable(anyhow, scenes=data.scenes or None, min_coverage=-1.0, labelled_only=True)["coverage"]
+    without = int((labelled < 0).sum())
+    for count, why in (
+        (len(labelled) - len(found) - without, "as too sparse ([data] min_coverage)"),
+        (without, "as no sensor of [data] channels is there"),
+    ):
+        if count:
+            say(f"Left out of the {which}'s {len(labelled):,} labelled windows, {why}: {count:,}.")
     return found

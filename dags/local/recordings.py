@@ -62,7 +62,11 @@ def through_kafka(settings: Settings, place: Path, recordings: Path) -> str:
     name = hashlib.blake2b(cut.encode(), digest_size=6).hexdigest()
     lake = place / "lakes" / name
     if (lake / _DONE).exists():
-        say_some(_not_there(recordings, json.loads((lake / _DONE).read_text(encoding="utf-8"))))
+        done = json.loads((lake / _DONE).read_text(encoding="utf-8"))
+        if "lost" not in done:  # made before it was counted
+            done |= _held(settings, lake, recordings)
+            _write(lake, done)
+        say_some(_not_there(recordings, done))
         return str(lake)
     kafka = settings.kafka
     # Topics and a group of its own: what else is in this Kafka is not this lake's, and what an interrupted run has sent is read again.
@@ -87,22 +91,23 @@ def through_kafka(settings: Settings, place: Path, recordings: Path) -> str:
         "recordings": str(recordings), **sent, **_held(settings, lake, recordings),
         **{reason: count for reason, count in ingested.items() if reason.startswith(_DEAD) and count},
     }  # fmt: skip
-    with whole(lake / _DONE) as partial:
-        partial.write_text(json.dumps(done), encoding="utf-8")
+    _write(lake, done)
     say_some(_not_there(recordings, done))
     return str(lake)
 
 
-def _held(settings: Settings, lake: Path, recordings: Path) -> dict[str, int]:
-    """What of the recordings is in the lake; nothing is known of a lake without a window."""
-    from streaming.account import account_of
-    from streaming.errors import NoTable
+def _write(lake: Path, done: Mapping[str, Any]) -> None:
+    with whole(lake / _DONE) as partial:
+        partial.write_text(json.dumps(done), encoding="utf-8")
 
-    try:
-        held = account_of([recordings], str(lake), hop_ns=settings.windows.hop_ns)
-    except NoTable:
-        return {}
-    return {"lost": held.lost, "doubled": held.doubled, "unused": held.unused}
+
+def _held(settings: Settings, lake: Path, recordings: Path) -> dict[str, int]:
+    """What of the recordings is in the lake."""
+    from streaming.account import account_of
+
+    refused: list[str] = []
+    held = account_of([recordings], str(lake), hop_ns=settings.windows.hop_ns, refused=refused.append)
+    return {"lost": held.lost, "doubled": held.doubled, "unused": held.unused, "refused": len(refused)}
 
 
 def _not_there(recordings: Path, done: Mapping[str, Any]) -> list[str]:
@@ -111,8 +116,8 @@ def _not_there(recordings: Path, done: Mapping[str, Any]) -> list[str]:
     if done.get("refused"):
         files = "1 file was" if done["refused"] == 1 else f"{done['refused']} files were"
         found.append(f"{recordings}: {files} refused and left out; 'sensorloop replay' says why.")
-    if done.get("lost") or done.get("doubled"):
-        reasons = {name.removeprefix(_DEAD): count for name, count in done.items() if name.startswith(_DEAD)}
+    reasons = {name.removeprefix(_DEAD): count for name, count in done.items() if name.startswith(_DEAD)}
+    if done.get("lost") or done.get("doubled") or reasons:
         told = ", ".join(f"{count:,} batches {reason.replace('_', ' ')}" for reason, count in reasons.items())
         ahead = " ([windows] max_ahead says how far ahead is believed)" if "far_future" in reasons else ""
         found.append(

@@ -58,10 +58,9 @@ def test_a_request_for_the_topic_that_the_client_forgets_is_made_again(
         return future
 
     with ExitStack() as stack:
+        monkeypatch.setattr(ClusterMetadata, "request_update", forgotten)
         source = KafkaSource(settings, IngestSettings())
         stack.callback(source.close)
-        monkeypatch.setattr(ClusterMetadata, "request_update", forgotten)
-        source._consumer._cluster._need_update = False
         deadline = time.monotonic() + 60
         while not source.end_offsets():
             assert time.monotonic() < deadline

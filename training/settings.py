@@ -154,7 +154,8 @@ class FineTuneSettings:
 
     trainable: str = "auto"
     """head, block (the last residual block, too), layer4, all; auto: block on a CPU, where everything below it is computed once and
-    the rest takes a minute, and all on a GPU."""
+    the rest takes a minute, and all on a GPU. On a CPU all takes minutes; where labels are right it may be worth many points
+    (docs/transfer.md)."""
     epochs: int = 20
     """Passes over the data that train below the head, if that is worth it to people of the training part who were left out."""
     max_steps: int = 600
@@ -204,7 +205,8 @@ class ComputeSettings:
     """How the machine is used. What is computed is the same, but for its last bits: none of this is part of a run key."""
 
     precision: Precision = "auto"
-    """float32, bfloat16, or auto: bfloat16 on a GPU that has it. Weights, sums and the loss stay float32."""
+    """float32, bfloat16, or auto: bfloat16 on a GPU that has it. Weights, sums and the loss stay float32. On a CPU that has it (AVX-512
+    BF16, AMX), bfloat16 trains the whole network faster; a last block alone it does not."""
     compiled: Compiled = "auto"
     """on, off, or auto: on a GPU, for at least 10,000 steps. Compiling takes a minute, which a few hundred steps never give back."""
     deterministic: bool = False

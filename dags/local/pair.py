@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from training.dataset import WindowSet
     from training.experiment import Pair
     from training.settings import DataSettings
+
 _WHICH = ("source", "target")
 
 
@@ -29,7 +30,7 @@ def pair_of(settings: Settings, place: Path, where: tuple[str, str], cohorts: tu
     """Source and target, each a lake or a folder of recordings, and the original model; below ``place``, what has been made is found again.
 
     Raises:
-        DataError: they share too few scenes, no sensor, or their windows; or there are no recordings.
+        DataError: they share too few scenes or no channel, or most of the target is the source; or there are no recordings.
         CommandRefused: recordings could not be brought into a lake.
     """
     from training.experiment import Pair

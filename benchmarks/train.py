@@ -29,11 +29,11 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.images import network, noise
 from benchmarks.machine import machine, versions, write
 from training.dataset import WindowSet
-from training.devices import Held, device, laid_out, precision
+from training.devices import Held, computes_bfloat16, device, laid_out, precision
 from training.losses import CROSS_ENTROPY
-from training.network import SceneNet, Trainable, infer
+from training.network import SceneNet, infer
 from training.ranks import Ranks
-from training.settings import ComputeSettings, FineTuneSettings
+from training.settings import ComputeSettings, FineTuneSettings, Trainable
 from training.step import Stepper
 
 QUICK = bool(os.environ.get("QUICK"))
@@ -45,10 +45,9 @@ TURNS = 1 if QUICK else 3
 WORKERS = 2 if CPU else min(16, os.cpu_count() or 1)
 WANTED = 1.2 if CPU else 3.0
 SETTINGS, COMPUTE = FineTuneSettings(), ComputeSettings()
-_CAN = torch.cpu.get_capabilities()
 OURS = {"ours": COMPUTE}
-if CPU and any(_CAN.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")):
-    OURS["ours_bfloat16"] = replace(COMPUTE, precision="bfloat16")
+if CPU and computes_bfloat16():
+    OURS["ours_float32"] = replace(COMPUTE, precision="float32")
 _BARE = 4 if CPU else 100
 """Steps of the bare forward and backward."""
 
@@ -78,8 +77,8 @@ def main() -> None:
     parts: tuple[Trainable, ...] = ("block", "layer4", "all")
     result: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if not CPU else "cpu, no GPU found", "windows": WINDOWS, "passes": PASSES,
-        "batch": SETTINGS.batch, "workers": WORKERS, "precision": str(precision(WHERE, COMPUTE)), "wanted": WANTED,
-        "recipe_trains": "block" if CPU else "all", "parts": {part: _compared(net, windows, part) for part in parts},
+        "batch": SETTINGS.batch, "workers": WORKERS, "precision": str(precision(WHERE, COMPUTE, whole=True)), "wanted": WANTED,
+        "recipe_trains": SETTINGS.trainable, "parts": {part: _compared(net, windows, part) for part in parts},
         "quick": QUICK, "when": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(),
         "versions": versions("torch", "torchvision"),
     }  # fmt: skip
@@ -166,7 +165,7 @@ def _bare(net: SceneNet, windows: WindowSet, part: Trainable, compute: ComputeSe
         torch.zeros(SETTINGS.batch, dtype=torch.int64),
     )
     labels = labels.to(WHERE)
-    dtype = precision(WHERE, compute)
+    dtype = precision(WHERE, compute, whole=part == "all")
 
     def step() -> None:
         with torch.autocast(WHERE.type, dtype, enabled=dtype != torch.float32):
@@ -195,7 +194,7 @@ def _stepper(
     )
     made = Stepper(
         trained, held, labels, weights, where=WHERE, loss=CROSS_ENTROPY, pull=SETTINGS.pull, batch=SETTINGS.batch,
-        ranks=Ranks(), compute=compute, steps=PASSES * WINDOWS // SETTINGS.batch,
+        ranks=Ranks(), compute=compute, steps=PASSES * WINDOWS // SETTINGS.batch, whole=part == "all",
     )  # fmt: skip
     return made, held
 

@@ -55,7 +55,7 @@ class RetrainSettings:
     its last checkpoint ([compute] checkpoint_every)."""
     silence: timedelta = timedelta(hours=4)
     """A task's command that has said nothing for so long hangs: it is ended, and tried again. Most say every half minute how far they are;
-    longest silent is the frozen part's pass over what is trained on, on two cores 2 hours for a million windows."""
+    longest silent is the network's pass over what is trained on, on two cores 2 hours for a million windows."""
     deadline: timedelta = timedelta(0)
     """How long after it was asked for a retraining may end before somebody is told (see ``alert_url``); it goes on. 0: 6 hours more than
     ``finetune_timeout``, which is 18 h; with ``approval`` also twice ``approval_timeout``, for it and for the run that it may wait for."""

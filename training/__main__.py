@@ -101,7 +101,6 @@ def _finetune(options: argparse.Namespace) -> dict[str, Any] | None:
     from training.dataset import WindowSet  # noqa: PLC0415
     from training.devices import device  # noqa: PLC0415
     from training.embeddings import features_of  # noqa: PLC0415
-    from training.finetune import trainable  # noqa: PLC0415
     from training.heads import Head  # noqa: PLC0415
     from training.network import infer  # noqa: PLC0415
     from training.original import OriginalModel  # noqa: PLC0415
@@ -129,7 +128,7 @@ def _finetune(options: argparse.Namespace) -> dict[str, Any] | None:
             seed=settings.seed,
         )
         data = Labelled.of(windows, features, quality, Head.of(net))
-        cached = infer(net.split(trainable(settings))[0].eval(), torch.from_numpy(windows.signals), where=where)
+        cached = infer(net.split(settings.trainable)[0].eval(), torch.from_numpy(windows.signals), where=where)
         tuned, weighed = tune(
             net, arm, cached, data, settings=settings, quality=looks, run=NullRun(), compute=compute,
             checkpoint=options.into / "checkpoint.pt", progress=_told,
@@ -140,7 +139,8 @@ def _finetune(options: argparse.Namespace) -> dict[str, Any] | None:
         (options.into / "checkpoint.pt").unlink(missing_ok=True)
     return {
         "windows": len(windows), "epochs": tuned.epochs, "share": tuned.share, "validation": tuned.validation,
-        "validation_original": tuned.validation_original, "choices": weighed.details, "folder": str(options.into),
+        "validation_original": tuned.validation_original, "validation_below": tuned.validation_below, "choices": weighed.details,
+        "folder": str(options.into),
     }  # fmt: skip
 
 

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from training.arm import ARMS, ORIGINAL, RETRAINING, Arm, check_arms
 from training.dataset import WindowSet
-from training.devices import device
+from training.devices import device, precision
 from training.evaluation import Evaluation, evaluate, recovery_ratio
-from training.finetune import FineTuned, finetune, trainable
+from training.finetune import FineTuned, finetune
 from training.heads import Head
 from training.network import SceneNet, infer
 from training.original import OriginalModel
@@ -38,7 +38,6 @@ from training.weights import effective_size
 __all__ = ["ArmResult", "Bench", "labelled", "run_arms", "tune"]
 
 _RESULT, _CHECKPOINT = "result.json", "checkpoint.pt"
-_TRAINABLE = "trainable"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -111,14 +110,14 @@ def run_arms(
 
     check_arms(arms)
     wanted = [arm for arm in ARMS if arm in {*arms, ORIGINAL}]
-    frozen, _ = bench.original.net.split(trainable(bench.settings))
+    frozen, _ = bench.original.net.split(bench.settings.trainable)
     where = device(bench.settings.device)
     cached = infer(frozen.eval(), torch.from_numpy(bench.windows.signals[bench.train]), where=where)
     results: dict[str, ArmResult] = {}
     for number, arm in enumerate(wanted):
         told = partial(_within, progress, number, len(wanted), arm)
         with tracker.run(arm, parent=parent, tags={"run_key": run_key, "arm": arm}) as run:
-            result = _load(folder / arm, arm, run, trainable(bench.settings))
+            result = _load(folder / arm, arm, run)
             if result is None:
                 result = _run(bench, arm, cached, run, told, checkpoint=folder / arm / _CHECKPOINT)
                 if ranks().first:
@@ -155,6 +154,7 @@ def _run(
         details |= {
             "epochs": tuned.epochs, "head_pull": tuned.head_pull, "share": tuned.share, "validation": tuned.validation,
             "validation_original": tuned.validation_original,
+            **({} if tuned.validation_below is None else {"validation_below": tuned.validation_below}),
         }  # fmt: skip
     holdout = bench.windows.select(bench.holdout)
     where = device(bench.settings.device)
@@ -174,7 +174,9 @@ def _tune(
         bench.original.net, RETRAINING[arm], cached, data, settings=bench.settings, quality=bench.quality_settings, run=run,
         compute=bench.compute, checkpoint=checkpoint, progress=progress,
     )  # fmt: skip
-    return tuned, {**weighed.details, _TRAINABLE: trainable(bench.settings)}
+    part = bench.settings.trainable
+    computed = precision(device(bench.settings.device), bench.compute, whole=part == "all")
+    return tuned, {**weighed.details, "trainable": part, "precision": str(computed).removeprefix("torch.")}
 
 
 def tune(
@@ -275,13 +277,11 @@ def _save(folder: Path, result: ArmResult) -> None:
     (folder / _CHECKPOINT).unlink(missing_ok=True)
 
 
-def _load(folder: Path, arm: str, run: RunLog, part: str) -> ArmResult | None:
-    """What an earlier call trained; nothing if that was on a machine where another part is trained: it would be no comparison."""
+def _load(folder: Path, arm: str, run: RunLog) -> ArmResult | None:
+    """What an earlier call trained, if it did."""
     if not (folder / _RESULT).exists():
         return None
     values = json.loads((folder / _RESULT).read_text(encoding="utf-8"))
-    if values["details"].get(_TRAINABLE, part) != part:
-        return None
     return ArmResult(
         name=arm, evaluation=Evaluation.from_json(values["evaluation"]), recovery_ratio=values["recovery_ratio"],
         net=SceneNet.load(folder), details=values["details"], seconds=values["seconds"], run_id=run.run_id, kept=True,

@@ -74,11 +74,24 @@ def reproducible(*, wanted: bool) -> Iterator[None]:
         torch.backends.cudnn.benchmark = tuned
 
 
-def precision(where: torch.device, settings: ComputeSettings) -> torch.dtype:
-    """What a network computes in while it is trained on a device."""
+def precision(where: torch.device, settings: ComputeSettings, *, whole: bool = False) -> torch.dtype:
+    """What a network computes in while it is trained on a device.
+
+    Args:
+        where: the device.
+        settings: what is wanted.
+        whole: whether it is a whole network that is fine-tuned: on a CPU nothing less gains by bfloat16.
+    """
     if settings.precision == "auto":
-        return torch.bfloat16 if where.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+        has = torch.cuda.is_bf16_supported() if where.type == "cuda" else whole and computes_bfloat16()
+        return torch.bfloat16 if has else torch.float32
     return torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
+
+
+def computes_bfloat16() -> bool:
+    """Whether this CPU has instructions for it; without, torch converts to float32 and back, which takes longer."""
+    can = torch.cpu.get_capabilities()
+    return any(can.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def laid_out(tensor: Tensor, where: torch.device) -> Tensor:

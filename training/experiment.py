@@ -25,7 +25,6 @@ from training.arms import tune
 from training.dataset import WindowSet
 from training.devices import device
 from training.evaluation import evaluate, recovery_ratio
-from training.finetune import trainable
 from training.folds import split_by_subject
 from training.heads import Head
 from training.network import SceneNet, infer
@@ -137,7 +136,7 @@ class Experiment:
         parts = {
             "recipe": RECIPE, "original": self._pair.original.digest, "target": self._digest, "regime": asdict(regime),
             "seed": seed, "arm": arm.recipe(), "quality": asdict(self._recipe.quality), "finetune": finetune,
-            "trainable": trainable(self._recipe.finetune), "holdout_share": self._recipe.data.holdout_share,
+            "trainable": self._recipe.finetune.trainable, "holdout_share": self._recipe.data.holdout_share,
             "source": self._pair.source.digest() if arm.start == "pooled" else "",
         }  # fmt: skip
         return hashlib.blake2b(json.dumps(parts, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
@@ -164,7 +163,7 @@ class _Cached:
 
     @classmethod
     def of(cls, net: SceneNet, windows: WindowSet, settings: FineTuneSettings) -> _Cached:
-        frozen, part = net.split(trainable(settings))
+        frozen, part = net.split(settings.trainable)
         where = device(settings.device)
         inputs = infer(frozen, torch.from_numpy(windows.signals), where=where)
         head_inputs = infer(part[:-1], inputs, where=where)
@@ -233,7 +232,7 @@ class _Draw:
         if arm.start == "scratch":
             logits = infer(net, torch.from_numpy(self._target.signals[self._split.holdout]), where=where)
         else:
-            _, part = net.split(trainable(self._recipe.finetune))
+            _, part = net.split(self._recipe.finetune.trainable)
             held_out = torch.from_numpy(np.flatnonzero(self._split.holdout))
             logits = infer(part, self._cached.inputs[held_out], where=where)
         predicted: NDArray[np.int64] = logits.argmax(1).numpy()
@@ -261,7 +260,8 @@ class _Draw:
             original, arm, cached, data, settings=settings, quality=self._recipe.quality, run=curves, compute=self._recipe.compute,
         )  # fmt: skip
         details = {
-            **weighed.details, "epochs": tuned.epochs, "head_pull": tuned.head_pull, "share": tuned.share,
+            **weighed.details, "epochs": tuned.epochs, "head_pull": tuned.head_pull, "share": tuned.share, "validation": tuned.validation,
+            **({} if tuned.validation_below is None else {"validation_below": tuned.validation_below}),
         }  # fmt: skip
         return tuned.net, details
 

@@ -15,7 +15,7 @@ import pickle
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torchvision.models
@@ -23,14 +23,11 @@ from torch import Tensor, nn
 
 from training.errors import ModelError
 from training.saved import CONFIG, read_config
-from training.settings import SpectrogramSettings
+from training.settings import SpectrogramSettings, Trainable
 from training.spectrogram import Spectrogram
 
 if TYPE_CHECKING:
     from training.dataset import WindowSet
-
-Trainable = Literal["head", "block", "layer4", "all"]
-"""What a fine-tuning changes: the last linear layer, also the last residual block, the last stage, or all after the spectrogram."""
 
 STATE = "state.pt"
 
@@ -190,7 +187,6 @@ def placed(module: nn.Module, where: torch.device | None) -> nn.Module:
     return module if where is None or here is None or here.type == where.type else copy.deepcopy(module).to(where)
 
 
-@torch.inference_mode()
 def infer(module: nn.Module, inputs: Tensor, *, batch: int = 256, where: torch.device | None = None) -> Tensor:
     """``module`` over many rows, a batch at a time, in evaluation mode and without gradients; the result is on the CPU.
 
@@ -198,5 +194,9 @@ def infer(module: nn.Module, inputs: Tensor, *, batch: int = 256, where: torch.d
     """
     module = placed(module.eval(), where)
     device = next((p.device for p in (*module.parameters(), *module.buffers())), inputs.device)
-    parts = [module(inputs[at : at + batch].to(device, non_blocking=True)).cpu() for at in range(0, len(inputs), batch)]
-    return torch.cat(parts).clone()
+    with torch.inference_mode():
+        parts = [
+            module(inputs[at : at + batch].to(device, non_blocking=True)).cpu() for at in range(0, len(inputs), batch)
+        ]
+    # Outside of it, so that the result can be trained on without another copy.
+    return torch.cat(parts)

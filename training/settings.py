@@ -16,11 +16,13 @@ Correction = Literal["logit-adjustment", "margins"]
 """Of imbalance: by how common each scene is (Menon et al., 2021), or by a margin that rare scenes have more of (LDAM: Cao et al., 2019)."""
 Precision = Literal["auto", "float32", "bfloat16"]
 """Of what a network computes while it is trained; its weights are float32."""
+Trainable = Literal["head", "block", "layer4", "all"]
+"""What a fine-tuning changes: the last linear layer, also the last residual block, the last stage, or all after the spectrogram."""
 Compiled = Literal["auto", "on", "off"]
 """Whether torch.compile turns the trained part into kernels of its own."""
 
 _ARCHITECTURE, _DEVICE = rules.one_of(get_args(Architecture)), rules.one_of(get_args(Device))
-_TRAINABLE = rules.one_of(("auto", "head", "block", "layer4", "all"))
+_TRAINABLE = rules.one_of(get_args(Trainable))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,16 +154,16 @@ class QualitySettings:
 class FineTuneSettings:
     """Fine-tuning, the same for every arm."""
 
-    trainable: str = "auto"
-    """head, block (the last residual block, too), layer4, all; auto: block on a CPU, where everything below it is computed once and
-    the rest takes a minute, and all on a GPU. On a CPU all takes minutes; where labels are right it may be worth many points
-    (docs/transfer.md)."""
+    trainable: Trainable = "all"
+    """What may be trained: head, block (the last residual block, too), layer4 (the last stage), all. On a CPU, all takes some minutes for
+    some hundreds of labels, head and block seconds: what is below them is computed once. All is worth points (docs/transfer.md)."""
     epochs: int = 20
     """Passes over the data that train below the head, if that is worth it to people of the training part who were left out."""
-    max_steps: int = 600
-    """Most steps; with many windows there are fewer passes, but one at least."""
-    worth: float = 0.01
-    """What training below the head must gain in balanced accuracy, 0 to 1, among people left out; less is chance as often as not."""
+    max_steps: int = 300
+    """Most steps of a training; with more than a thousand windows there are fewer passes, but one at least."""
+    worth: float = 0.0
+    """What training below the head must gain in balanced accuracy, 0 to 1, among people left out, over the head that
+    was chosen; over the original, where no head is better, also more than chance would have it."""
     batch: int = 64
     """Windows a step."""
     head_pulls: tuple[float, ...] = (1e-2, 1e-3, 1e-4, 1e-5)
@@ -178,7 +180,7 @@ class FineTuneSettings:
     margin: float = 3.0
     """With margins: that of the rarest scene, in logits; the others' are smaller, as the fourth root of how many windows they have."""
     validation_folds: int = 4
-    """The training part's people in so many folds: all of them choose the head, the first whether to go below it."""
+    """The training part's people in so many folds, who choose how far to go: each in turn is left out of a training."""
     device: Device = "auto"
     """cpu, cuda, or auto: cuda where there is one."""
     threads: int = 0
@@ -202,11 +204,12 @@ class FineTuneSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ComputeSettings:
-    """How the machine is used. What is computed is the same, but for its last bits: none of this is part of a run key."""
+    """How the machine is used. What is computed is the same, but for rounding: none of this is part of a run key."""
 
     precision: Precision = "auto"
-    """float32, bfloat16, or auto: bfloat16 on a GPU that has it. Weights, sums and the loss stay float32. On a CPU that has it (AVX-512
-    BF16, AMX), bfloat16 trains the whole network faster; a last block alone it does not."""
+    """float32, bfloat16, or auto: bfloat16 on a GPU that has it, and where a CPU that has it (AVX-512 BF16, AMX) fine-tunes the whole
+    network, which is faster so; a last block alone, or an original model, is not trained so there. Weights, sums and the loss stay
+    float32."""
     compiled: Compiled = "auto"
     """on, off, or auto: on a GPU, for at least 10,000 steps. Compiling takes a minute, which a few hundred steps never give back."""
     deterministic: bool = False

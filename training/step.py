@@ -81,6 +81,7 @@ class Stepper:
         ranks: Ranks,
         compute: ComputeSettings,
         steps: int,
+        whole: bool = False,
     ) -> None:
         """Nothing is stepped yet.
 
@@ -96,11 +97,13 @@ class Stepper:
             ranks: who shares it.
             compute: precision, and whether to compile.
             steps: how many there will be, about.
+            whole: whether the part is a whole network.
         """
         self._part, self._held, self._labels, self._weights = part, held, labels, weights
         self._where, self._loss, self._pull, self._ranks = where, loss, pull, ranks
         self._forward = compiled(part, where, compute, steps=steps)
-        self._precision, self._at_once = precision(where, compute), batch
+        self._precision = precision(where, compute, whole=whole)
+        self._at_once = batch
         self._parameters = list(part.parameters())
 
     def begin(self, learning_rate: float) -> None:

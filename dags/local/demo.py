@@ -147,6 +147,7 @@ def _configure(demo: _Demo, *, scenes: Any, holdout: Any) -> None:
         "[airflow]", f"port = {airflow}",
         "[retrain]", 'schedule = ""  # the demo triggers it', 'look_every = ""', "min_windows = 1",
         "[data]", f"scenes = {json.dumps(list(scenes))}", f"holdout_subjects = {json.dumps(list(holdout))}",
+        "[finetune]", 'trainable = "block"  # minutes without a GPU; the default, the whole network, takes several times as long',
     ]  # fmt: skip
     (demo.place / "sensorloop.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
     demo.settings = load(demo.environ)

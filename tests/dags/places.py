@@ -34,6 +34,7 @@ batch = 16
 threads = 1
 device = "cpu"
 [finetune]
+trainable = "block"
 epochs = 2
 threads = 1
 device = "cpu"

@@ -38,7 +38,8 @@ commands.run([sys.executable, "-m", "sensorloop", *sys.argv[1:]], report=lambda 
 def long(place: Place, home: Path) -> Place:
     """Another installation like this one, whose trainings are long."""
     made = copy(place, home)
-    text = (home / "sensorloop.toml").read_text(encoding="utf-8").replace("[finetune]\nepochs = 2", LONG)
+    before = '[finetune]\ntrainable = "block"\nepochs = 2'
+    text = (home / "sensorloop.toml").read_text(encoding="utf-8").replace(before, LONG)
     (home / "sensorloop.toml").write_text(text, encoding="utf-8")
     assert made.settings().finetune.epochs == 12
     return made

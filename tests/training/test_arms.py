@@ -21,7 +21,7 @@ from training.choosing import People
 from training.embeddings import features_of
 from training.errors import NonFiniteLoss, SettingsError
 from training.evaluation import evaluate
-from training.finetune import FineTuned, finetune, trainable
+from training.finetune import FineTuned, finetune
 from training.folds import split_by_subject
 from training.heads import Head
 from training.losses import Loss
@@ -110,7 +110,7 @@ def test_an_unknown_arm_is_named(bench: Bench, tmp_path: Path) -> None:
 
 def tune(bench: Bench, **changes: object) -> object:
     labelled = bench.windows.select(bench.train)
-    frozen, _ = bench.original.net.split(trainable(QUICK))
+    frozen, _ = bench.original.net.split(QUICK.trainable)
     ones = np.ones(len(labelled))
     arguments = {
         "weights": ones, "believed": ones, "adjust": True, "shares": (0.5, 1.0), "settings": QUICK,
@@ -233,7 +233,7 @@ def test_what_an_arm_asks_for_reaches_the_network_and_not_the_head_alone(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The head stays the original's here: what moves below it is the loop's doing."""
-    monkeypatch.setattr(module_of_training._Trainer, "_fitted", lambda self, rows, pull: self._head)
+    monkeypatch.setattr(module_of_training.Trainer, "fitted", lambda self, rows, pull: self.head)
 
     def moved(**changes: Any) -> bytes:
         tuned = tune(bench, choice="nothing", **{"adjust": False, **changes})
@@ -349,15 +349,6 @@ def test_resampling_changes_what_an_epoch_is_and_not_how_many_steps_there_are(be
     assert often.epochs == max(1, 40 // -(-10 * n // 8))  # type: ignore[attr-defined]
 
 
-def test_what_was_trained_elsewhere_on_another_part_is_no_result_here(bench: Bench, tmp_path: Path) -> None:
-    first = run_arms(bench, tmp_path, tracker=NullTracker(), parent=NullRun(), arms=("plain",))["plain"]
-    other = replace(bench, settings=replace(QUICK, trainable="head"))
-    again = run_arms(other, tmp_path, tracker=NullTracker(), parent=NullRun(), arms=("plain",))["plain"]
-    assert (first.details["trainable"], again.details["trainable"]) == ("block", "head")
-    kept = run_arms(other, tmp_path, tracker=NullTracker(), parent=NullRun(), arms=("plain",))["plain"]
-    assert kept.seconds == again.seconds
-
-
 def test_training_below_the_head_must_be_worth_it(bench: Bench) -> None:
     below = [n for n, _ in bench.original.net.named_parameters() if n.startswith("backbone.layer4")]
     dear, free = tune(bench, settings=replace(QUICK, worth=1.0)), tune(bench, settings=replace(QUICK, worth=-1.0))
@@ -377,7 +368,7 @@ def test_batch_norms_statistics_are_frozen(bench: Bench) -> None:
 
 def test_a_loss_that_is_not_finite_stops_it(bench: Bench) -> None:
     labelled = bench.windows.select(bench.train)
-    frozen, _ = bench.original.net.split(trainable(QUICK))
+    frozen, _ = bench.original.net.split(QUICK.trainable)
     cached = infer(frozen, torch.from_numpy(labelled.signals)).clone()
     cached[:] = torch.inf
     with pytest.raises(NonFiniteLoss, match=r"\[finetune\] learning_rate"):

@@ -16,7 +16,6 @@ from training.arms import tune
 from training.dataset import WindowSet
 from training.evaluation import evaluate
 from training.experiment import Experiment, Pair, Recipe
-from training.finetune import trainable
 from training.network import SceneNet, infer
 from training.original import OriginalModel, fit_network
 from training.policies import Labelled
@@ -113,7 +112,7 @@ def test_pooled_trains_on_the_sources_windows_beside_the_targets(
     assert (both.labels == np.concatenate([target.labels, pair.source.scenes])).all()
     assert not set(both.groups[:ours]) & set(both.groups[ours:]), "no person of the one is taken for one of the other"
     torch.testing.assert_close(together[:ours], alone)
-    frozen, _ = pair.original.net.split(trainable(RECIPE.finetune))
+    frozen, _ = pair.original.net.split(RECIPE.finetune.trainable)
     torch.testing.assert_close(together[ours:], infer(frozen, torch.from_numpy(pair.source.signals)))
 
 

@@ -20,7 +20,7 @@ from dags.stopping import told_to_stop
 from tests.training.made import network, windows
 from training.__main__ import main
 from training.dataset import UNLABELLED, WindowSet
-from training.devices import compiled, precision
+from training.devices import compiled, computes_bfloat16, precision
 from training.evaluation import evaluate
 from training.finetune import FineTuned, finetune
 from training.network import SceneNet, infer
@@ -30,8 +30,8 @@ from training.step import Stepper
 from training.tracking import NullRun
 
 ROOT = Path(__file__).parents[2]
-QUICK = FineTuneSettings(epochs=3, batch=16, worth=-1.0, learning_rate=1e-3, threads=1, device="cpu")
-"""Whatever people left out say, what is below the head is trained."""
+QUICK = FineTuneSettings(trainable="block", epochs=3, batch=16, worth=-1.0, learning_rate=1e-3, threads=1, device="cpu")
+"""What is below the head is trained where people left out see that it is better than the original."""
 EACH = ComputeSettings(checkpoint_every=timedelta(0))
 _LIBRARIES = (
     "pyarrow",
@@ -69,7 +69,7 @@ def tune(
     return finetune(
         net,
         cached,
-        made.scenes,
+        arguments.pop("labels", made.scenes),
         weights,
         made.groups(),
         checkpoint=checkpoint,
@@ -84,19 +84,38 @@ def whole() -> FineTuned:
     return tune()
 
 
-@pytest.mark.parametrize("dies_after", [1, 3, 4, 5])
+@pytest.mark.parametrize("dies_after", [1, 3, 4, 8, 12, 13, 14])
 def test_a_killed_training_goes_on_to_the_same_model(whole: FineTuned, tmp_path: Path, dies_after: int) -> None:
-    """Among people left out (3 epochs) and in the final training (3 more) alike, bit for bit."""
+    """Without each fold of people (four times 3 epochs) and in the final training (3 more) alike, bit for bit."""
     file, told = tmp_path / "checkpoint.pt", list[int]()
     with pytest.raises(Killed):
         tune(file, dies_after=dies_after)
     done = tune(file, told=told)
-    assert told == list(range(dies_after + 1, 7)), "epochs were trained twice, or left out"
+    assert told == list(range(dies_after + 1, 16)), "epochs were trained twice, or left out"
     assert done.net.digest() == whole.net.digest()
-    assert (done.epochs, done.validation) == (whole.epochs, whole.validation)
+    assert (done.epochs, done.validation, done.validation_below) == (
+        whole.epochs,
+        whole.validation,
+        whole.validation_below,
+    )
 
 
-@pytest.mark.parametrize("dies_after", [2, 4])
+@pytest.mark.parametrize(("choice", "dies_after"), [("nothing", 4), ("whether", 13), ("how_far", 5)])
+def test_gone_on_with_it_says_what_people_said(tmp_path: Path, choice: str, dies_after: int) -> None:
+    """Of labels that cannot all be learned, or every value is 1."""
+    ones, labels = np.ones(60), np.where(np.arange(60) % 2, windows(people=4, each=5).scenes, np.arange(60) % 3)
+    given = {"choice": choice, "labels": labels, "weights": ones}
+    never = tune(**given)
+    assert never.validation < 1
+    with pytest.raises(Killed):
+        tune(tmp_path / "checkpoint.pt", dies_after=dies_after, **given)
+    done = tune(tmp_path / "checkpoint.pt", **given)
+    for name in ("validation", "validation_original", "validation_below", "share", "epochs"):
+        assert getattr(done, name) == getattr(never, name), name
+    assert done.net.digest() == never.net.digest()
+
+
+@pytest.mark.parametrize("dies_after", [2, 4, 13])
 def test_told_to_stop_it_saves_the_last_epoch_whatever_the_time(
     whole: FineTuned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_after: int
 ) -> None:
@@ -121,7 +140,7 @@ def test_told_to_stop_it_saves_the_last_epoch_whatever_the_time(
     assert stopped == [dies_after]
     assert told == list(range(1, dies_after + 1))
     done = tune(file, told=told, compute=seldom)
-    assert told == list(range(1, 7)), "epochs were trained twice, or left out"
+    assert told == list(range(1, 16)), "epochs were trained twice, or left out"
     assert done.net.digest() == whole.net.digest()
 
 
@@ -201,12 +220,13 @@ def test_the_core_runs_from_an_npz_without_the_lake_and_the_registry(tmp_path: P
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_model_of_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """torchrun, gloo: the sum over ranks of what each finds of a step is the step."""
+@pytest.mark.parametrize("arm", ["free-class-balanced", "logit-adjusted"])
+def test_two_processes_train_the_model_of_one(tmp_path: Path, capsys: pytest.CaptureFixture[str], arm: str) -> None:
+    """Nobody asked, or everybody; torchrun, gloo: the sum over ranks of what each finds of a step is the step."""
     model(tmp_path / "original")
     common = (
-        "finetune", str(target(tmp_path)), "--original", str(tmp_path / "original"), "--arm", "free-class-balanced", "--set", "epochs=2",
-        "--set", "batch=15", "--set", "device=cpu", "--set", "threads=1",
+        "finetune", str(target(tmp_path)), "--original", str(tmp_path / "original"), "--arm", arm, "--set", "epochs=2", "--set", "worth=-1",
+        "--set", "trainable=block", "--set", "batch=15", "--set", "device=cpu", "--set", "threads=1",
     )  # fmt: skip
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "training")
     together = command(sys.executable, *torchrun, arguments=(*common, "--into", str(tmp_path / "two")))
@@ -263,9 +283,12 @@ def test_windows_without_labels_are_said_to_be_so(tmp_path: Path, capsys: pytest
     assert "bare.npz has no labelled window: there is nothing to learn from" in capsys.readouterr().err
 
 
-def test_float32_on_a_cpu_whatever_is_left_to_choose() -> None:
+def test_float32_on_a_cpu_but_where_a_whole_network_gains_by_bfloat16() -> None:
     cpu, module = torch.device("cpu"), torch.nn.Linear(2, 2)
     assert precision(cpu, ComputeSettings()) == torch.float32
     assert precision(cpu, ComputeSettings(precision="bfloat16")) == torch.bfloat16
+    whole = torch.bfloat16 if computes_bfloat16() else torch.float32
+    assert precision(cpu, ComputeSettings(), whole=True) == whole, "what the CPU itself has"
+    assert precision(cpu, ComputeSettings(precision="float32"), whole=True) == torch.float32
     assert compiled(module, cpu, ComputeSettings(), steps=10**6) is module
     assert compiled(module, cpu, replace(ComputeSettings(), compiled="off"), steps=10**6) is module

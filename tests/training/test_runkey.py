@@ -32,7 +32,7 @@ def other(value: Any, name: str = "") -> Any:
         return value[:-1] if len(value) > 1 else ("p9",)
     if isinstance(value, str):
         return f"{value}!"
-    return value + 1 if isinstance(value, int) else value / 2
+    return value + 1 if isinstance(value, int) else value / 2 or 0.1
 
 
 def changes() -> list[tuple[str, str, Any]]:

@@ -72,7 +72,7 @@ AT_THE_EDGE: dict[str, dict[str, tuple[Any, ...]]] = {
         "shrink": (0,), "rounds": (1,), "thresholds": ((0.5,), (0.1, 0.2, 0.9)), "floor": (1.0,),
     },
     "finetune": {
-        "trainable": ("auto", "head", "block", "layer4", "all"), "epochs": (1,), "max_steps": (1,), "worth": (-1.0, 1.0),
+        "trainable": ("head", "block", "layer4", "all"), "epochs": (1,), "max_steps": (1,), "worth": (-1.0, 1.0),
         "batch": (1,), "head_pulls": ((1e-3,),), "shares": ((1.0,),),
         "pull": (0.0,), "validation_folds": (2,), "device": ("auto", "cpu", "cuda"), "correction": ("logit-adjustment", "margins"),
         "margin": (0.0,),
@@ -133,7 +133,7 @@ def test_in_the_file_it_is_allowed_the_same(tmp_path: Path, section: str, key: s
 @pytest.mark.parametrize(
     ("toml", "message"),
     [
-        ('[finetune]\ntrainable = "blok"\n', "[finetune] trainable = 'blok': must be one of auto, head, block, layer4, all"),
+        ('[finetune]\ntrainable = "blok"\n', "[finetune] trainable = 'blok': Input should be 'head', 'block', 'layer4' or 'all'"),
         ('[original]\ndevice = "gpu"\n', "[original] device = 'gpu': Input should be 'auto', 'cpu' or 'cuda'"),
         ("[quality]\nthresholds = [0.8, 0.3]\n", "[quality] thresholds = [0.8, 0.3]: must be a list of"),
     ],

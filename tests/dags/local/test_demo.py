@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.broker, pytest.mark.airflow, pytest.mark.slow]
 SMALL = {
     "SENSORLOOP_ORIGINAL__ARCHITECTURE": "resnet18",
     "SENSORLOOP_ORIGINAL__EPOCHS": "1",
+    "SENSORLOOP_FINETUNE__TRAINABLE": "block",
     "SENSORLOOP_FINETUNE__EPOCHS": "1",
 }
 

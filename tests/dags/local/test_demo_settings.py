@@ -35,3 +35,11 @@ def test_each_demo_on_a_kafka_of_somebody_has_topics_of_its_own(
     assert first.batches_topic.startswith("sensor.batches.demo-")
     monkeypatch.delenv("KAFKA_BOOTSTRAP_SERVERS")
     assert configured(tmp_path / "own").kafka.batches_topic == "sensor.batches"
+
+
+def test_it_trains_what_takes_minutes_unless_somebody_wants_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert configured(tmp_path / "usual").finetune.trainable == "block"
+    monkeypatch.setenv("SENSORLOOP_FINETUNE__TRAINABLE", "all")
+    assert configured(tmp_path / "more").finetune.trainable == "all"

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.training.made import network, windows
+from training import asked
+from training.finetune import finetune
+from training.heads import Head
+from training.network import infer
+from training.reach import Judges, Reach, choose_below, choose_head, shares_below, whole_way
+from training.settings import FineTuneSettings
+from training.trainer import Trainer
+
+LABELS = np.tile(np.arange(3), 16)
+GROUPS = np.repeat(np.arange(8), 6)
+ONES = np.ones(48)
+HEAD = Reach(pull=0.01, share=0.5, value=0.6, original=0.5, begins=1e-4)
+QUICK = FineTuneSettings(trainable="block", epochs=4, batch=16, learning_rate=1e-3, threads=1, device="cpu")
+
+
+def judges(groups: np.ndarray = GROUPS) -> Judges:
+    return Judges.of(LABELS, groups, ONES, folds=4, seed=0)
+
+
+def right(share: float, *, people: bool = False) -> np.ndarray:
+    """(48, 3) logits of which a share is right: of each person's windows, or of the people."""
+    which = share * 8 > GROUPS if people else np.arange(48) % 12 < share * 12
+    return np.asarray(np.eye(3)[np.where(which, LABELS, (LABELS + 1) % 3)])
+
+
+def test_everybody_is_left_out_once_and_one_alone_never() -> None:
+    folds = judges().folds
+    assert len(folds) == 4
+    np.testing.assert_array_equal(np.sum(folds, axis=0), 1)
+    for fold in folds:
+        assert not set(GROUPS[fold]) & set(GROUPS[~fold])
+    assert judges(np.zeros(48, np.int64)).folds == []
+
+
+def test_a_network_that_is_better_is_taken_as_far_as_it_is_best() -> None:
+    those = judges()
+    logits = np.stack([right(0.7), right(0.95), right(0.9)])
+    reach, best = choose_below(those, HEAD, right(0.5), logits, shares=(0.6, 0.75, 1.0), worth=0.0)
+    assert (reach.below, reach.share, reach.pull) == (True, 0.75, HEAD.begins)
+    assert reach.value == best == pytest.approx(those.judge(logits[1])[0])
+    tie, _ = choose_below(those, HEAD, right(0.5), np.stack([right(0.9)] * 3), shares=(0.6, 0.75, 1.0), worth=0.0)
+    assert tie.share == 1.0, "of equals, the farthest: those who judge have been learned without"
+
+
+@pytest.mark.parametrize(("worth", "below"), [(0.0, True), (0.5, False), (-1.0, True)])
+def test_it_must_be_worth_it(worth: float, below: bool) -> None:
+    reach, best = choose_below(judges(), HEAD, right(0.5), right(0.9)[None], shares=(1.0,), worth=worth)
+    assert reach.below == below
+    assert best is not None
+    assert best > HEAD.value
+    worse, _ = choose_below(judges(), HEAD, right(0.5), right(0.4)[None], shares=(1.0,), worth=0.0)
+    assert worse == HEAD
+
+
+def test_the_original_is_left_for_no_more_than_chance() -> None:
+    """A gain at one person of eight, half of it lost at another, is within the error; a gain at four is not."""
+    those, stays = judges(), Reach(pull=0.01, share=0.0, value=0.5, original=0.5, begins=1e-4)
+    logits = right(0.5, people=True)
+    one = logits.copy()
+    one[GROUPS == 4] = right(1.0)[GROUPS == 4]
+    one[:3] = right(0.0)[:3]
+    reach, best = choose_below(those, stays, logits, one[None], shares=(1.0,), worth=0.0)
+    assert (reach, best) == (stays, pytest.approx(those.judge(one)[0]))
+    assert best > 0.5
+    reach, _ = choose_below(those, stays, logits, right(1.0)[None], shares=(1.0,), worth=0.0)
+    assert (reach.below, reach.share) == (True, 1.0)
+
+
+@given(st.lists(st.floats(0.01, 1.0), min_size=1, max_size=6))
+def test_an_average_of_two_networks_is_mostly_one_of_them(shares: list[float]) -> None:
+    found = shares_below(shares)
+    assert found
+    assert set(found) <= set(shares)
+    assert max(shares) in found
+    assert all(share > 0.5 for share in found) or found == [max(shares)]
+
+
+def test_what_is_below_begins_with_the_best_head_that_goes_the_whole_way() -> None:
+    rng = np.random.default_rng(0)
+    features = np.eye(3)[LABELS] + rng.normal(0, 0.2, (48, 3))
+    original, good = (Head(weight=weight, bias=np.zeros(3)) for weight in (np.eye(3)[::-1], np.eye(3)))
+    heads = {1e-2: original, 1e-3: good, 1e-5: original}
+    pulls = tuple(heads)[::-1]
+    found = choose_head(judges(), features, original, lambda _, pull: heads[pull], shares=(0.25, 1.0), pulls=pulls)
+    assert (found.begins, found.pull, found.share) == (1e-3, 1e-3, 1.0)
+    assert found.value > found.original
+    stays = choose_head(judges(), features, good, lambda *_: good, shares=(1.0,), pulls=(1e-2, 1e-3))
+    assert (stays.share, stays.begins) == (0.0, 1e-2)
+    assert whole_way(0.3, 1e-5) == Reach(pull=1e-5, share=1.0, value=0.3, original=0.3, begins=1e-5)
+
+
+def tuned(**changes: Any) -> Any:
+    made, net = windows(people=4, each=5), network()
+    cached = infer(net.split("block")[0], torch.from_numpy(made.signals))
+    ones = np.ones(len(made))
+    given = {"believed": ones, "adjust": True, "shares": (0.5, 1.0), "settings": QUICK, **changes}
+    return finetune(net, cached, made.scenes, ones, made.groups(), **given)
+
+
+@pytest.mark.parametrize("few", [20_000, 30])
+def test_nobody_is_judged_by_what_has_learned_from_him(monkeypatch: pytest.MonkeyPatch, few: int) -> None:
+    """Nor where some of very many windows are asked, whose places are not those of all."""
+    groups, learned, seen = windows(people=4, each=5).groups(), list[set[int]](), list[set[int]]()
+    restart, fitted, epoch, logits = Trainer.restart, Trainer.fitted, Trainer._epoch, Trainer.logits
+    monkeypatch.setattr(asked, "_ASKED", few)
+    monkeypatch.setattr(asked, "_OF_A_SCENE", 2)
+
+    def restarting(self: Trainer, rows: np.ndarray, pull: float) -> None:
+        learned.append(set(groups[rows].tolist()))
+        restart(self, rows, pull)
+
+    def judged(self: Trainer, rows: np.ndarray, share: float) -> torch.Tensor:
+        theirs = set(groups[rows].tolist())
+        assert not learned[-1] & theirs
+        seen.append(theirs)
+        return logits(self, rows, share)
+
+    def heads(self: Trainer, rows: np.ndarray, pull: float) -> Head:
+        if not learned:  # the choice of the head comes first, a fold after the other
+            assert len(set(groups[rows].tolist())) == 3
+        return fitted(self, rows, pull)
+
+    def learning(self: Trainer, rows: np.ndarray, number: int, passes: int) -> float:
+        assert set(groups[rows].tolist()) == learned[-1]
+        return epoch(self, rows, number, passes)
+
+    monkeypatch.setattr(Trainer, "restart", restarting)
+    monkeypatch.setattr(Trainer, "fitted", heads)
+    monkeypatch.setattr(Trainer, "_epoch", learning)
+    monkeypatch.setattr(Trainer, "logits", judged)
+    tuned()
+    assert set.union(*seen) == {0, 1, 2, 3}
+    assert learned[-1] == {0, 1, 2, 3}, "in the end all are learned from"
+
+
+def test_a_network_is_tried_where_no_head_leaves_the_original(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its features may be what is wrong."""
+    monkeypatch.setattr(Trainer, "fitted", lambda self, rows, pull: self.head)
+    found = tuned()
+    assert found.validation_below > found.validation_original
+    assert found.epochs == 4
+    assert found.validation == found.validation_below
+    assert tuned(settings=FineTuneSettings(trainable="block", worth=1.0, epochs=1, threads=1)).epochs == 0
+    assert tuned(choice="nothing").validation_below is None

@@ -1,0 +1,169 @@
+"""How far from the original to go, as people see it who were left out: not at all, by the head alone, or with what is below it, too.
+
+Each fold of the training part's people in turn is left out, and judges what was trained without it, so that everybody judges once and
+nobody judges what has learned from him. Labels may be wrong there, too, so each counts by how far it can be believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.asked import as_they_come
+from training.choosing import Array, People
+from training.folds import grouped_folds
+from training.heads import Head
+
+_NEITHER = 0.5
+"""Share of the way below which an average of two networks is neither: between them it may recognise less than both."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reach:
+    """How far, and what people left out say of it."""
+
+    pull: float
+    """How strongly the head is pulled to the original's."""
+    share: float
+    """Of the way from the original's weights to the trained ones; 0: it stays as it is."""
+    below: bool = False
+    """Whether what is below the head is trained, too."""
+    value: float
+    """Balanced accuracy among people left out; the original's, where it stays."""
+    original: float
+    """The original's, of the same people."""
+    begins: float
+    """How strongly the head is pulled that what is below it begins with: of the heads that go the whole way, the best one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Judges:
+    """m windows of the training part's people, in folds; of very many windows, some."""
+
+    rows: NDArray[np.int64]
+    """(m,) which of all windows."""
+    fold: NDArray[np.int64]
+    """(m,) with whom a person is left out."""
+    people: People
+
+    @classmethod
+    def of(
+        cls, labels: NDArray[np.int64], groups: NDArray[np.int64], believed: NDArray[np.floating], *, folds: int, seed: int
+    ) -> Judges:  # fmt: skip
+        """Those of a training part.
+
+        Args:
+            labels: (n,) of all windows.
+            groups: (n,) whose they are.
+            believed: (n,) how much a window counts.
+            folds: how many, at most.
+            seed: of the folds, of draws of people, and of which windows are asked.
+        """
+        rows = as_they_come(labels, seed)
+        labels, groups, counts = labels[rows], groups[rows], np.asarray(believed, np.float64)[rows]
+        fold = grouped_folds(groups, labels, folds, rng=np.random.default_rng(seed))
+        return cls(rows=rows, fold=fold, people=People(labels, groups, counts, seed=seed))
+
+    @property
+    def folds(self) -> list[NDArray[np.bool_]]:
+        """(m,) masks of who is left out, one after the other; none of one person alone: nobody would be left."""
+        last = int(self.fold.max())
+        return [self.fold == number for number in range(last + 1)] if last else []
+
+    def judge(self, logits: NDArray[np.floating]) -> Array:
+        """Of (m, scenes) logits, each by what has not seen that person: see :meth:`training.choosing.People.judge`."""
+        return self.people.judge(logits.argmax(1))
+
+    def as_good_as_the_best(self, judged: Sequence[Array]) -> list[bool]:
+        """See :meth:`training.choosing.People.as_good_as_the_best`."""
+        return self.people.as_good_as_the_best(judged)
+
+
+def choose_head(
+    judges: Judges,
+    features: NDArray[np.floating],
+    original: Head,
+    fitted: Callable[[NDArray[np.int64], float], Head],
+    *,
+    shares: Sequence[float],
+    pulls: Sequence[float],
+) -> Reach:
+    """The head's pull and its share of the way.
+
+    If the original is as good as the best, it stays: a gain that these people cannot tell from chance is no reason to leave what is
+    known to work. Otherwise, of those that are as good as the best, the farthest from it: the heads that are judged have seen fewer
+    people than the one that will be used, and so look best nearer to the original than it will.
+
+    Args:
+        judges: m of the n windows.
+        features: (n, d) what the head sees.
+        original: its head.
+        fitted: rows and a pull → the head that is fitted to them.
+        shares: what may be chosen.
+        pulls: what may be chosen.
+    """
+    features = features[judges.rows]
+    origin = original.logits(features)
+    stays = judges.judge(origin)
+    pulls = sorted(pulls, reverse=True)
+    chosen = Reach(pull=pulls[0], share=0.0, value=float(stays[0]), original=float(stays[0]), begins=min(pulls))
+    if not judges.folds:  # one person only: nobody is left to judge, so the middle of what is sensible
+        return replace(chosen, share=sorted(shares)[len(shares) // 2])
+    tried, judged, whole = [chosen], [stays], {}
+    for pull in pulls:
+        moved = np.empty_like(origin)
+        for left_out in judges.folds:
+            moved[left_out] = fitted(judges.rows[~left_out], pull).logits(features[left_out])
+        whole[pull] = float(judges.judge(moved)[0])
+        for share in shares:
+            judged.append(judges.judge((1 - share) * origin + share * moved))
+            tried.append(replace(chosen, pull=pull, share=share, value=float(judged[-1][0])))
+    begins = max(pulls, key=whole.__getitem__)
+    stays_fine, *fine = judges.as_good_as_the_best(judged)
+    if stays_fine:
+        return replace(chosen, begins=begins)
+    good = [each for each, enough in zip(tried[1:], fine, strict=True) if enough and each.value > each.original]
+    return replace(max(good, key=lambda each: (each.share, -each.pull)), begins=begins)
+
+
+def whole_way(original: float, pull: float) -> Reach:
+    """As far as it goes, with this pull, nobody being asked; ``original`` is its balanced accuracy."""
+    return Reach(pull=pull, share=1.0, value=original, original=original, begins=pull)
+
+
+def shares_below(shares: Sequence[float]) -> list[float]:
+    """How far a network may go: of an average of two, more than half must be one of them."""
+    return sorted(share for share in shares if share > _NEITHER) or [max(shares)]
+
+
+def choose_below(
+    judges: Judges,
+    head: Reach,
+    origin: NDArray[np.floating],
+    logits: NDArray[np.floating],
+    *,
+    shares: Sequence[float],
+    worth: float,
+) -> tuple[Reach, float]:
+    """Whether to train below the head, and how far; and what people left out say of the best that there is.
+
+    It must be better than the head, and, where the original stays as it is otherwise, than that by more than chance would have it.
+
+    Args:
+        judges: m windows.
+        head: what was chosen of heads.
+        origin: (m, scenes) logits of the original.
+        logits: (shares, m, scenes) of the networks.
+        shares: of the way that they have gone.
+        worth: how much better than the head, in balanced accuracy.
+    """
+    judged = [judges.judge(each) for each in logits]
+    best = max(range(len(judged)), key=lambda at: (judged[at][0], shares[at]))
+    value = float(judged[best][0])
+    stays = not head.share and judges.as_good_as_the_best([judges.judge(origin), judged[best]])[0]
+    if stays or value <= head.value + worth:
+        return head, value
+    return replace(head, pull=head.begins, share=shares[best], below=True, value=value), value

@@ -1,0 +1,218 @@
+"""What is trained of a network, over and over from the original's weights: on these windows, without those people, then on all.
+
+Batch norm's statistics are frozen, everything below the trained part is computed once, and each training begins with a head that is
+fitted to its windows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from training.checkpoint import Checkpoint
+from training.devices import Held, device, laid_out
+from training.filterloss import correction
+from training.heads import Head, fit_head
+from training.losses import Loss
+from training.network import SceneNet
+from training.ranks import ranks
+from training.runkey import RECIPE
+from training.schedule import epochs_of, one_cycle
+from training.settings import ComputeSettings, FineTuneSettings
+from training.step import Stepper, require_finite
+
+Sampler = Callable[[NDArray[np.int64]], NDArray[np.int64]]
+"""Labels of the training rows → which of them, by position, make an epoch; a row may come several times or never."""
+_BATCH, _JUDGED = 256, 1024
+"""Windows at once where nothing is trained: from the frozen part to the head, and when people left out judge."""
+
+
+class Trainer:
+    """The trained part of a network, its optimizer and the original's weights."""
+
+    def __init__(
+        self,
+        original: SceneNet,
+        cached: Tensor,
+        labels: NDArray[np.int64],
+        weights: NDArray[np.floating],
+        *,
+        adjust: bool,
+        sampler: Sampler | None,
+        loss: Loss,
+        settings: FineTuneSettings,
+        compute: ComputeSettings,
+    ) -> None:
+        self._where, self._loss, self._ranks = device(settings.device), loss, ranks()
+        self._original, self._settings, self._sampler, self._adjust = original, settings, sampler, adjust
+        self.head = Head.of(original)
+        """The original's."""
+        self._held = Held(cached, self._where, compute)
+        self._labels, self._weights = torch.from_numpy(labels), torch.from_numpy(np.asarray(weights, np.float32))
+        self._label_array, self._weight_array = labels, np.asarray(weights, np.float64)
+        self._net = original.clone().to(self._where).eval()
+        _, self._part = self._net.split(settings.trainable)
+        for parameter in self._part.parameters():
+            parameter.data = laid_out(parameter.data, self._where)
+        self._origin = [parameter.detach().clone() for parameter in self._part.parameters()]
+        # Below the head nothing has moved yet: its inputs are those of the original model.
+        self.features = self._head_inputs() if len(self._part) > 1 else cached.numpy()
+        """(n, d) what the head sees of the original."""
+        require_finite(float(self.features.sum()), "finetune")
+        self._stepper = Stepper(
+            self._part, self._held, self._labels.to(self._where), self._weights.to(self._where), where=self._where, loss=loss,
+            pull=settings.pull, batch=settings.batch, ranks=self._ranks, compute=compute,
+            whole=settings.trainable == "all", steps=epochs_of(len(labels), settings) * math.ceil(len(labels) / settings.batch),
+        )  # fmt: skip
+
+    @torch.inference_mode()
+    def _head_inputs(self) -> NDArray[np.floating]:
+        """(n, d) what the head sees, before anything has moved."""
+        found: NDArray[np.floating] = (
+            torch.cat([self._part[:-1](part) for part in self._held.batches(_BATCH)]).cpu().numpy()
+        )
+        return found
+
+    @property
+    def head_only(self) -> bool:
+        """Whether nothing below the head is trained."""
+        return len(self._part) == 1
+
+    def cycle(
+        self, rows: NDArray[np.int64], pull: float, passes: int, *, state: Mapping[str, Any], stretch: int
+    ) -> Iterator[tuple[int, float]]:
+        """A training from the original's weights, and a head of these rows: after each epoch, its number (from 1) and its mean loss.
+
+        The whole cycle or nothing: half way, where the rate is high, a network is worse than before and after.
+
+        Args:
+            rows: which windows.
+            pull: of that head.
+            passes: over them.
+            state: of a checkpoint, which may have been left in the middle of it.
+            stretch: which training of several it is.
+        """
+        self.restart(rows, pull)
+        for epoch in range(1 + self._resume(state, stretch), passes + 1):
+            yield epoch, self._epoch(rows, epoch, passes)
+
+    def restart(self, rows: NDArray[np.int64], pull: float) -> None:
+        """Back to the original's weights, with a head fitted on these rows."""
+        head = self._ranks.agreed(self.fitted(rows, pull))
+        layer = self._net.backbone.fc
+        with torch.no_grad():
+            for parameter, start in zip(self._part.parameters(), self._origin, strict=True):
+                parameter.copy_(start)
+            layer.weight.copy_(torch.from_numpy(head.weight))
+            layer.bias.copy_(torch.from_numpy(head.bias))
+        self._stepper.begin(self._settings.learning_rate)
+        self._generator = torch.Generator().manual_seed(self._settings.seed)
+
+    def fitted(self, rows: NDArray[np.int64], pull: float) -> Head:
+        """A head, fitted to its optimum or near it: with the weakest pull, 100 iterations leave up to 3 % of predictions other than its."""
+        rows = self._sampled(rows)
+        labels, weights = self._label_array[rows], self._weight_array[rows]
+        by_label = self._correction(torch.from_numpy(labels), torch.from_numpy(weights))
+        shift, features = None if by_label is None else by_label.numpy()[labels], self.features[rows]
+        return fit_head(features, labels, weights, start=self.head, pull=pull, adjustment=shift, loss=self._loss)
+
+    def _correction(self, labels: Tensor, weights: Tensor) -> Tensor | None:
+        """(scenes, scenes) what is added to the logits, a row for each label."""
+        scenes, by = len(self._original.scenes), self._settings
+        return correction(labels, weights, scenes, kind=by.correction, margin=by.margin) if self._adjust else None
+
+    def _sampled(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        return rows if self._sampler is None else rows[self._sampler(self._label_array[rows])]
+
+    def _epoch(self, rows: NDArray[np.int64], number: int, passes: int) -> float:
+        """The pass of this number (from 1) over these rows; returns the mean loss."""
+        chosen = torch.from_numpy(self._sampled(rows))
+        by_label = self._correction(self._labels[chosen], self._weights[chosen])
+        # Copied to the device once an epoch, and once back: no step waits for the host, nor the host for a step.
+        shift = None if by_label is None else by_label.to(self._where)
+        order = chosen[torch.randperm(len(chosen), generator=self._generator)].to(self._held.lies)
+        parts = torch.split(order, self._settings.batch)
+        losses = []
+        for at, part in enumerate(parts):
+            rate = self._settings.learning_rate * one_cycle((number - 1 + at / len(parts)) / passes)
+            losses.append(self._stepper.step(part, rate, shift))
+        self._stepper.watch.look(losses[-1])
+        return float(torch.stack(losses).mean())
+
+    def digest(self, *others: Any) -> str:
+        """Of everything that decides what this training does, and of what else does."""
+        choices = [
+            RECIPE, self._settings.recipe(), asdict(self._loss), self._adjust, self._original.digest(),
+            *(each for each in others if not isinstance(each, np.ndarray)),
+        ]  # fmt: skip
+        found = hashlib.blake2b(json.dumps(choices, default=str).encode(), digest_size=8)
+        rows = self._sampled(np.arange(len(self._label_array)))
+        arrays = [self.features, self._label_array, self._weight_array, rows]
+        for array in (*arrays, *(each for each in others if isinstance(each, np.ndarray))):
+            found.update(np.ascontiguousarray(array).data)
+        return found.hexdigest()
+
+    def save(self, kept: Checkpoint, **where: Any) -> None:
+        """Keep where the training stands, if it is time to: its stretch, the epochs done of it, and what else was found."""
+
+        def state() -> dict[str, Any]:
+            return {
+                **where, "parameters": [parameter.detach().cpu() for parameter in self._part.parameters()],
+                "optimizer": self._stepper.optimizer.state_dict(), "generator": self._generator.get_state(),
+            }  # fmt: skip
+
+        # What has moved since the last epoch's end is of no use half-way: when told to stop, that end is what is saved.
+        if self._ranks.first and not kept.save(state):
+            kept.hold(state)
+
+    def _resume(self, state: Mapping[str, Any], stretch: int) -> int:
+        """Go on where a checkpoint says, if it is of this stretch; returns how many of its epochs are done."""
+        if state.get("stretch") != stretch:
+            return 0
+        with torch.no_grad():
+            for parameter, value in zip(self._part.parameters(), state["parameters"], strict=True):
+                parameter.copy_(value)
+        self._stepper.optimizer.load_state_dict(state["optimizer"])
+        self._generator.set_state(state["generator"])
+        return int(state["epoch"])
+
+    def passes(self, rows: NDArray[np.int64]) -> int:
+        """Over so many windows; resampling makes them more or fewer."""
+        return epochs_of(len(self._sampled(rows)), self._settings)
+
+    def logits(self, rows: NDArray[np.int64], share: float) -> Tensor:
+        """(m, scenes) of these rows, at this share of the way."""
+        averaged = self._averaged(share)
+        if not len(rows):
+            return torch.empty(0, len(self.head.bias))
+        which = torch.from_numpy(rows).to(self._held.lies)
+        with torch.inference_mode():
+            found = [
+                torch.func.functional_call(self._part, averaged, (self._held.rows(part),))
+                for part in torch.split(which, _JUDGED)
+            ]
+        return torch.cat(found).cpu()
+
+    def result(self, share: float) -> SceneNet:
+        """The network at this share of the way, on the CPU."""
+        averaged = self._averaged(share)
+        with torch.no_grad():
+            for name, parameter in self._part.named_parameters():
+                parameter.copy_(averaged[name])
+        return self._net.cpu().eval()
+
+    def _averaged(self, share: float) -> dict[str, Tensor]:
+        """The trained part's parameters at this share of the way from the original's."""
+        return {
+            name: origin + share * (parameter.detach() - origin)
+            for (name, parameter), origin in zip(self._part.named_parameters(), self._origin, strict=True)
+        }

@@ -168,6 +168,8 @@ def _processes(stage: _Rehearsal, programs: debian.Programs, careful: list[str])
         "SENSORLOOP_RETRAIN__SCHEDULE": '""',
         # Of what is killed nobody needs to get well first.
         "SENSORLOOP_RETRAIN__RETRY_DELAY": "5",
+        # A whole network would take a processor without a GPU several times as long, and rehearse nothing more.
+        "SENSORLOOP_FINETUNE__TRAINABLE": os.environ.get("SENSORLOOP_FINETUNE__TRAINABLE", "block"),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
     here = Here(services, place=stage.place, extra=extra)

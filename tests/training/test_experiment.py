@@ -25,7 +25,7 @@ from training.settings import DataSettings, FineTuneSettings, OriginalSettings, 
 RECIPE = Recipe(
     data=DataSettings(),
     quality=QualitySettings(pulls=(1e-3,)),
-    finetune=FineTuneSettings(epochs=2, threads=1, device="cpu", head_pulls=(1e-3,), shares=(1.0,)),
+    finetune=FineTuneSettings(trainable="block", epochs=2, threads=1, device="cpu", head_pulls=(1e-3,), shares=(1.0,)),
 )
 REGIME = {"some": Regime(labels=0.5, wrong=0.2)}
 

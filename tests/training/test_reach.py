@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -102,9 +103,9 @@ def test_what_is_below_begins_with_the_best_head_that_goes_the_whole_way() -> No
 
 def tuned(**changes: Any) -> Any:
     made, net = windows(people=4, each=5), network()
-    cached = infer(net.split("block")[0], torch.from_numpy(made.signals))
     ones = np.ones(len(made))
     given = {"believed": ones, "adjust": True, "shares": (0.5, 1.0), "settings": QUICK, **changes}
+    cached = infer(net.split(given["settings"].trainable)[0], torch.from_numpy(made.signals))
     return finetune(net, cached, made.scenes, ones, made.groups(), **given)
 
 
@@ -144,10 +145,11 @@ def test_nobody_is_judged_by_what_has_learned_from_him(monkeypatch: pytest.Monke
     assert learned[-1] == {0, 1, 2, 3}, "in the end all are learned from"
 
 
-def test_a_network_is_tried_where_no_head_leaves_the_original(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("trainable", ["block", "all"])
+def test_a_network_is_tried_where_no_head_leaves_the_original(monkeypatch: pytest.MonkeyPatch, trainable: Any) -> None:
     """Its features may be what is wrong."""
     monkeypatch.setattr(Trainer, "fitted", lambda self, rows, pull: self.head)
-    found = tuned()
+    found = tuned(settings=replace(QUICK, trainable=trainable))
     assert found.validation_below > found.validation_original
     assert found.epochs == 4
     assert found.validation == found.validation_below

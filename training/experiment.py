@@ -136,7 +136,7 @@ class Experiment:
         parts = {
             "recipe": RECIPE, "original": self._pair.original.digest, "target": self._digest, "regime": asdict(regime),
             "seed": seed, "arm": arm.recipe(), "quality": asdict(self._recipe.quality), "finetune": finetune,
-            "trainable": self._recipe.finetune.trainable, "holdout_share": self._recipe.data.holdout_share,
+            "holdout_share": self._recipe.data.holdout_share,
             "source": self._pair.source.digest() if arm.start == "pooled" else "",
         }  # fmt: skip
         return hashlib.blake2b(json.dumps(parts, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()

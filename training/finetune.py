@@ -126,31 +126,30 @@ def finetune(
         training = trainer.digest(asdict(head), choice, list(shares), groups, believed) if checkpoint else ""
         kept = Checkpoint(checkpoint, training, every=compute.checkpoint_every)
         end.enter_context(kept.saved_when_stopped())
-        going = _Going(
+        trainings = _Trainings(
             trainer=trainer, kept=kept, state=ranks().agreed(kept.load()), run=run, progress=progress, rows=judges.rows, folds=folds,
             passes=trainer.passes(judges.rows) if below else 0, final=trainer.passes(everybody) if below else 0,
             judged=(1.0, head.begins) if below else (head.share, head.pull), labels=labels, believed=believed,
         )  # fmt: skip
         ways = shares_below(shares)
-        left_out = going.without_each_fold(ways)
+        left_out = trainings.without_each_fold(ways)
         reach, best = head, None
         if not asks:
-            reach = replace(
-                head, below=below, value=going.first(left_out[-1][going.folds[0]] if going.folds else left_out[-1])[1]
-            )
+            _, reached = trainings.judged_first(left_out[-1, trainings.first])
+            reach = replace(head, below=below, value=reached)
         elif below:
             origin = trainer.head.logits(trainer.features[judges.rows])
             reach, best = choose_below(judges, head, origin, left_out, shares=ways, worth=settings.worth)
             reach, best = ranks().agreed((reach, best))
-        going.with_everybody(everybody, reach)
+        trainings.with_everybody(everybody, reach)
     return FineTuned(
-        net=trainer.result(reach.share), epochs=going.final if reach.below else 0, head_pull=reach.pull, share=reach.share,
+        net=trainer.result(reach.share), epochs=trainings.final if reach.below else 0, head_pull=reach.pull, share=reach.share,
         validation=reach.value, validation_original=reach.original, validation_below=best,
     )  # fmt: skip
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
-class _Going:
+class _Trainings:
     """One training without each fold of people, then one with everybody; both go on where a checkpoint says."""
 
     trainer: Trainer
@@ -176,18 +175,22 @@ class _Going:
     found: Tensor | None = None
     """What :meth:`without_each_fold` has found."""
 
+    @property
+    def first(self) -> NDArray[np.bool_]:
+        """(m,) mask of those who are left out first, by whom the curve is drawn; of nobody, where there is one person."""
+        return self.folds[0] if self.folds else np.zeros(len(self.rows), bool)
+
     def without_each_fold(self, ways: Sequence[float]) -> NDArray[np.floating]:
         """(ways, m, scenes) logits of everybody, at these shares of the way, by what was trained without him."""
         trainer, (share, pull) = self.trainer, self.judged
         found = torch.zeros(len(ways), len(self.rows), len(trainer.head.bias))
         if "found" in self.state:
             found = self.state["found"]
-        first = self.folds[0] if self.folds else np.zeros(len(self.rows), bool)
-        trainer.restart(self.rows[~first], pull)
-        begins = trainer.logits(self.rows[first], share)
+        trainer.restart(self.rows[~self.first], pull)
+        begins = trainer.logits(self.rows[self.first], share)
         self._curve(0, begins)
         if not self.passes:
-            found[:, first] = begins
+            found[:, self.first] = begins
         for number, fold in enumerate(self.folds if self.passes else ()):
             if number < self.state.get("stretch", 0):
                 continue
@@ -219,20 +222,20 @@ class _Going:
 
     def _curve(self, epoch: int, logits: Tensor, loss: float | None = None) -> None:
         """What is drawn of each epoch, of those left out first: under the same name, the same quantity in every arm."""
-        plain, believed = self.first(logits.numpy())
+        plain, believed = self.judged_first(logits.numpy())
         loss_too = {} if loss is None else {"train/loss": loss}
         names = ("validation/balanced_accuracy", "validation/believed_balanced_accuracy")
         self.run.metrics({**loss_too, **dict(zip(names, (plain, believed), strict=True))}, step=epoch)
 
-    def first(self, logits: NDArray[np.floating]) -> tuple[float, float]:
+    def judged_first(self, logits: NDArray[np.floating]) -> tuple[float, float]:
         """Balanced accuracy of those left out first: windows counting alike, and by the belief in them; 0 where nobody is.
 
         Args:
             logits: (k, scenes) of theirs.
         """
-        if not self.folds:
+        rows = self.rows[self.first]
+        if not len(rows):
             return 0.0, 0.0
-        rows = self.rows[self.folds[0]]
         predicted = logits.argmax(1)
         return (
             weighted_balanced_accuracy(self.labels[rows], predicted, np.ones(len(rows))),

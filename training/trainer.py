@@ -191,9 +191,9 @@ class Trainer:
 
     def logits(self, rows: NDArray[np.int64], share: float) -> Tensor:
         """(m, scenes) of these rows, at this share of the way."""
-        averaged = self._averaged(share)
         if not len(rows):
             return torch.empty(0, len(self.head.bias))
+        averaged = self._averaged(share)
         which = torch.from_numpy(rows).to(self._held.lies)
         with torch.inference_mode():
             found = [

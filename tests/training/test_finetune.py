@@ -23,11 +23,13 @@ from training.dataset import UNLABELLED, WindowSet
 from training.devices import compiled, computes_bfloat16, precision
 from training.evaluation import evaluate
 from training.finetune import FineTuned, finetune
+from training.losses import CROSS_ENTROPY
 from training.network import SceneNet, infer
 from training.original import OriginalModel
 from training.settings import ComputeSettings, FineTuneSettings
 from training.step import Stepper
 from training.tracking import NullRun
+from training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 QUICK = FineTuneSettings(trainable="block", epochs=3, batch=16, worth=-1.0, learning_rate=1e-3, threads=1, device="cpu")
@@ -152,6 +154,25 @@ def test_what_another_training_left_is_not_gone_on_with(tmp_path: Path) -> None:
     done = tune(file, told=told, weights=other)
     assert told[0] == 1
     assert done.net.digest() == tune(weights=other).net.digest()
+
+
+@pytest.mark.parametrize(("part", "whole"), [("block", False), ("all", True)])
+def test_what_a_whole_network_gains_by_it_has(monkeypatch: pytest.MonkeyPatch, part: Any, whole: bool) -> None:
+    """A CPU's bfloat16 is for the whole network alone."""
+    seen, made = list[bool](), Stepper.__init__
+
+    def making(stepper: Stepper, *arguments: Any, **named: Any) -> None:
+        seen.append(named["whole"])
+        made(stepper, *arguments, **named)
+
+    monkeypatch.setattr(Stepper, "__init__", making)
+    net, few = network(), windows(people=1, each=2)
+    cached = infer(net.split(part)[0], torch.from_numpy(few.signals))
+    Trainer(
+        net, cached, few.scenes, np.ones(len(few)), adjust=False, sampler=None, loss=CROSS_ENTROPY, settings=replace(QUICK, trainable=part),
+        compute=EACH,
+    )  # fmt: skip
+    assert seen == [whole]
 
 
 def test_little_memory_costs_nothing_but_time(whole: FineTuned, monkeypatch: pytest.MonkeyPatch) -> None:

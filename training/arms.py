@@ -175,7 +175,9 @@ def _tune(
         compute=bench.compute, checkpoint=checkpoint, progress=progress,
     )  # fmt: skip
     part = bench.settings.trainable
-    computed = precision(device(bench.settings.device), bench.compute, whole=part == "all")
+    computed = precision(
+        device(bench.settings.device), bench.compute, whole=part == "all", narrow=bench.original.net.narrow
+    )
     return tuned, {**weighed.details, "trainable": part, "precision": str(computed).removeprefix("torch.")}
 
 

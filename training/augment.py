@@ -27,30 +27,33 @@ def augment(
         rotate: turn the phone: one random rotation a window, the same for all its sensors.
         gain: standard deviation of the logarithm of a factor, one for each window and sensor.
         sensor_dropout: probability that a sensor of a window is missing; never all that the phone has.
-        generator: where randomness comes from.
+        generator: where randomness comes from; best on the signals' device, which then need not wait.
     """
-    signals = signals.clone()
-    n = len(signals)
+    n, where = len(signals), generator.device
+    # One channel after the other: to index with a list copies it to the device, and a GPU would have to wait for that.
+    axes = list(signals.unbind(1))
     if rotate:
         rotation = _rotations(n, generator).to(signals)
-        for axes in triads(channels).values():
-            signals[:, list(axes)] = rotation @ signals[:, list(axes)]
+        for triad in triads(channels).values():
+            turned = rotation @ torch.stack([axes[at] for at in triad], 1)
+            for at, axis in zip(triad, turned.unbind(1), strict=True):
+                axes[at] = axis
     sensors = list(by_sensor(channels).values())
-    owner = torch.empty(len(channels), dtype=torch.int64)
-    for at, mine in enumerate(sensors):
-        owner[mine] = at
-    factor = torch.exp(gain * torch.randn(n, len(sensors), generator=generator)).to(signals)
-    missing = (torch.rand(n, len(sensors), generator=generator) < sensor_dropout).to(signals.device)
-    absent = signals.isnan().all(-1)
-    there = torch.stack([~absent[:, owner == at].all(1) for at in range(len(sensors))], 1)
+    factor = torch.exp(gain * torch.randn(n, len(sensors), generator=generator, device=where)).to(signals)
+    missing = (torch.rand(n, len(sensors), generator=generator, device=where) < sensor_dropout).to(signals.device)
+    absent = [axis.isnan().all(-1) for axis in axes]
+    there = torch.stack([~torch.stack([absent[at] for at in mine], 1).all(1) for mine in sensors], 1)
     missing = missing & ~(missing | ~there).all(1, keepdim=True)
     factor = factor.masked_fill(missing, torch.nan)
-    return signals * factor[:, owner.to(signals.device), None]
+    for which, mine in enumerate(sensors):
+        for at in mine:
+            axes[at] = axes[at] * factor[:, which, None]
+    return torch.stack(axes, 1)
 
 
 def _rotations(n: int, generator: torch.Generator) -> Tensor:
     """(n, 3, 3) rotations, uniform over all of them: unit quaternions of normal numbers (Muller, 1959; Shoemake, 1992)."""
-    quaternion = torch.nn.functional.normalize(torch.randn(n, 4, generator=generator), dim=1)
+    quaternion = torch.nn.functional.normalize(torch.randn(n, 4, generator=generator, device=generator.device), dim=1)
     w, x, y, z = quaternion.unbind(1)
     rows = [
         torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)], 1),

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from training.dataset import WindowSet
 
 STATE = "state.pt"
+_FRAMES_A_COLUMN = 16
+"""Of a spectrogram to one column before a ResNet's last stage."""
 
 
 class SceneNet(nn.Module):
@@ -73,16 +75,21 @@ class SceneNet(nn.Module):
         logits: Tensor = self.backbone(self.spectrogram(signals))
         return logits
 
+    @property
+    def narrow(self) -> bool:
+        """Whether its last stage, which begins with a strided convolution, gets images of one column."""
+        return self.spectrogram.settings.frames <= _FRAMES_A_COLUMN
+
     def split(self, trainable: Trainable) -> tuple[nn.Sequential, nn.Sequential]:
         """The frozen part, from signals to what is worth caching, and the trained part, from there to logits.
 
-        Both share their parameters with this network.
+        Both share their parameters with this network. Of all of it nothing is cached: signals are changed before each step.
         """
         net = self.backbone
-        stem = [net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2, net.layer3]
+        stem = [self.spectrogram, net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2, net.layer3]
         blocks = [*stem, *net.layer4, nn.Sequential(net.avgpool, nn.Flatten()), net.fc]
         cut = {"head": len(blocks) - 1, "block": len(blocks) - 3, "layer4": len(stem), "all": 0}[trainable]
-        return nn.Sequential(self.spectrogram, *blocks[:cut]), nn.Sequential(*blocks[cut:])
+        return nn.Sequential(*blocks[:cut]), nn.Sequential(*blocks[cut:])
 
     def require_fit(self, windows: WindowSet) -> None:
         """Let windows pass that are cut as those were that this network has learned from.

@@ -217,7 +217,7 @@ def _train(
     optimizer = torch.optim.AdamW(
         net.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
-    watch = Watch(optimizer, where, "original")
+    watch, dtype = Watch(optimizer, where, "original"), precision(where, compute, narrow=net.narrow)
     # One cycle: Smith & Topin, 2018, "Super-convergence". Of four steps a quarter is one, and torch divides by one less than that.
     rise = 0.25 if steps != 4 else 0.3
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=steps, pct_start=rise)
@@ -235,7 +235,7 @@ def _train(
                 sensor_dropout=settings.sensor_dropout,
                 generator=generator,
             )
-            losses.append(_train_step(net, inputs, truth[rows.to(where)], optimizer, watch, precision(where, compute)))
+            losses.append(_train_step(net, inputs, truth[rows.to(where)], optimizer, watch, dtype))
             schedule.step()
             progress(
                 epoch * steps_per_epoch + step + 1, steps, f"original model, epoch {epoch + 1} of {settings.epochs}"

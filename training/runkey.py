@@ -11,7 +11,7 @@ from typing import Any
 
 from training.settings import DataSettings, FineTuneSettings, QualitySettings
 
-RECIPE = 17
+RECIPE = 18
 """Counts up when the code would make something else of the same data and settings: results of the old recipe are not the new one's."""
 
 

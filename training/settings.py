@@ -172,6 +172,12 @@ class FineTuneSettings:
     """AdamW's, at the top of its cycle."""
     shares: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     """How far to go from the original's weights (0, always allowed) to the trained ones (1); people who were left out choose."""
+    rotate: bool = True
+    """With trainable all: turn each window's phone at random at each step, as when the original was trained."""
+    gain: float = 0.1
+    """With trainable all: standard deviation of the logarithm of a random factor on each sensor."""
+    sensor_dropout: float = 0.1
+    """With trainable all: probability that a sensor of a window is missing at a step; never all that the phone has."""
     pull: float = 1e-4
     """L2-SP: half of this times the squared distance from the weights at the start is added to the loss."""
     correction: Correction = "logit-adjustment"
@@ -192,7 +198,8 @@ class FineTuneSettings:
         rules.check(
             "finetune", self, trainable=_TRAINABLE, epochs=rules.at_least(1), max_steps=rules.at_least(1), worth=rules.DIFFERENCE,
             batch=rules.at_least(1), head_pulls=rules.PULLS, shares=rules.SOME_SHARES,
-            learning_rate=rules.POSITIVE, pull=rules.NOT_NEGATIVE, correction=rules.one_of(get_args(Correction)),
+            learning_rate=rules.POSITIVE, gain=rules.NOT_NEGATIVE, sensor_dropout=rules.SHARE, pull=rules.NOT_NEGATIVE,
+            correction=rules.one_of(get_args(Correction)),
             margin=rules.NOT_NEGATIVE, validation_folds=rules.at_least(2, "so that somebody is left to judge"), device=_DEVICE,
             threads=rules.at_least(0), seed=rules.SEED,
         )  # fmt: skip

@@ -69,14 +69,25 @@ class Spectrogram(nn.Module):
         self.scale: Tensor
 
     def forward(self, signals: Tensor) -> Tensor:
-        """Images of signals (n, channels, samples); a missing sensor is all zeros."""
+        """Images of signals (n, channels, samples); a missing sensor is all zeros.
+
+        They are float32 always: a power has more digits than bfloat16.
+        """
+        with torch.autocast(signals.device.type, enabled=False):
+            return self._images(signals)
+
+    def _images(self, signals: Tensor) -> Tensor:
         power, present = self._power(signals)
         images = ((power + self.floor).log() - self.mean) / self.scale
         return images * present
 
     def _power(self, signals: Tensor) -> tuple[Tensor, Tensor]:
         """Band powers (n, channels, bands, frames), and (n, channels, 1, 1) whether there is anything of the channel."""
-        norms = [signals[:, list(axes)].square().sum(1, keepdim=True).sqrt() for axes in self.triads.values()]
+        # Stacked: to index with a list copies it to the device, and a GPU would have to wait for that.
+        norms = [
+            torch.stack([signals[:, at] for at in axes], 1).square().sum(1, keepdim=True).sqrt()
+            for axes in self.triads.values()
+        ]
         signals = torch.cat([signals, *norms], 1)
         known = ~signals.isnan()
         count = known.sum(-1, keepdim=True)

@@ -2,7 +2,8 @@
 
 1. Each process takes its share of the windows, and of those as many at a time as fit. Where the device has not memory enough, that
    number is halved and the step begins anew; it stays so low.
-2. What a piece adds to Σ w·ℓ is divided by Σ w of the *whole* step, so that the gradients of the pieces sum up to the step's.
+2. What a piece adds to Σ w·ℓ is divided by Σ w of the *whole* step, so that the gradients of the pieces sum up to the step's. (Batch
+   norm, where it learns, sees a piece at a time, so that there a step in pieces is only nearly the step as a whole.)
 3. Gradients and loss are summed over the processes.
 4. If the loss is not finite, the fused optimizer is told so (``found_inf``, as by a gradient scaler) and leaves the parameters as
    they are, from then on, without the host having to ask the device. It asks every so many steps, and stops.
@@ -11,6 +12,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +84,8 @@ class Stepper:
         compute: ComputeSettings,
         steps: int,
         whole: bool = False,
+        narrow: bool = False,
+        change: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         """Nothing is stepped yet.
 
@@ -97,12 +101,17 @@ class Stepper:
             ranks: who shares it.
             compute: precision, and whether to compile.
             steps: how many there will be, about.
-            whole: whether the part is a whole network.
+            whole: whether the part is a whole network: then its batch norm learns, too, and it is left in training mode.
+            narrow: see :func:`training.devices.precision`.
+            change: what a step's inputs are changed by, all of them at once, whoever shares them; None: they stay as they are.
         """
+        # A new container says that it is in training mode, whatever is in it.
+        part.eval()
         self._part, self._held, self._labels, self._weights = part, held, labels, weights
         self._where, self._loss, self._pull, self._ranks = where, loss, pull, ranks
         self._forward = compiled(part, where, compute, steps=steps)
-        self._precision = precision(where, compute, whole=whole)
+        self._precision = precision(where, compute, whole=whole, narrow=narrow)
+        self._whole, self._change = whole, change
         self._at_once = batch
         self._parameters = list(part.parameters())
 
@@ -136,9 +145,10 @@ class Stepper:
         """Leave the step's gradients in the parameters, and return its loss."""
         weights = self._weights[rows.to(self._where, non_blocking=True)]
         total = weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
+        changed = None if self._change is None else self._ranks.share(self._change(self._held.rows(rows)))
         mine, loss = self._ranks.share(rows), None
         while loss is None:
-            loss = self._accumulate(mine, total, shift)
+            loss = self._accumulate(mine, changed, total, shift)
             if loss is None:
                 self._halve()
         if self._ranks.world > 1:
@@ -146,22 +156,29 @@ class Stepper:
             self._ranks.add_up([*gradients, loss])
         return loss
 
-    def _accumulate(self, rows: Tensor, total: Tensor, shift: Tensor | None) -> Tensor | None:
+    def _accumulate(self, rows: Tensor, changed: Tensor | None, total: Tensor, shift: Tensor | None) -> Tensor | None:
         """The sum over the pieces; None if one did not fit."""
         self.optimizer.zero_grad(set_to_none=True)
-        losses = []
+        losses, pieces = [], torch.split(rows, self._at_once)
+        inputs: Iterable[Tensor] = map(self._held.rows, pieces)
+        if changed is not None:
+            inputs = torch.split(changed, self._at_once)
         try:
-            for piece in torch.split(rows, self._at_once):
-                loss = self._piece(piece, total, shift)
+            for piece, given in zip(pieces, inputs, strict=True):
+                loss = self._piece(piece, given, total, shift)
                 loss.backward()  # type: ignore[no-untyped-call]  # torch's own annotation is missing
                 losses.append(loss.detach())
         except torch.OutOfMemoryError:
             return None
         return torch.stack(losses).sum() if losses else torch.zeros((), device=self._where)
 
-    def _piece(self, rows: Tensor, total: Tensor, shift: Tensor | None) -> Tensor:
+    def _piece(self, rows: Tensor, inputs: Tensor, total: Tensor, shift: Tensor | None) -> Tensor:
+        # Of one window there are no statistics.
+        learns = self._whole and len(rows) > 1
+        if self._part.training != learns:
+            self._part.train(learns)
         with torch.autocast(self._where.type, self._precision, enabled=self._precision != torch.float32):
-            logits = self._forward(self._held.rows(rows))
+            logits = self._forward(inputs)
         index = rows.to(self._where, non_blocking=True)
         labels = self._labels[index]
         adjustment = None if shift is None else shift[labels]

@@ -1,7 +1,7 @@
 """What is trained of a network, over and over from the original's weights: on these windows, without those people, then on all.
 
-Batch norm's statistics are frozen, everything below the trained part is computed once, and each training begins with a head that is
-fitted to its windows.
+Each training begins with a head that is fitted to its windows. Of a part of the network, everything below is computed once, and batch
+norm's statistics are frozen. The whole network is fed signals, changed a little at each step, and its batch norm learns.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.augment import augment
 from training.checkpoint import Checkpoint
 from training.devices import Held, device, laid_out
 from training.filterloss import correction
@@ -32,6 +33,8 @@ from training.step import Stepper, require_finite
 
 Sampler = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 """Labels of the training rows → which of them, by position, make an epoch; a row may come several times or never."""
+_LEARNED = ".running_"
+"""What a name has in it that is of batch norm's statistics."""
 _BATCH, _JUDGED = 256, 1024
 """Windows at once where nothing is trained: from the frozen part to the head, and when people left out judge."""
 
@@ -63,7 +66,12 @@ class Trainer:
         _, self._part = self._net.split(settings.trainable)
         for parameter in self._part.parameters():
             parameter.data = laid_out(parameter.data, self._where)
-        self._origin = [parameter.detach().clone() for parameter in self._part.parameters()]
+        self._whole = settings.trainable == "all"
+        self._moving: dict[str, Tensor] = dict(self._part.named_parameters())
+        if self._whole:
+            self._moving |= {name: buffer for name, buffer in self._part.named_buffers() if _LEARNED in name}
+        self._origin = {name: value.detach().clone() for name, value in self._moving.items()}
+        self._changes = torch.Generator(self._where)
         # Below the head nothing has moved yet: its inputs are those of the original model.
         self.features = self._head_inputs() if len(self._part) > 1 else cached.numpy()
         """(n, d) what the head sees of the original."""
@@ -71,7 +79,8 @@ class Trainer:
         self._stepper = Stepper(
             self._part, self._held, self._labels.to(self._where), self._weights.to(self._where), where=self._where, loss=loss,
             pull=settings.pull, batch=settings.batch, ranks=self._ranks, compute=compute,
-            whole=settings.trainable == "all", steps=epochs_of(len(labels), settings) * math.ceil(len(labels) / settings.batch),
+            whole=self._whole, narrow=original.narrow, change=self._change if self._whole else None,
+            steps=epochs_of(len(labels), settings) * math.ceil(len(labels) / settings.batch),
         )  # fmt: skip
 
     @torch.inference_mode()
@@ -110,12 +119,13 @@ class Trainer:
         head = self._ranks.agreed(self.fitted(rows, pull))
         layer = self._net.backbone.fc
         with torch.no_grad():
-            for parameter, start in zip(self._part.parameters(), self._origin, strict=True):
-                parameter.copy_(start)
+            for name, value in self._moving.items():
+                value.copy_(self._origin[name])
             layer.weight.copy_(torch.from_numpy(head.weight))
             layer.bias.copy_(torch.from_numpy(head.bias))
         self._stepper.begin(self._settings.learning_rate)
         self._generator = torch.Generator().manual_seed(self._settings.seed)
+        self._changes.manual_seed(self._settings.seed)
 
     def fitted(self, rows: NDArray[np.int64], pull: float) -> Head:
         """A head, fitted to its optimum or near it: with the weakest pull, 100 iterations leave up to 3 % of predictions other than its."""
@@ -140,13 +150,30 @@ class Trainer:
         # Copied to the device once an epoch, and once back: no step waits for the host, nor the host for a step.
         shift = None if by_label is None else by_label.to(self._where)
         order = chosen[torch.randperm(len(chosen), generator=self._generator)].to(self._held.lies)
-        parts = torch.split(order, self._settings.batch)
+        # Alike in size: batch norm would learn as much from a rest of two windows as from a whole step.
+        parts = torch.tensor_split(order, math.ceil(len(order) / self._settings.batch))
         losses = []
         for at, part in enumerate(parts):
             rate = self._settings.learning_rate * one_cycle((number - 1 + at / len(parts)) / passes)
             losses.append(self._stepper.step(part, rate, shift))
         self._stepper.watch.look(losses[-1])
+        self._part.eval()
+        self._agree()
         return float(torch.stack(losses).mean())
+
+    def _change(self, signals: Tensor) -> Tensor:
+        """The signals (k, channels, samples) of a step, as another phone in another pocket would have them."""
+        by = self._settings
+        return augment(
+            signals, self._original.channels, rotate=by.rotate, gain=by.gain, sensor_dropout=by.sensor_dropout, generator=self._changes,
+        )  # fmt: skip
+
+    def _agree(self) -> None:
+        """What batch norm has learned is the mean over the processes: each has seen its share of the windows."""
+        learned = [value for name, value in self._moving.items() if _LEARNED in name]
+        if learned and self._ranks.world > 1:
+            self._ranks.add_up(learned)
+            torch._foreach_div_(learned, self._ranks.world)
 
     def digest(self, *others: Any) -> str:
         """Of everything that decides what this training does, and of what else does."""
@@ -166,8 +193,9 @@ class Trainer:
 
         def state() -> dict[str, Any]:
             return {
-                **where, "parameters": [parameter.detach().cpu() for parameter in self._part.parameters()],
+                **where, "values": {name: value.detach().cpu() for name, value in self._moving.items()},
                 "optimizer": self._stepper.optimizer.state_dict(), "generator": self._generator.get_state(),
+                "changes": self._changes.get_state(),
             }  # fmt: skip
 
         # What has moved since the last epoch's end is of no use half-way: when told to stop, that end is what is saved.
@@ -179,10 +207,11 @@ class Trainer:
         if state.get("stretch") != stretch:
             return 0
         with torch.no_grad():
-            for parameter, value in zip(self._part.parameters(), state["parameters"], strict=True):
-                parameter.copy_(value)
+            for name, value in self._moving.items():
+                value.copy_(state["values"][name])
         self._stepper.optimizer.load_state_dict(state["optimizer"])
         self._generator.set_state(state["generator"])
+        self._changes.set_state(state["changes"])
         return int(state["epoch"])
 
     def passes(self, rows: NDArray[np.int64]) -> int:
@@ -206,13 +235,18 @@ class Trainer:
         """The network at this share of the way, on the CPU."""
         averaged = self._averaged(share)
         with torch.no_grad():
-            for name, parameter in self._part.named_parameters():
-                parameter.copy_(averaged[name])
+            for name, value in self._moving.items():
+                value.copy_(averaged[name])
+            # How many steps batch norm has seen decides nothing, and would make another network of one that went on from a checkpoint.
+            counts = dict(self._original.split(self._settings.trainable)[1].named_buffers())
+            for name, value in self._part.named_buffers():
+                if name not in averaged:
+                    value.copy_(counts[name])
         return self._net.cpu().eval()
 
     def _averaged(self, share: float) -> dict[str, Tensor]:
-        """The trained part's parameters at this share of the way from the original's."""
+        """What is trained, batch norm's statistics with it, at this share of the way from the original's."""
         return {
-            name: origin + share * (parameter.detach() - origin)
-            for (name, parameter), origin in zip(self._part.named_parameters(), self._origin, strict=True)
+            name: self._origin[name] + share * (value.detach() - self._origin[name])
+            for name, value in self._moving.items()
         }

@@ -24,7 +24,7 @@ SECTIONS: dict[str, type] = {
     "spectrogram": SpectrogramSettings, "data": DataSettings, "original": OriginalSettings, "quality": QualitySettings,
     "finetune": FineTuneSettings,
 }  # fmt: skip
-FREE = {("original", "rotate")}
+FREE = {("original", "rotate"), ("finetune", "rotate")}
 """Anything of its kind is allowed."""
 SHARE = (-0.1, 1.1, math.nan)
 POSITIVE = (0.0, -1.0, math.inf, math.nan)
@@ -52,7 +52,8 @@ REFUSED: dict[str, dict[str, tuple[Any, ...]]] = {
     "finetune": {
         "trainable": ("blok", ""), "epochs": (0,), "max_steps": (0,), "worth": (-1.1, 1.1, math.nan), "batch": (0, -1),
         "shares": ((), (0.0, 1.0), (0.5, 0.5), (1.5,)),
-        "head_pulls": PULLS, "learning_rate": POSITIVE, "pull": NOT_NEGATIVE, "validation_folds": (1, 0),
+        "head_pulls": PULLS, "learning_rate": POSITIVE, "gain": NOT_NEGATIVE, "sensor_dropout": SHARE, "pull": NOT_NEGATIVE,
+        "validation_folds": (1, 0),
         "device": ("gpu",), "threads": (-1,), "seed": SEED, "correction": ("ldam", ""), "margin": NOT_NEGATIVE,
     },
 }  # fmt: skip
@@ -74,7 +75,8 @@ AT_THE_EDGE: dict[str, dict[str, tuple[Any, ...]]] = {
     "finetune": {
         "trainable": ("head", "block", "layer4", "all"), "epochs": (1,), "max_steps": (1,), "worth": (-1.0, 1.0),
         "batch": (1,), "head_pulls": ((1e-3,),), "shares": ((1.0,),),
-        "pull": (0.0,), "validation_folds": (2,), "device": ("auto", "cpu", "cuda"), "correction": ("logit-adjustment", "margins"),
+        "gain": (0.0,), "sensor_dropout": (0.0, 1.0), "pull": (0.0,),
+        "validation_folds": (2,), "device": ("auto", "cpu", "cuda"), "correction": ("logit-adjustment", "margins"),
         "margin": (0.0,),
     },
 }  # fmt: skip

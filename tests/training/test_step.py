@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -183,6 +183,67 @@ def test_bfloat16_computes_and_float32_remembers() -> None:
     assert loss.dtype == part.layer.weight.dtype == torch.float32
     torch.testing.assert_close(loss, exact, rtol=0.02, atol=0.02)
     assert not torch.equal(loss, exact)
+
+
+class Normed(nn.Module):
+    """With batch norm, as a whole network has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.small = nn.BatchNorm1d(5), Small()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        scores: Tensor = self.small(self.norm(inputs))
+        return scores
+
+
+def whole_stepper(
+    part: nn.Module, change: Callable[[Tensor], Tensor] | None = None, ranks: Ranks | None = None
+) -> Stepper:
+    inputs, labels, weights = data()
+    made = Stepper(
+        part, Held(inputs, CPU, SETTINGS), labels, weights, where=CPU, loss=CROSS_ENTROPY, pull=PULL, batch=WINDOWS,
+        ranks=ranks or Ranks(), compute=ComputeSettings(precision="float32"), steps=1, whole=True, change=change,
+    )  # fmt: skip
+    made.begin(RATE)
+    return made
+
+
+def test_batch_norm_of_a_whole_network_learns() -> None:
+    """Of the first step on, and in a container that is made anew and does not know in which mode its modules are."""
+    (inputs, _, _), (normed, small) = data(), (nn.BatchNorm1d(5).eval(), Small().eval())
+    whole_stepper(nn.Sequential(normed, small)).step(torch.arange(WINDOWS), RATE, None)
+    torch.testing.assert_close(normed.running_mean, 0.1 * inputs.mean(0))
+
+
+def test_of_one_window_batch_norm_learns_nothing() -> None:
+    part = Normed().eval()
+    loss = whole_stepper(part).step(torch.arange(1), RATE, None)
+    assert torch.isfinite(loss)
+    assert torch.equal(part.norm.running_mean, torch.zeros(5))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_step_is_changed_as_one_whoever_shares_it(rank: int) -> None:
+    """Two processes draw the same for all of it, and each takes its part."""
+    seen, fed, (inputs, _, _) = list[Tensor](), list[Tensor](), data()
+
+    class Seeing(Normed):
+        def forward(self, given: Tensor) -> Tensor:
+            fed.append(given)
+            return super().forward(given)
+
+    class Alone(Ranks):
+        def add_up(self, tensors: Sequence[Tensor]) -> None:
+            """Nobody is there."""
+
+    def change(given: Tensor) -> Tensor:
+        seen.append(given)
+        return given + torch.arange(len(given))[:, None]
+
+    whole_stepper(Seeing(), change, Alone(rank=rank, world=2)).step(torch.arange(WINDOWS), RATE, None)
+    assert torch.equal(seen[0], inputs)
+    assert torch.equal(fed[0], (inputs + torch.arange(WINDOWS)[:, None])[rank::2])
 
 
 @pytest.mark.gpu

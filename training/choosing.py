@@ -56,11 +56,15 @@ class People:
         """
         values = np.stack(judged)
         differences = values[int(values[:, 0].argmax())] - values
+        good: list[bool] = (differences[:, 0] <= self.errors(differences) + 1e-12).tolist()
+        return good
+
+    def errors(self, differences: Array) -> Array:
+        """Standard errors, over people, of differences (…, 1 + draws) between what :meth:`judge` says of two."""
         # Draws of n people vary less than n people do (Bessel), which is much where n is 4.
         people = self._shape[0]
-        errors = differences[:, 1:].std(axis=1) * np.sqrt(people / max(people - 1, 1))
-        good: list[bool] = (differences[:, 0] <= errors + 1e-12).tolist()
-        return good
+        found: Array = differences[..., 1:].std(axis=-1) * np.sqrt(people / max(people - 1, 1))
+        return found
 
     def _sums(self, values: Array) -> Array:
         cells = np.bincount(self._cell, weights=values, minlength=self._shape[0] * self._shape[1]).reshape(self._shape)

@@ -6,8 +6,8 @@ the layers below it as well, without each of them in turn; go as far as they say
 everybody. The head comes first, so that a bad one does not bend what is below it (Kumar et al., 2022, "Fine-tuning can distort
 pretrained features").
 
-What else keeps a ResNet-34 from getting worse on a few hundred windows: batch norm's statistics are frozen, and the learning rate
-goes through one whole cycle of a bounded number of steps (Smith & Topin, 2018).
+What else keeps a ResNet-34 from getting worse on a few hundred windows: the learning rate goes through one whole cycle of a bounded
+number of steps (Smith & Topin, 2018), and no step sees a window as another did: it is turned, and a sensor may be missing.
 
 How far to go is :mod:`training.reach`, what is trained :mod:`training.trainer`, how a step uses the machine :mod:`training.step`;
 several processes that ``torchrun`` started train one model.
@@ -32,7 +32,7 @@ from training.devices import reproducible, seeded, threads
 from training.losses import CROSS_ENTROPY, Loss
 from training.network import SceneNet
 from training.ranks import ranks
-from training.reach import Judges, Reach, choose_below, choose_head, shares_below, whole_way
+from training.reach import Judges, Reach, choose_below, choose_head, whole_way
 from training.settings import ComputeSettings, FineTuneSettings
 from training.tracking import NullRun, Progress, RunLog, no_progress
 from training.trainer import Sampler, Trainer
@@ -58,7 +58,7 @@ class FineTuned:
     validation_original: float
     """The original's: on the same people, or on the whole training part where nobody chose."""
     validation_below: float | None
-    """That of the best network trained below the head, chosen or not; None: none was tried, or nobody asked."""
+    """That of the network trained below the head, chosen or not; None: none was tried, or nobody asked."""
 
 
 def finetune(
@@ -114,11 +114,13 @@ def finetune(
             original, cached, labels, weights, adjust=adjust, sampler=sampler, loss=loss, settings=settings, compute=compute
         )  # fmt: skip
         if asks:
-            head = choose_head(judges, trainer.features, trainer.head, trainer.fitted, shares=shares, pulls=pulls)
+            head, judged = choose_head(
+                judges, trainer.features, trainer.head, trainer.fitted, shares=shares, pulls=pulls
+            )
         else:
             as_it_is = trainer.head.logits(trainer.features).argmax(1)
-            head = whole_way(weighted_balanced_accuracy(labels, as_it_is, believed), pulls[0])
-        head = ranks().agreed(head)
+            head, judged = whole_way(weighted_balanced_accuracy(labels, as_it_is, believed), pulls[0]), np.zeros(0)
+        head, judged = ranks().agreed((head, judged))
         # A head is at its optimum already. Nor is anything below it worth a try where nobody is left out who could say so.
         below = not trainer.head_only and (bool(judges.folds) or not asks)
         # Where nobody is asked, the first fold is left out all the same, for the curve.
@@ -129,17 +131,16 @@ def finetune(
         trainings = _Trainings(
             trainer=trainer, kept=kept, state=ranks().agreed(kept.load()), run=run, progress=progress, rows=judges.rows, folds=folds,
             passes=trainer.passes(judges.rows) if below else 0, final=trainer.passes(everybody) if below else 0,
-            judged=(1.0, head.begins) if below else (head.share, head.pull), labels=labels, believed=believed,
+            judged=(max(shares), head.begins) if below else (head.share, head.pull), labels=labels, believed=believed,
         )  # fmt: skip
-        ways = shares_below(shares)
-        left_out = trainings.without_each_fold(ways)
+        left_out = trainings.without_each_fold()
         reach, best = head, None
         if not asks:
-            _, reached = trainings.judged_first(left_out[-1, trainings.first])
+            _, reached = trainings.judged_first(left_out[trainings.first])
             reach = replace(head, below=below, value=reached)
         elif below:
             origin = trainer.head.logits(trainer.features[judges.rows])
-            reach, best = choose_below(judges, head, origin, left_out, shares=ways, worth=settings.worth)
+            reach, best = choose_below(judges, head, judged, origin, left_out, share=max(shares), worth=settings.worth)
             reach, best = ranks().agreed((reach, best))
         trainings.with_everybody(everybody, reach)
     return FineTuned(
@@ -180,17 +181,17 @@ class _Trainings:
         """(m,) mask of those who are left out first, by whom the curve is drawn; of nobody, where there is one person."""
         return self.folds[0] if self.folds else np.zeros(len(self.rows), bool)
 
-    def without_each_fold(self, ways: Sequence[float]) -> NDArray[np.floating]:
-        """(ways, m, scenes) logits of everybody, at these shares of the way, by what was trained without him."""
+    def without_each_fold(self) -> NDArray[np.floating]:
+        """(m, scenes) logits of everybody, by what was trained without him."""
         trainer, (share, pull) = self.trainer, self.judged
-        found = torch.zeros(len(ways), len(self.rows), len(trainer.head.bias))
+        found = torch.zeros(len(self.rows), len(trainer.head.bias))
         if "found" in self.state:
             found = self.state["found"]
         trainer.restart(self.rows[~self.first], pull)
         begins = trainer.logits(self.rows[self.first], share)
         self._curve(0, begins)
         if not self.passes:
-            found[:, self.first] = begins
+            found[self.first] = begins
         for number, fold in enumerate(self.folds if self.passes else ()):
             if number < self.state.get("stretch", 0):
                 continue
@@ -200,7 +201,7 @@ class _Trainings:
                 trainer.save(self.kept, stretch=number, epoch=epoch, found=found)
                 told = f"without fold {number + 1} of {len(self.folds)}, epoch {epoch} of {self.passes}"
                 self.progress(number * self.passes + epoch, self._total, told)
-            found[:, fold] = torch.stack([trainer.logits(self.rows[fold], way) for way in ways])
+            found[fold] = trainer.logits(self.rows[fold], share)
         self.found = found
         return found.numpy()
 

@@ -17,8 +17,8 @@ from training.choosing import Array, People
 from training.folds import grouped_folds
 from training.heads import Head
 
-_NEITHER = 0.5
-"""Share of the way below which an average of two networks is neither: between them it may recognise less than both."""
+_SURE = 2.0
+"""Standard errors."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,8 +90,8 @@ def choose_head(
     *,
     shares: Sequence[float],
     pulls: Sequence[float],
-) -> Reach:
-    """The head's pull and its share of the way.
+) -> tuple[Reach, Array]:
+    """The head's pull and its share of the way, and what people left out say of it in each draw of them.
 
     If the original is as good as the best, it stays: a gain that these people cannot tell from chance is no reason to leave what is
     known to work. Otherwise, of those that are as good as the best, the farthest from it: the heads that are judged have seen fewer
@@ -111,7 +111,7 @@ def choose_head(
     pulls = sorted(pulls, reverse=True)
     chosen = Reach(pull=pulls[0], share=0.0, value=float(stays[0]), original=float(stays[0]), begins=min(pulls))
     if not judges.folds:  # one person only: nobody is left to judge, so the middle of what is sensible
-        return replace(chosen, share=sorted(shares)[len(shares) // 2])
+        return replace(chosen, share=sorted(shares)[len(shares) // 2]), stays
     tried, judged, whole = [chosen], [stays], {}
     for pull in pulls:
         moved = np.empty_like(origin)
@@ -124,9 +124,10 @@ def choose_head(
     begins = max(pulls, key=whole.__getitem__)
     stays_fine, *fine = judges.as_good_as_the_best(judged)
     if stays_fine:
-        return replace(chosen, begins=begins)
-    good = [each for each, enough in zip(tried[1:], fine, strict=True) if enough and each.value > each.original]
-    return replace(max(good, key=lambda each: (each.share, -each.pull)), begins=begins)
+        return replace(chosen, begins=begins), stays
+    good = [at for at, enough in enumerate(fine, start=1) if enough and tried[at].value > chosen.original]
+    farthest = max(good, key=lambda at: (tried[at].share, -tried[at].pull))
+    return replace(tried[farthest], begins=begins), judged[farthest]
 
 
 def whole_way(original: float, pull: float) -> Reach:
@@ -134,36 +135,34 @@ def whole_way(original: float, pull: float) -> Reach:
     return Reach(pull=pull, share=1.0, value=original, original=original, begins=pull)
 
 
-def shares_below(shares: Sequence[float]) -> list[float]:
-    """How far a network may go: of an average of two, more than half must be one of them."""
-    return sorted(share for share in shares if share > _NEITHER) or [max(shares)]
-
-
 def choose_below(
     judges: Judges,
     head: Reach,
+    head_judged: Array,
     origin: NDArray[np.floating],
     logits: NDArray[np.floating],
     *,
-    shares: Sequence[float],
+    share: float,
     worth: float,
 ) -> tuple[Reach, float]:
-    """Whether to train below the head, and how far; and what people left out say of the best that there is.
+    """Whether to train below the head; and what people left out say of the network that comes of it.
 
-    It must be better than the head, and, where the original stays as it is otherwise, than that by more than chance would have it.
+    It is, unless it is surely worse than the head: people left out judge by beliefs that come of heads, which favours heads, and networks
+    gain more by learning from them as well. Where the original stays as it is otherwise, it must be better than that by more than
+    chance would have it. How far is no question: between two networks, an average of their weights may recognise less than either.
 
     Args:
         judges: m windows.
         head: what was chosen of heads.
+        head_judged: what people left out say of it, see :func:`choose_head`.
         origin: (m, scenes) logits of the original.
-        logits: (shares, m, scenes) of the networks.
-        shares: of the way that they have gone.
-        worth: how much better than the head, in balanced accuracy.
+        logits: (m, scenes) of the network.
+        share: of the way that it has gone.
+        worth: how much better than the head it must be, in balanced accuracy, give or take two standard errors.
     """
-    judged = [judges.judge(each) for each in logits]
-    best = max(range(len(judged)), key=lambda at: (judged[at][0], shares[at]))
-    value = float(judged[best][0])
-    stays = not head.share and judges.as_good_as_the_best([judges.judge(origin), judged[best]])[0]
-    if stays or value <= head.value + worth:
+    judged = judges.judge(logits)
+    value = float(judged[0])
+    stays = not head.share and judges.as_good_as_the_best([judges.judge(origin), judged])[0]
+    if stays or value <= head.value + worth - _SURE * float(judges.people.errors(judged - head_judged)):
         return head, value
-    return replace(head, pull=head.begins, share=shares[best], below=True, value=value), value
+    return replace(head, pull=head.begins, share=share, below=True, value=value), value

@@ -163,7 +163,7 @@ class FineTuneSettings:
     """Most steps of a training; with more than a thousand windows there are fewer passes, but one at least."""
     worth: float = 0.0
     """What training below the head must gain in balanced accuracy, 0 to 1, among people left out, over the head that
-    was chosen; over the original, where no head is better, also more than chance would have it."""
+    was chosen, give or take two standard errors; over the original, where no head is better, more than chance would have it."""
     batch: int = 64
     """Windows a step."""
     head_pulls: tuple[float, ...] = (1e-2, 1e-3, 1e-4, 1e-5)

@@ -1,10 +1,11 @@
 """``make bench-train``: samples a second of our training loop beside a plain one → ``var/bench/train.json``.
 
 Plain is what torchvision's reference does: a ``DataLoader`` with workers that make each window's spectrogram, float32, the network in
-training mode, ``loss.item()`` after each step. Ours is :mod:`training.step` over what the frozen part was made to say once; that time
-is in ours. Both in turns, the same windows, batch, passes and optimizer; on a GPU as well as without one. On a CPU that computes in
-bfloat16 a third is ours with ``[compute] precision = "bfloat16"``, which there is for whoever trains to choose. *Bare* is forward and
-backward of ours over one batch that lies on the device, again and again: its time ÷ ours is the share of the model's own kernels.
+training mode, ``loss.item()`` after each step. Ours is :mod:`training.step` over what the frozen part was made to say once; that time is
+in ours. Of the whole network nothing is frozen: ours also changes signals at each step, and makes their spectrograms there. Both in
+turns, the same windows, batch, passes and optimizer; on a GPU as well as without one. On a CPU that computes in bfloat16 a third is ours
+in float32. *Bare* is forward and backward of ours over one batch that lies on the device, again and again: its time ÷ ours is the share
+of the model's own kernels.
 ``QUICK=1``: fewer windows and passes.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import statistics
 import time
@@ -28,6 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.images import network, noise
 from benchmarks.machine import machine, versions, write
+from training.augment import augment
 from training.dataset import WindowSet
 from training.devices import Held, computes_bfloat16, device, laid_out, precision
 from training.losses import CROSS_ENTROPY
@@ -149,7 +152,8 @@ def _ours(net: SceneNet, windows: WindowSet, part: Trainable, compute: ComputeSe
     generator = torch.Generator().manual_seed(0)
     for _ in range(PASSES):
         order = torch.randperm(len(windows), generator=generator).to(held.lies)
-        losses = [stepper.step(rows, SETTINGS.learning_rate, None) for rows in torch.split(order, SETTINGS.batch)]
+        steps = torch.tensor_split(order, math.ceil(len(order) / SETTINGS.batch))
+        losses = [stepper.step(rows, SETTINGS.learning_rate, None) for rows in steps]
         stepper.watch.look(losses[-1])
 
 
@@ -157,7 +161,7 @@ def _bare(net: SceneNet, windows: WindowSet, part: Trainable, compute: ComputeSe
     """Windows a second of forward and backward alone, over one batch that lies on the device."""
     frozen, _ = net.split(part)
     cached = infer(frozen.eval(), torch.from_numpy(windows.signals[: SETTINGS.batch]))
-    trained = net.clone().to(WHERE).eval().split(part)[1]
+    trained = net.clone().to(WHERE).eval().split(part)[1].train(part == "all")
     for parameter in trained.parameters():
         parameter.data = laid_out(parameter.data, WHERE)
     inputs, labels = (
@@ -165,7 +169,7 @@ def _bare(net: SceneNet, windows: WindowSet, part: Trainable, compute: ComputeSe
         torch.zeros(SETTINGS.batch, dtype=torch.int64),
     )
     labels = labels.to(WHERE)
-    dtype = precision(WHERE, compute, whole=part == "all")
+    dtype = precision(WHERE, compute, whole=part == "all", narrow=net.narrow)
 
     def step() -> None:
         with torch.autocast(WHERE.type, dtype, enabled=dtype != torch.float32):
@@ -192,9 +196,14 @@ def _stepper(
         torch.from_numpy(windows.scenes).to(WHERE),
         torch.from_numpy(np.ones(WINDOWS, np.float32)).to(WHERE),
     )
+    change = functools.partial(
+        augment, channels=net.channels, rotate=SETTINGS.rotate, gain=SETTINGS.gain, sensor_dropout=SETTINGS.sensor_dropout,
+        generator=torch.Generator(WHERE),
+    )  # fmt: skip
     made = Stepper(
         trained, held, labels, weights, where=WHERE, loss=CROSS_ENTROPY, pull=SETTINGS.pull, batch=SETTINGS.batch,
         ranks=Ranks(), compute=compute, steps=PASSES * WINDOWS // SETTINGS.batch, whole=part == "all",
+        narrow=net.narrow, change=change if part == "all" else None,
     )  # fmt: skip
     return made, held
 

@@ -35,7 +35,10 @@ def augment(
     if rotate:
         rotation = _rotations(n, generator).to(signals)
         for triad in triads(channels).values():
-            turned = rotation @ torch.stack([axes[at] for at in triad], 1)
+            held = torch.stack([axes[at] for at in triad], 1)
+            # Where a phone has not all three, none can be turned: each would be made of one that is not there.
+            complete = ~held.isnan().all(-1).any(1)
+            turned = torch.where(complete[:, None, None], rotation @ held, held)
             for at, axis in zip(triad, turned.unbind(1), strict=True):
                 axes[at] = axis
     sensors = list(by_sensor(channels).values())

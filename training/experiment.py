@@ -246,7 +246,8 @@ class _Draw:
         if arm.start == "scratch":
             train = OriginalSettings(
                 architecture=cast("Architecture", original.architecture), epochs=settings.epochs, batch=settings.batch, seed=self._seed,
-                threads=settings.threads, device=settings.device,
+                rotate=settings.rotate, gain=settings.gain, sensor_dropout=settings.sensor_dropout, threads=settings.threads,
+                device=settings.device,
             )  # fmt: skip
             return fit_network(
                 self._windows, train, spectrogram=original.spectrogram.settings, compute=self._recipe.compute
@@ -261,6 +262,7 @@ class _Draw:
         )  # fmt: skip
         details = {
             **weighed.details, "epochs": tuned.epochs, "head_pull": tuned.head_pull, "share": tuned.share, "validation": tuned.validation,
+            "validation_original": tuned.validation_original,
             **({} if tuned.validation_below is None else {"validation_below": tuned.validation_below}),
         }  # fmt: skip
         return tuned.net, details

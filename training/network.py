@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from training.dataset import WindowSet
 
 STATE = "state.pt"
-_FRAMES_A_COLUMN = 16
-"""Of a spectrogram to one column before a ResNet's last stage."""
+_COLUMNS_TO_ONE = 16
+"""Columns of a spectrogram of which one is left before a ResNet's last stage."""
 
 
 class SceneNet(nn.Module):
@@ -78,7 +78,7 @@ class SceneNet(nn.Module):
     @property
     def narrow(self) -> bool:
         """Whether its last stage, which begins with a strided convolution, gets images of one column."""
-        return self.spectrogram.settings.frames <= _FRAMES_A_COLUMN
+        return self.spectrogram.columns <= _COLUMNS_TO_ONE
 
     def split(self, trainable: Trainable) -> tuple[nn.Sequential, nn.Sequential]:
         """The frozen part, from signals to what is worth caching, and the trained part, from there to logits.
@@ -197,8 +197,10 @@ def placed(module: nn.Module, where: torch.device | None) -> nn.Module:
 def infer(module: nn.Module, inputs: Tensor, *, batch: int = 256, where: torch.device | None = None) -> Tensor:
     """``module`` over many rows, a batch at a time, in evaluation mode and without gradients; the result is on the CPU.
 
-    It is computed on the device ``where``; None: where the module is.
+    It is computed on the device ``where``; None: where the module is. Of a container with nothing in it the result is the inputs.
     """
+    if isinstance(module, nn.Sequential) and not len(module):  # nothing is frozen
+        return inputs
     module = placed(module.eval(), where)
     device = next((p.device for p in (*module.parameters(), *module.buffers())), inputs.device)
     with torch.inference_mode():

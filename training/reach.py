@@ -148,8 +148,8 @@ def choose_below(
     """Whether to train below the head; and what people left out say of the network that comes of it.
 
     It is, unless it is surely worse than the head: people left out judge by beliefs that come of heads, which favours heads, and networks
-    gain more by learning from them as well. Where the original stays as it is otherwise, it must be better than that by more than
-    chance would have it. How far is no question: between two networks, an average of their weights may recognise less than either.
+    gain more by learning from them as well. But it must be better than the original, by more than chance would have it, whatever the
+    head is. How far is no question: between two networks, an average of their weights may recognise less than either.
 
     Args:
         judges: m windows.
@@ -162,7 +162,7 @@ def choose_below(
     """
     judged = judges.judge(logits)
     value = float(judged[0])
-    stays = not head.share and judges.as_good_as_the_best([judges.judge(origin), judged])[0]
+    stays = judges.as_good_as_the_best([judges.judge(origin), judged])[0]
     if stays or value <= head.value + worth - _SURE * float(judges.people.errors(judged - head_judged)):
         return head, value
     return replace(head, pull=head.begins, share=share, below=True, value=value), value

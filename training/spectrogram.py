@@ -57,6 +57,8 @@ class Spectrogram(nn.Module):
         self.names = (*channels, *(f"{prefix}_norm" for prefix in self.triads))
         self.segment = round(settings.segment.total_seconds() * rate_hz)
         self.hop = max(1, (samples - self.segment) // (settings.frames - 1))
+        self.columns = min(settings.frames, (samples - self.segment) // self.hop + 1)
+        """Of an image: fewer than ``frames`` where there are not so many places for a segment."""
         self.register_buffer("window", torch.hann_window(self.segment), persistent=False)
         self.register_buffer("bands", _bands(self.segment, settings.bands), persistent=False)
         self.register_buffer("floor", torch.full((len(self.names), 1, 1), 1e-6))

@@ -114,6 +114,7 @@ class Stepper:
         self._whole, self._change = whole, change
         self._at_once = batch
         self._parameters = list(part.parameters())
+        self._learned = [buffer for name, buffer in part.named_buffers() if "running_" in name] if whole else []
 
     def begin(self, learning_rate: float) -> None:
         """A new optimizer; from here on the parameters are pulled back to what they are now."""
@@ -145,27 +146,38 @@ class Stepper:
         """Leave the step's gradients in the parameters, and return its loss."""
         weights = self._weights[rows.to(self._where, non_blocking=True)]
         total = weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
-        changed = None if self._change is None else self._ranks.share(self._change(self._held.rows(rows)))
         mine, loss = self._ranks.share(rows), None
+        inputs = self._changed(rows)
+        learned = [buffer.clone() for buffer in self._learned]
         while loss is None:
-            loss = self._accumulate(mine, changed, total, shift)
+            loss = self._accumulate(mine, inputs, total, shift)
             if loss is None:
                 self._halve()
+                # What batch norm has learned of what did not fit, it learns again.
+                for buffer, before in zip(self._learned, learned, strict=True):
+                    buffer.copy_(before)
         if self._ranks.world > 1:
             gradients = [_gradient(parameter) for parameter in self._parameters]
             self._ranks.add_up([*gradients, loss])
         return loss
 
-    def _accumulate(self, rows: Tensor, changed: Tensor | None, total: Tensor, shift: Tensor | None) -> Tensor | None:
+    def _changed(self, rows: Tensor) -> Tensor | None:
+        """This process's inputs; None where they are not changed, and come a piece at a time. Signals are small beside activations."""
+        return None if self._change is None else self._ranks.share(self._change(self._held.rows(rows)))
+
+    def _accumulate(self, rows: Tensor, inputs: Tensor | None, total: Tensor, shift: Tensor | None) -> Tensor | None:
         """The sum over the pieces; None if one did not fit."""
         self.optimizer.zero_grad(set_to_none=True)
-        losses, pieces = [], torch.split(rows, self._at_once)
-        inputs: Iterable[Tensor] = map(self._held.rows, pieces)
-        if changed is not None:
-            inputs = torch.split(changed, self._at_once)
+        # Alike in size, and none where there are no windows: batch norm learns as much from a piece of two as from one of thirty.
+        count = math.ceil(len(rows) / self._at_once)
+        pieces = torch.tensor_split(rows, count) if count else ()
+        given: Iterable[Tensor] = map(self._held.rows, pieces)
+        if inputs is not None and count:
+            given = torch.tensor_split(inputs, count)
+        losses = []
         try:
-            for piece, given in zip(pieces, inputs, strict=True):
-                loss = self._piece(piece, given, total, shift)
+            for piece, its in zip(pieces, given, strict=True):
+                loss = self._piece(piece, its, total, shift)
                 loss.backward()  # type: ignore[no-untyped-call]  # torch's own annotation is missing
                 losses.append(loss.detach())
         except torch.OutOfMemoryError:

@@ -55,10 +55,23 @@ def test_a_network_that_may_be_as_good_as_the_head_is_taken_and_one_that_is_sure
     mixed = head.copy()
     mixed[GROUPS == 0], mixed[GROUPS == 7] = right(0.0)[GROUPS == 0], right(0.8)[GROUPS == 7]
     chosen = replace(HEAD, value=float(those.judge(head)[0]))
-    reach, best = choose_below(those, chosen, those.judge(head), right(0.5), mixed, share=1.0, worth=0.0)
+    reach, best = choose_below(those, chosen, those.judge(head), right(0.25), mixed, share=1.0, worth=0.0)
     assert reach.below
     assert best < chosen.value
     assert choose_below(those, chosen, those.judge(head), right(0.5), right(0.25), share=1.0, worth=0.0)[0] == chosen
+
+
+def test_a_network_that_is_no_better_than_the_original_is_not_taken_however_unsure_they_are_of_the_head() -> None:
+    """Two people, who disagree on the network: two standard errors are more than it lacks, of the head and of the original."""
+    groups = GROUPS // 4
+    those, head, origin = judges(groups), right(0.75), right(0.5)
+    network = head.copy()
+    network[groups == 1] = right(0.0)[groups == 1]
+    chosen = replace(HEAD, value=float(those.judge(head)[0]), original=float(those.judge(origin)[0]))
+    reach, value = choose_below(those, chosen, those.judge(head), origin, network, share=1.0, worth=0.0)
+    assert value < chosen.original
+    assert reach == chosen
+    assert choose_below(those, chosen, those.judge(head), right(0.0), network, share=1.0, worth=0.0)[0].below
 
 
 @pytest.mark.parametrize(("worth", "below"), [(0.0, True), (0.8, False), (-1.0, True)])

@@ -87,3 +87,14 @@ def test_the_same_generator_gives_the_same_and_the_input_is_left_alone() -> None
 
 def test_with_everything_off_nothing_changes() -> None:
     torch.testing.assert_close(changed(signals(), seed=0), signals())
+
+
+def test_a_phone_without_one_of_three_axes_keeps_the_two() -> None:
+    """What is turned would be made of one that is not there, and all three were missing."""
+    before = signals()
+    before[1, ACC[2]] = torch.nan
+    after = changed(before, seed=0, rotate=True)
+    torch.testing.assert_close(after[1, ACC], before[1, ACC], equal_nan=True)
+    assert not torch.equal(after[0, ACC], before[0, ACC])
+    assert torch.isfinite(after[1, GYR]).all()
+    assert not torch.equal(after[1, GYR], before[1, GYR])

@@ -71,7 +71,6 @@ def test_a_network_that_is_no_better_than_the_original_is_not_taken_however_unsu
     reach, value = choose_below(those, chosen, those.judge(head), origin, network, share=1.0, worth=0.0)
     assert value < chosen.original
     assert reach == chosen
-    assert choose_below(those, chosen, those.judge(head), right(0.0), network, share=1.0, worth=0.0)[0].below
 
 
 @pytest.mark.parametrize(("worth", "below"), [(0.0, True), (0.8, False), (-1.0, True)])

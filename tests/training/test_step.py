@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -11,6 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.training.made import network, windows
+from training.augment import augment
 from training.devices import Held
 from training.errors import NonFiniteLoss, OutOfMemory
 from training.filterloss import filter_loss
@@ -223,6 +226,44 @@ def test_of_one_window_batch_norm_learns_nothing() -> None:
     assert torch.equal(part.norm.running_mean, torch.zeros(5))
 
 
+def test_what_did_not_fit_teaches_batch_norm_nothing_and_pieces_are_alike() -> None:
+    """Of twelve windows five fit at once: three pieces of four, and not six, three, …, with a rest."""
+    (inputs, _, _), normed, small = data(), nn.BatchNorm1d(5).eval(), Small(fits=5)
+    whole_stepper(nn.Sequential(normed, small)).step(torch.arange(WINDOWS), RATE, None)
+    assert small.sizes == [12, 6, 3, 3, 3, 3]
+    expected = torch.zeros(5)
+    for piece in inputs.split(3):
+        expected += 0.1 * (piece.mean(0) - expected)
+    torch.testing.assert_close(normed.running_mean, expected)
+
+
+def test_steps_that_do_not_divide_are_cut_into_pieces_alike_in_size() -> None:
+    small = Small(fits=5)
+    made = whole_stepper(nn.Sequential(nn.BatchNorm1d(5), small))
+    made.step(torch.arange(WINDOWS), RATE, None)
+    small.sizes.clear()
+    made.step(torch.arange(7), RATE, None)
+    assert small.sizes == [3, 2, 2]
+
+
+def test_a_process_without_a_window_of_the_step_feeds_a_network_nothing() -> None:
+    """A spectrogram of no windows is an error of the library for Fourier transforms."""
+    net, made = network(), windows(people=1, each=1)
+    part = net.split("all")[1]
+
+    class Alone(Ranks):
+        def add_up(self, tensors: Sequence[Tensor]) -> None:
+            """Nobody is there."""
+
+    step = Stepper(
+        part, Held(torch.from_numpy(made.signals), CPU, SETTINGS), torch.from_numpy(made.scenes), torch.ones(3), where=CPU,
+        loss=CROSS_ENTROPY, pull=PULL, batch=4, ranks=Alone(rank=3, world=4), compute=SETTINGS, steps=1, whole=True, narrow=net.narrow,
+        change=lambda signals: signals,
+    )  # fmt: skip
+    step.begin(RATE)
+    assert step.step(torch.arange(3), RATE, None) == 0
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_step_is_changed_as_one_whoever_shares_it(rank: int) -> None:
     """Two processes draw the same for all of it, and each takes its part."""
@@ -244,6 +285,29 @@ def test_a_step_is_changed_as_one_whoever_shares_it(rank: int) -> None:
     whole_stepper(Seeing(), change, Alone(rank=rank, world=2)).step(torch.arange(WINDOWS), RATE, None)
     assert torch.equal(seen[0], inputs)
     assert torch.equal(fed[0], (inputs + torch.arange(WINDOWS)[:, None])[rank::2])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_step_of_a_whole_network_on_a_gpu_waits_for_nothing() -> None:
+    """Signals are changed, and their spectrograms made, there."""
+    where, made, net = torch.device("cuda"), windows(people=2, each=4), network()
+    change = functools.partial(
+        augment, channels=net.channels, rotate=True, gain=0.1, sensor_dropout=0.1, generator=torch.Generator(where).manual_seed(0)
+    )  # fmt: skip
+    held = Held(torch.from_numpy(made.signals), where, SETTINGS)
+    step = Stepper(
+        net.to(where).split("all")[1], held, torch.from_numpy(made.scenes).to(where), torch.ones(len(made), device=where), where=where,
+        loss=CROSS_ENTROPY, pull=PULL, batch=16, ranks=Ranks(), compute=SETTINGS, steps=1, whole=True, change=change,
+    )  # fmt: skip
+    step.begin(RATE)
+    rows = torch.arange(16, device=where)
+    step.step(rows, RATE, None)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step.step(rows, RATE, None)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.gpu

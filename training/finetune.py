@@ -7,7 +7,7 @@ everybody. The head comes first, so that a bad one does not bend what is below i
 pretrained features").
 
 What else keeps a ResNet-34 from getting worse on a few hundred windows: the learning rate goes through one whole cycle of a bounded
-number of steps (Smith & Topin, 2018), and no step sees a window as another did: it is turned, and a sensor may be missing.
+number of steps (Smith & Topin, 2018), and where the whole network is trained no step sees a window as another did.
 
 How far to go is :mod:`training.reach`, what is trained :mod:`training.trainer`, how a step uses the machine :mod:`training.step`;
 several processes that ``torchrun`` started train one model.

@@ -1,7 +1,8 @@
 """Several processes that train one model, as ``torchrun`` starts them, each with a GPU of its own or, with gloo, a part of the CPU.
 
 Every process holds the whole data set and makes the same choices; of each step it takes its share of the windows. Since the weights
-of all windows are known everywhere, Σ w over all processes needs no message: what is summed are the gradients, once a step.
+of all windows are known everywhere, Σ w over all processes needs no message: what is summed are the gradients, once a step,
+and, once an epoch, what batch norm of a whole network has learned.
 """
 
 from __future__ import annotations

@@ -165,7 +165,8 @@ class FineTuneSettings:
     """What training below the head must gain in balanced accuracy, 0 to 1, among people left out, over the head that
     was chosen, give or take two standard errors; over the original, where no head is better, more than chance would have it."""
     batch: int = 64
-    """Windows a step."""
+    """Windows a step, of all processes. Batch norm of a whole network learns from those that a process computes at a time: eight at least
+    are best, and of one it learns nothing."""
     head_pulls: tuple[float, ...] = (1e-2, 1e-3, 1e-4, 1e-5)
     """How strongly the head may be pulled to the original's; people who were left out choose."""
     learning_rate: float = 5e-4
@@ -192,7 +193,7 @@ class FineTuneSettings:
     threads: int = 0
     """Threads to compute with; 0 for one a core."""
     seed: int = 0
-    """Of folds and order."""
+    """Of folds, order, and changes of signals."""
 
     def __post_init__(self) -> None:
         rules.check(
@@ -211,12 +212,14 @@ class FineTuneSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ComputeSettings:
-    """How the machine is used. What is computed is the same, but for rounding: none of this is part of a run key."""
+    """How the machine is used. What is computed is the same, but for rounding, and for batch norm of a whole network, which sees as many
+    windows as are computed at a time: none of this is part of a run key.
+    """
 
     precision: Precision = "auto"
     """float32, bfloat16, or auto: bfloat16 on a GPU that has it, and where a CPU that has it (AVX-512 BF16, AMX) fine-tunes the whole
     network, which is faster so; a last block alone, or an original model, is not trained so there. Weights, sums and the loss stay
-    float32."""
+    float32, and on a CPU all of it where images have 16 columns or fewer, whatever is set: there bfloat16's gradient is made up."""
     compiled: Compiled = "auto"
     """on, off, or auto: on a GPU, for at least 10,000 steps. Compiling takes a minute, which a few hundred steps never give back."""
     deterministic: bool = False

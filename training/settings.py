@@ -212,8 +212,9 @@ class FineTuneSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ComputeSettings:
-    """How the machine is used. What is computed is the same, but for rounding, and for batch norm of a whole network, which sees as many
-    windows as are computed at a time: none of this is part of a run key.
+    """How the machine is used, which is no part of a run key.
+
+    What is computed is the same but for rounding, and for batch norm of a whole network, which sees as many windows as are computed at a time.
     """
 
     precision: Precision = "auto"

@@ -214,7 +214,8 @@ class FineTuneSettings:
 class ComputeSettings:
     """How the machine is used, which is no part of a run key.
 
-    What is computed is the same but for rounding, and for batch norm of a whole network, which sees as many windows as are computed at a time.
+    What is computed is the same but for rounding, and for batch norm of a whole network, which sees as many windows as are computed
+    at a time.
     """
 
     precision: Precision = "auto"

@@ -36,6 +36,7 @@ device = "cpu"
 [finetune]
 trainable = "block"
 epochs = 2
+validation_folds = 2
 threads = 1
 device = "cpu"
 [gate]

@@ -188,6 +188,16 @@ class SceneNet(nn.Module):
         return net.eval()
 
 
+def learned_statistics(module: nn.Module) -> dict[str, Tensor]:
+    """Name → what batch norm remembers of what it has seen: running means and variances, which are in no gradient."""
+    return {
+        f"{name}.{kind}": getattr(each, kind)
+        for name, each in module.named_modules()
+        if isinstance(each, nn.BatchNorm1d | nn.BatchNorm2d)
+        for kind in ("running_mean", "running_var")
+    }
+
+
 def placed(module: nn.Module, where: torch.device | None) -> nn.Module:
     """The module on a device (None: where it is); a copy if it has to move, so that the network it is part of stays where it is."""
     here = next((each.device for each in (*module.parameters(), *module.buffers())), where)

@@ -21,6 +21,7 @@ from training.devices import Held, compiled, precision
 from training.errors import NonFiniteLoss, OutOfMemory
 from training.filterloss import weighted_sum
 from training.losses import Loss
+from training.network import learned_statistics
 from training.ranks import Ranks
 from training.settings import ComputeSettings
 
@@ -114,7 +115,7 @@ class Stepper:
         self._whole, self._change = whole, change
         self._at_once = batch
         self._parameters = list(part.parameters())
-        self._learned = [buffer for name, buffer in part.named_buffers() if "running_" in name] if whole else []
+        self._learned = list(learned_statistics(part).values()) if whole else []
 
     def begin(self, learning_rate: float) -> None:
         """A new optimizer; from here on the parameters are pulled back to what they are now."""
@@ -171,13 +172,13 @@ class Stepper:
         # Alike in size, and none where there are no windows: batch norm learns as much from a piece of two as from one of thirty.
         count = math.ceil(len(rows) / self._at_once)
         pieces = torch.tensor_split(rows, count) if count else ()
-        given: Iterable[Tensor] = map(self._held.rows, pieces)
+        fed: Iterable[Tensor] = map(self._held.rows, pieces)
         if inputs is not None and count:
-            given = torch.tensor_split(inputs, count)
+            fed = torch.tensor_split(inputs, count)
         losses = []
         try:
-            for piece, its in zip(pieces, given, strict=True):
-                loss = self._piece(piece, its, total, shift)
+            for piece, signals in zip(pieces, fed, strict=True):
+                loss = self._piece(piece, signals, total, shift)
                 loss.backward()  # type: ignore[no-untyped-call]  # torch's own annotation is missing
                 losses.append(loss.detach())
         except torch.OutOfMemoryError:

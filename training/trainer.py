@@ -24,7 +24,7 @@ from training.devices import Held, device, laid_out
 from training.filterloss import correction
 from training.heads import Head, fit_head
 from training.losses import Loss
-from training.network import SceneNet
+from training.network import SceneNet, learned_statistics
 from training.ranks import ranks
 from training.runkey import RECIPE
 from training.schedule import epochs_of, one_cycle
@@ -33,8 +33,6 @@ from training.step import Stepper, require_finite
 
 Sampler = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 """Labels of the training rows → which of them, by position, make an epoch; a row may come several times or never."""
-_LEARNED = ".running_"
-"""What a name has in it that is of batch norm's statistics."""
 _BATCH, _JUDGED = 256, 1024
 """Windows at once where nothing is trained: from the frozen part to the head, and when people left out judge."""
 
@@ -67,9 +65,8 @@ class Trainer:
         for parameter in self._part.parameters():
             parameter.data = laid_out(parameter.data, self._where)
         self._whole = settings.trainable == "all"
-        self._moving: dict[str, Tensor] = dict(self._part.named_parameters())
-        if self._whole:
-            self._moving |= {name: buffer for name, buffer in self._part.named_buffers() if _LEARNED in name}
+        self._statistics = learned_statistics(self._part) if self._whole else {}
+        self._moving: dict[str, Tensor] = {**dict(self._part.named_parameters()), **self._statistics}
         self._origin = {name: value.detach().clone() for name, value in self._moving.items()}
         self._changes = torch.Generator(self._where)
         # Below the head nothing has moved yet: its inputs are those of the original model.
@@ -170,7 +167,7 @@ class Trainer:
 
     def _agree(self) -> None:
         """What batch norm has learned is the mean over the processes: each has seen its share of the windows."""
-        learned = [value for name, value in self._moving.items() if _LEARNED in name]
+        learned = list(self._statistics.values())
         if learned and self._ranks.world > 1:
             self._ranks.add_up(learned)
             torch._foreach_div_(learned, self._ranks.world)
@@ -238,10 +235,10 @@ class Trainer:
             for name, value in self._moving.items():
                 value.copy_(averaged[name])
             # How many steps batch norm has seen decides nothing, and would make another network of one that went on from a checkpoint.
-            counts = dict(self._original.split(self._settings.trainable)[1].named_buffers())
+            before = dict(self._original.split(self._settings.trainable)[1].named_buffers())
             for name, value in self._part.named_buffers():
                 if name not in averaged:
-                    value.copy_(counts[name])
+                    value.copy_(before[name])
         return self._net.cpu().eval()
 
     def _averaged(self, share: float) -> dict[str, Tensor]:

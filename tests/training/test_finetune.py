@@ -17,19 +17,17 @@ import pytest
 import torch
 
 from dags.stopping import told_to_stop
-from tests.training.made import SMALL, network, windows
+from tests.training.made import network, windows
 from training.__main__ import main
 from training.dataset import UNLABELLED, WindowSet
 from training.devices import compiled, computes_bfloat16, precision
 from training.evaluation import evaluate
 from training.finetune import FineTuned, finetune
-from training.losses import CROSS_ENTROPY
 from training.network import SceneNet, infer
 from training.original import OriginalModel
 from training.settings import ComputeSettings, FineTuneSettings
 from training.step import Stepper
 from training.tracking import NullRun
-from training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 QUICK = FineTuneSettings(trainable="block", epochs=3, batch=16, worth=-1.0, learning_rate=1e-3, threads=1, device="cpu")
@@ -197,78 +195,30 @@ def test_what_another_training_left_is_not_gone_on_with(tmp_path: Path) -> None:
     assert done.net.digest() == tune(weights=other).net.digest()
 
 
-@pytest.mark.parametrize(("seconds", "frames", "columns", "dtype"), [
-    (0.64, 16, 16, torch.float32), (0.64, 17, 17, torch.bfloat16), (1.8, 32, 11, torch.float32),
-])  # fmt: skip
-def test_no_bfloat16_where_a_strided_convolution_has_one_column(
-    monkeypatch: pytest.MonkeyPatch, seconds: float, frames: int, columns: int, dtype: torch.dtype
-) -> None:
-    """OneDNN makes up its gradient. Columns are those of the images: a long segment has fewer places than there are frames."""
-    seen, made = list[Stepper](), Stepper.begin
-
-    def beginning(stepper: Stepper, rate: float) -> None:
-        seen.append(stepper)
-        made(stepper, rate)
-
-    monkeypatch.setattr(Stepper, "begin", beginning)
-    few, spectrogram = windows(people=1, each=2), replace(SMALL, frames=frames, segment=timedelta(seconds=seconds))
-    net = SceneNet(
-        channels=few.channels, scenes=few.scene_names, rate_hz=few.rate_hz, samples=100, spectrogram=spectrogram, architecture="resnet18"
-    ).eval()  # fmt: skip
-    assert net.spectrogram(torch.from_numpy(few.signals)).shape[-1] == columns
-    trainer = Trainer(
-        net, torch.from_numpy(few.signals), few.scenes, np.ones(len(few)), adjust=False, sampler=None, loss=CROSS_ENTROPY,
-        settings=replace(QUICK, trainable="all"), compute=ComputeSettings(precision="bfloat16"),
-    )  # fmt: skip
-    trainer.restart(np.arange(len(few)), 1e-3)
-    assert seen[0]._precision == dtype
-
-
-@pytest.mark.parametrize(("part", "whole"), [("block", False), ("all", True)])
-def test_what_a_whole_network_gains_by_it_has(monkeypatch: pytest.MonkeyPatch, part: Any, whole: bool) -> None:
-    """A CPU's bfloat16 is for the whole network alone."""
-    seen, made = list[bool](), Stepper.__init__
-
-    def making(stepper: Stepper, *arguments: Any, **named: Any) -> None:
-        seen.append(named["whole"])
-        made(stepper, *arguments, **named)
-
-    monkeypatch.setattr(Stepper, "__init__", making)
-    net, few = network(), windows(people=1, each=2)
-    cached = infer(net.split(part)[0], torch.from_numpy(few.signals))
-    Trainer(
-        net, cached, few.scenes, np.ones(len(few)), adjust=False, sampler=None, loss=CROSS_ENTROPY, settings=replace(QUICK, trainable=part),
-        compute=EACH,
-    )  # fmt: skip
-    assert seen == [whole]
-
-
-def test_with_little_memory_a_whole_network_is_trained_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In pieces of four or fewer, from which batch norm learns: not the network that it is otherwise, but a good one."""
+@pytest.fixture
+def crowded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that has memory for five windows at once."""
     forward = torch.nn.Linear.forward
 
-    def crowded(layer: torch.nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
+    def forward_of_few(layer: torch.nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
         if len(inputs) > 5 and torch.is_grad_enabled():
             msg = "CUDA out of memory"
             raise torch.OutOfMemoryError(msg)
         return forward(layer, inputs)
 
-    monkeypatch.setattr(torch.nn.Linear, "forward", crowded)
+    monkeypatch.setattr(torch.nn.Linear, "forward", forward_of_few)
+
+
+@pytest.mark.usefixtures("crowded")
+def test_with_little_memory_a_whole_network_is_trained_as_well() -> None:
+    """In pieces of four or fewer, from which batch norm learns: not the network that it is otherwise, but a good one."""
     little, made = tune(settings=replace(WHOLE, epochs=6), choice="nothing"), windows(people=4, each=5)
     accuracy = (infer(little.net, torch.from_numpy(made.signals)).argmax(1).numpy() == made.scenes).mean()
     assert accuracy > 0.9
 
 
-def test_little_memory_costs_nothing_but_time(whole: FineTuned, monkeypatch: pytest.MonkeyPatch) -> None:
-    forward = torch.nn.Linear.forward
-
-    def crowded(layer: torch.nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
-        if len(inputs) > 5 and torch.is_grad_enabled():
-            msg = "CUDA out of memory"
-            raise torch.OutOfMemoryError(msg)
-        return forward(layer, inputs)
-
-    monkeypatch.setattr(torch.nn.Linear, "forward", crowded)
+@pytest.mark.usefixtures("crowded")
+def test_little_memory_costs_nothing_but_time(whole: FineTuned) -> None:
     done = tune()
     assert done.epochs == whole.epochs > 0
     for (name, found), expected in zip(done.net.named_parameters(), whole.net.parameters(), strict=True):

@@ -287,6 +287,16 @@ def test_a_step_is_changed_as_one_whoever_shares_it(rank: int) -> None:
     assert torch.equal(fed[0], (inputs + torch.arange(WINDOWS)[:, None])[rank::2])
 
 
+def waits_for_nothing(made: Stepper, rows: Tensor) -> None:
+    """From the second step on: the first makes the optimizer's state."""
+    made.step(rows, RATE, None)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        made.step(rows, RATE, None)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_step_of_a_whole_network_on_a_gpu_waits_for_nothing() -> None:
@@ -301,13 +311,7 @@ def test_a_step_of_a_whole_network_on_a_gpu_waits_for_nothing() -> None:
         loss=CROSS_ENTROPY, pull=PULL, batch=16, ranks=Ranks(), compute=SETTINGS, steps=1, whole=True, change=change,
     )  # fmt: skip
     step.begin(RATE)
-    rows = torch.arange(16, device=where)
-    step.step(rows, RATE, None)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        step.step(rows, RATE, None)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    waits_for_nothing(step, torch.arange(16, device=where))
 
 
 @pytest.mark.gpu
@@ -320,10 +324,4 @@ def test_a_step_on_a_gpu_waits_for_nothing() -> None:
         batch=WINDOWS, ranks=Ranks(), compute=SETTINGS, steps=1,
     )  # fmt: skip
     made.begin(RATE)
-    rows = torch.arange(WINDOWS, device=where)
-    made.step(rows, RATE, None)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        made.step(rows, RATE, None)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    waits_for_nothing(made, torch.arange(WINDOWS, device=where))

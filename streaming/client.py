@@ -21,6 +21,7 @@ from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAs
 from kafka.errors import CommitFailedError, KafkaError, RebalanceInProgressError
 
 from streaming.incarnation import short
+from streaming.joining import keep_join
 from streaming.listener import Listener, ours, theirs
 from streaming.offsets import TopicPartition
 from streaming.quiet import Quiet
@@ -195,6 +196,7 @@ class KafkaSource:
     def poll(self, timeout_seconds: float) -> Polled:
         """See :meth:`Source.poll`."""
         self._resume()
+        keep_join(self._consumer)
         try:
             polled = self._consumer.poll(timeout_ms=int(timeout_seconds * 1000))
         except KafkaError as error:

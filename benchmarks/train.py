@@ -23,7 +23,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -148,7 +147,7 @@ def _ours(net: SceneNet, windows: WindowSet, part: Trainable, compute: ComputeSe
     frozen, _ = net.split(part)
     cached = infer(frozen.eval(), torch.from_numpy(windows.signals), where=WHERE)
     stepper, held = _stepper(net, cached, windows, part, compute)
-    stepper.begin(SETTINGS.learning_rate)
+    stepper.begin(SETTINGS.learning_rate, torch.ones(WINDOWS, device=WHERE))
     generator = torch.Generator().manual_seed(0)
     for _ in range(PASSES):
         order = torch.randperm(len(windows), generator=generator).to(held.lies)
@@ -192,16 +191,13 @@ def _stepper(
     for parameter in trained.parameters():
         parameter.data = laid_out(parameter.data, WHERE)
     held = Held(cached, WHERE, COMPUTE)
-    labels, weights = (
-        torch.from_numpy(windows.scenes).to(WHERE),
-        torch.from_numpy(np.ones(WINDOWS, np.float32)).to(WHERE),
-    )
+    labels = torch.from_numpy(windows.scenes).to(WHERE)
     change = functools.partial(
         augment, channels=net.channels, rotate=SETTINGS.rotate, gain=SETTINGS.gain, sensor_dropout=SETTINGS.sensor_dropout,
         generator=torch.Generator(WHERE),
     )  # fmt: skip
     made = Stepper(
-        trained, held, labels, weights, where=WHERE, loss=CROSS_ENTROPY, pull=SETTINGS.pull, batch=SETTINGS.batch,
+        trained, held, labels, where=WHERE, loss=CROSS_ENTROPY, pull=SETTINGS.pull, batch=SETTINGS.batch,
         ranks=Ranks(), compute=compute, steps=PASSES * WINDOWS // SETTINGS.batch, whole=part == "all",
         narrow=net.narrow, change=change if part == "all" else None,
     )  # fmt: skip

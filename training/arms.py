@@ -24,7 +24,7 @@ from training.arm import ARMS, ORIGINAL, RETRAINING, Arm, check_arms
 from training.dataset import WindowSet
 from training.devices import device, precision
 from training.evaluation import Evaluation, evaluate, recovery_ratio
-from training.finetune import FineTuned, finetune
+from training.finetune import FineTuned, Numbers, finetune
 from training.heads import Head
 from training.network import SceneNet, infer
 from training.original import OriginalModel
@@ -209,17 +209,30 @@ def tune(
         progress: told after each epoch.
     """
     weighed = ranks().agreed(weigh(arm.weights, data, quality, seed=settings.seed))
+
+    def again(rows: NDArray[np.int64], logits: Numbers) -> tuple[Numbers, Numbers] | None:
+        nonlocal weighed
+        before = weighed.believed
+        if (before == 1).all():  # nothing was doubted, so there is nothing to look at again
+            return None
+        weighed = weigh(arm.weights, data.seen_by(rows, logits), quality, seed=settings.seed)
+        changed = int(((before >= 0.5) != (weighed.believed >= 0.5)).sum())
+        looks = {"believed": [round(float(each.mean()), 3) for each in (before, weighed.believed)], "changed": changed}
+        weighed = replace(weighed, details={**weighed.details, "second_look": looks})
+        return weighed.weights, weighed.believed
+
+    tuned = finetune(
+        original, cached, data.labels, weighed.weights, data.groups, believed=weighed.believed, adjust=arm.adjust,
+        shares=settings.shares, sampler=_sampler(arm.sampler, settings.seed), loss=arm.loss, choice=arm.choice,
+        second_look=again if arm.filters else None, settings=settings, compute=compute, checkpoint=checkpoint, run=run,
+        progress=progress,
+    )  # fmt: skip
     if arm.filters:
         sizes = {
             scene: round(effective_size(weighed.weights[data.labels == at]), 1)
             for at, scene in enumerate(original.scenes)
         }
         weighed = replace(weighed, details={**weighed.details, "effective_size": sizes})
-    tuned = finetune(
-        original, cached, data.labels, weighed.weights, data.groups, believed=weighed.believed, adjust=arm.adjust,
-        shares=settings.shares, sampler=_sampler(arm.sampler, settings.seed), loss=arm.loss, choice=arm.choice, settings=settings,
-        compute=compute, checkpoint=checkpoint, run=run, progress=progress,
-    )  # fmt: skip
     return tuned, weighed
 
 

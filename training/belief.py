@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, softmax
+from scipy.special import expit, logit, softmax
 
 from training.dataset import WindowSet
 
@@ -45,6 +45,8 @@ _ALIKE = 40.0
 """Imaginary windows of each scene while an exponent is chosen: it is not to be made up for by a scene's own way of being mislabelled."""
 _LEAST = 1e-4
 """Probability that any scene has in anybody's eyes."""
+_TEMPERED, _HEARD = 2.0, 4.0
+"""Temperature of a fine-tuned network's logits, which has learned from labels that are wrong; how far it moves the log odds at most."""
 _TINY = 1e-12
 
 
@@ -183,6 +185,29 @@ def label_belief(
     labelled = np.bincount(labels, weights=train & ~verified, minlength=scenes)
     wrong = (np.bincount(labels, weights=train * (1 - belief), minlength=scenes) + 1) / (labelled + 1 / _WRONG)
     return belief, wrong
+
+
+def second_opinion(belief: Array, logits: NDArray[np.floating], labels: NDArray[np.int64]) -> Array:
+    """The belief in labels, after a network that was fine-tuned without the person has looked at the windows, too.
+
+    Heads see what the original model makes of the new phones, a fine-tuned network what these can be told apart by: its margin is
+    evidence beside theirs, and moves their odds (Bayes). Both have learned from the same labels, so it is tempered, and bounded.
+
+    Args:
+        belief: (n,) in [0, 1], as :func:`label_belief` found it.
+        logits: (n, scenes) of the network.
+        labels: (n,) as given.
+
+    Returns:
+        (n,) belief in (0, 1).
+    """
+    rows = np.arange(len(labels))
+    others = np.array(logits, np.float64)
+    given = others[rows, labels]
+    others[rows, labels] = -np.inf
+    evidence = np.clip((given - others.max(1)) / _TEMPERED, -_HEARD, _HEARD)
+    heard: Array = expit(logit(np.clip(belief, _LEAST, 1 - _LEAST)) + evidence)
+    return heard
 
 
 def _lift(before: Array, doubted: NDArray[np.number], counts: NDArray[np.number], unknown: Array) -> Array:

@@ -7,6 +7,7 @@ one-standard-error rule: Breiman et al., 1984, "Classification and Regression Tr
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -36,6 +37,12 @@ class People:
         drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=_DRAWS)
         # The people as they are come first.
         self._times = np.vstack([np.ones((1, len(names))), drawn])
+
+    def counting(self, counts: Array) -> People:
+        """The same people and draws, each window counting by another number, (n,)."""
+        others = copy.copy(self)
+        others._counts = counts  # noqa: SLF001 - one of its kind
+        return others
 
     def judge(self, predicted: NDArray[np.int64]) -> Array:
         """(1 + draws,) balanced accuracies: of the people as they are, then of each draw; of the scenes that a draw has."""

@@ -2,9 +2,9 @@
 
 Reads top to bottom: who judges; fit a head to the features as they are, pulled to the original's (L2-SP: Li et al., 2018) and
 averaged with it (WiSE-FT: Wortsman et al., 2022), how much of both being chosen on people left out: that may be "not at all"; train
-the layers below it as well, without each of them in turn; go as far as they say, of all that, which may be nowhere; and that with
-everybody. The head comes first, so that a bad one does not bend what is below it (Kumar et al., 2022, "Fine-tuning can distort
-pretrained features").
+the layers below it as well, without each of them in turn; weigh the windows again by what those networks see; go as far as people say,
+of all that, which may be nowhere; and that with everybody. The head comes first, so that a bad one does not bend what is below it
+(Kumar et al., 2022, "Fine-tuning can distort pretrained features").
 
 What else keeps a ResNet-34 from getting worse on a few hundred windows: the learning rate goes through one whole cycle of a bounded
 number of steps (Smith & Topin, 2018), and where the whole network is trained no step sees a window as another did.
@@ -15,7 +15,7 @@ several processes that ``torchrun`` started train one model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -38,7 +38,11 @@ from training.tracking import NullRun, Progress, RunLog, no_progress
 from training.trainer import Sampler, Trainer
 from training.weights import weighted_balanced_accuracy
 
-__all__ = ["FineTuned", "Sampler", "finetune"]
+__all__ = ["FineTuned", "Sampler", "SecondLook", "finetune"]
+
+Numbers = NDArray[np.floating]
+SecondLook = Callable[[NDArray[np.int64], Numbers], tuple[Numbers, Numbers] | None]
+"""(m,) rows and their (m, scenes) logits, of networks that have not seen their people → (n,) weights and beliefs; None: as they were."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -74,6 +78,7 @@ def finetune(
     sampler: Sampler | None = None,
     loss: Loss = CROSS_ENTROPY,
     choice: Choice = "how_far",
+    second_look: SecondLook | None = None,
     settings: FineTuneSettings | None = None,
     compute: ComputeSettings | None = None,
     checkpoint: Path | None = None,
@@ -95,6 +100,7 @@ def finetune(
         loss: of a window.
         choice: what people who were left out choose: how far to go, whether to go at all, or nothing. Where they do not choose how
             far, it is the whole way with the weakest pull; where nothing, with all epochs, as one would without them.
+        second_look: how windows are weighed and believed once networks have looked at them; None: as before.
         settings: the recipe, the same for every arm.
         compute: how the machine is used.
         checkpoint: where to keep how far it is; a call with the same arguments goes on from there, to the same result. None: nowhere.
@@ -114,18 +120,22 @@ def finetune(
             original, cached, labels, weights, adjust=adjust, sampler=sampler, loss=loss, settings=settings, compute=compute
         )  # fmt: skip
         if asks:
-            head, judged = choose_head(
+            head, by_head = choose_head(
                 judges, trainer.features, trainer.head, trainer.fitted, shares=shares, pulls=pulls
             )
         else:
             as_it_is = trainer.head.logits(trainer.features).argmax(1)
-            head, judged = whole_way(weighted_balanced_accuracy(labels, as_it_is, believed), pulls[0]), np.zeros(0)
-        head, judged = ranks().agreed((head, judged))
+            head, by_head = whole_way(weighted_balanced_accuracy(labels, as_it_is, believed), pulls[0]), np.zeros(0)
+        head, by_head = ranks().agreed((head, by_head))
         # A head is at its optimum already. Nor is anything below it worth a try where nobody is left out who could say so.
         below = not trainer.head_only and (bool(judges.folds) or not asks)
         # Where nobody is asked, the first fold is left out all the same, for the curve.
         folds = judges.folds if asks else judges.folds[:1]
-        training = trainer.digest(asdict(head), choice, list(shares), groups, believed) if checkpoint else ""
+        training = (
+            trainer.digest(asdict(head), choice, list(shares), second_look is None, groups, believed)
+            if checkpoint
+            else ""
+        )
         kept = Checkpoint(checkpoint, training, every=compute.checkpoint_every)
         end.enter_context(kept.saved_when_stopped())
         trainings = _Trainings(
@@ -139,8 +149,13 @@ def finetune(
             _, reached = trainings.judged_first(left_out[trainings.first])
             reach = replace(head, below=below, value=reached)
         elif below:
+            looked = ranks().agreed(second_look(judges.rows, left_out)) if second_look else None
+            if looked:
+                weights, believed = looked
+                trainer.weigh(weights)
+                judges = judges.believing(believed)
             origin = trainer.head.logits(trainer.features[judges.rows])
-            reach, best = choose_below(judges, head, judged, origin, left_out, share=max(shares), worth=settings.worth)
+            reach, best = choose_below(judges, head, by_head, origin, left_out, share=max(shares), worth=settings.worth)
             reach, best = ranks().agreed((reach, best))
         trainings.with_everybody(everybody, reach)
     return FineTuned(

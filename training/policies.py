@@ -19,6 +19,7 @@ from scipy.special import softmax
 
 from training.arm import Weights
 from training.asked import as_they_come
+from training.belief import second_opinion
 from training.choosing import People
 from training.dataset import WindowSet
 from training.errors import SettingsError
@@ -54,6 +55,8 @@ class Labelled:
     """(n,) the belief in a label, less where the signal is poor (:meth:`training.quality.Quality.worth`)."""
     head: Head
     """The original's."""
+    signal: Array | None = None
+    """(n,) what its signal leaves of the belief in a label; None: all."""
     verified: NDArray[np.bool_] | None = None
     """(n,) where the label is known to be right; None: nowhere."""
     wrong: NDArray[np.bool_] | None = None
@@ -83,7 +86,7 @@ class Labelled:
         rows = np.ones(len(windows), bool) if rows is None else rows
         return cls(
             features=features[rows], labels=windows.scenes[rows], groups=windows.groups()[rows], score=quality.score[rows],
-            worth=quality.worth(windows.scenes, rows), head=head,
+            worth=quality.worth(windows.scenes, rows), signal=quality.signal(windows.scenes, rows), head=head,
             verified=None if windows.verified is None else windows.verified[rows], wrong=None if wrong is None else wrong[rows],
         )  # fmt: skip
 
@@ -95,6 +98,19 @@ class Labelled:
             if each.name != "head" and getattr(self, each.name) is not None
         }
         return replace(self, **arrays)
+
+    def seen_by(self, rows: NDArray[np.int64], logits: NDArray[np.floating]) -> Labelled:
+        """The same windows, some of which networks have looked at that have not seen their people.
+
+        Args:
+            rows: (m,) which; what is verified needs no second opinion.
+            logits: (m, scenes) of theirs.
+        """
+        signal = np.ones(len(self.labels)) if self.signal is None else self.signal
+        belief = np.divide(self.worth, signal, out=np.zeros(len(signal)), where=signal > 0)
+        belief[rows] = second_opinion(belief[rows], logits, self.labels[rows])
+        kept = np.zeros(len(signal), bool) if self.verified is None else self.verified
+        return replace(self, worth=np.where(kept, self.worth, belief * signal))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -70,8 +70,8 @@ class Quality:
     checks: dict[str, Array] = field(default_factory=dict)
     """Of the signals, by their names (:func:`training.physical.physical_checks`); none where scores were read back."""
 
-    def worth(self, labels: NDArray[np.int64], rows: NDArray[np.bool_]) -> Array:
-        """What the windows of a training set are worth: the belief in their labels, less where a signal is poor for its scene.
+    def signal(self, labels: NDArray[np.int64], rows: NDArray[np.bool_]) -> Array:
+        """What their signals leave of the belief in the windows of a training set: less than all where one is poor for its scene.
 
         Poor is less than half of what is usual (the median) for the scene: where phones drop samples whenever people walk, those that are
         to be recognised will, too, and no scene loses weight for it.
@@ -88,8 +88,12 @@ class Quality:
         for scene in np.unique(labels):
             usual[labels == scene] = np.median(physical[labels == scene])
         poor = _DOUBT * usual
-        share = np.divide(np.minimum(physical, poor), poor, out=np.ones(len(physical)), where=poor > 0)
-        worth: Array = self.belief[rows] * share
+        share: Array = np.divide(np.minimum(physical, poor), poor, out=np.ones(len(physical)), where=poor > 0)
+        return share
+
+    def worth(self, labels: NDArray[np.int64], rows: NDArray[np.bool_]) -> Array:
+        """(rows,) from 0 to 1, what the windows of a training set are worth: the belief in their labels, and :meth:`signal` of it."""
+        worth: Array = self.belief[rows] * self.signal(labels, rows)
         return worth
 
     def looks(self) -> dict[str, Array]:

@@ -73,6 +73,10 @@ class Judges:
         last = int(self.fold.max())
         return [self.fold == number for number in range(last + 1)] if last else []
 
+    def believing(self, believed: NDArray[np.floating]) -> Judges:
+        """The same judges, each of all (n,) windows counting by another number."""
+        return replace(self, people=self.people.counting(np.asarray(believed, np.float64)[self.rows]))
+
     def judge(self, logits: NDArray[np.floating]) -> Array:
         """Of (m, scenes) logits, each by what has not seen that person: see :meth:`training.choosing.People.judge`."""
         return self.people.judge(logits.argmax(1))
@@ -90,8 +94,8 @@ def choose_head(
     *,
     shares: Sequence[float],
     pulls: Sequence[float],
-) -> tuple[Reach, Array]:
-    """The head's pull and its share of the way, and what people left out say of it in each draw of them.
+) -> tuple[Reach, NDArray[np.floating]]:
+    """The head's pull and its share of the way, and its (m, scenes) logits of people left out.
 
     If the original is as good as the best, it stays: a gain that these people cannot tell from chance is no reason to leave what is
     known to work. Otherwise, of those that are as good as the best, the farthest from it: the heads that are judged have seen fewer
@@ -111,23 +115,24 @@ def choose_head(
     pulls = sorted(pulls, reverse=True)
     chosen = Reach(pull=pulls[0], share=0.0, value=float(stays[0]), original=float(stays[0]), begins=min(pulls))
     if not judges.folds:  # one person only: nobody is left to judge, so the middle of what is sensible
-        return replace(chosen, share=sorted(shares)[len(shares) // 2]), stays
-    tried, judged, whole = [chosen], [stays], {}
+        return replace(chosen, share=sorted(shares)[len(shares) // 2]), origin
+    tried, judged, seen, whole = [chosen], [stays], [origin], {}
     for pull in pulls:
         moved = np.empty_like(origin)
         for left_out in judges.folds:
             moved[left_out] = fitted(judges.rows[~left_out], pull).logits(features[left_out])
         whole[pull] = float(judges.judge(moved)[0])
         for share in shares:
-            judged.append(judges.judge((1 - share) * origin + share * moved))
+            seen.append((1 - share) * origin + share * moved)
+            judged.append(judges.judge(seen[-1]))
             tried.append(replace(chosen, pull=pull, share=share, value=float(judged[-1][0])))
     begins = max(pulls, key=whole.__getitem__)
     stays_fine, *fine = judges.as_good_as_the_best(judged)
     if stays_fine:
-        return replace(chosen, begins=begins), stays
+        return replace(chosen, begins=begins), origin
     good = [at for at, enough in enumerate(fine, start=1) if enough and tried[at].value > chosen.original]
     farthest = max(good, key=lambda at: (tried[at].share, -tried[at].pull))
-    return replace(tried[farthest], begins=begins), judged[farthest]
+    return replace(tried[farthest], begins=begins), seen[farthest]
 
 
 def whole_way(original: float, pull: float) -> Reach:
@@ -138,7 +143,7 @@ def whole_way(original: float, pull: float) -> Reach:
 def choose_below(
     judges: Judges,
     head: Reach,
-    head_judged: Array,
+    head_logits: NDArray[np.floating],
     origin: NDArray[np.floating],
     logits: NDArray[np.floating],
     *,
@@ -147,22 +152,24 @@ def choose_below(
 ) -> tuple[Reach, float]:
     """Whether to train below the head; and what people left out say of the network that comes of it.
 
-    It is, unless it is surely worse than the head: people left out judge by beliefs that come of heads, which favours heads, and networks
-    gain more by learning from them as well. But it must be better than the original, by more than chance would have it, whatever the
-    head is. How far is no question: between two networks, an average of their weights may recognise less than either.
+    It is, unless it is surely worse than the head: the beliefs that people left out judge by come of heads first, which favours heads,
+    and networks gain more by learning from them as well. But it must be better than the original, by more than chance would have it,
+    whatever the head is. How far is no question: between two networks, an average of their weights may recognise less than either.
 
     Args:
         judges: m windows.
         head: what was chosen of heads.
-        head_judged: what people left out say of it, see :func:`choose_head`.
+        head_logits: (m, scenes) of it, see :func:`choose_head`.
         origin: (m, scenes) logits of the original.
         logits: (m, scenes) of the network.
         share: of the way that it has gone.
         worth: how much better than the head it must be, in balanced accuracy, give or take two standard errors.
     """
-    judged = judges.judge(logits)
+    judged, by_head, as_it_was = (judges.judge(each) for each in (logits, head_logits, origin))
     value = float(judged[0])
-    stays = judges.as_good_as_the_best([judges.judge(origin), judged])[0]
-    if stays or value <= head.value + worth - _SURE * float(judges.people.errors(judged - head_judged)):
+    # The judges may believe other labels than when the head was chosen.
+    head = replace(head, value=float(by_head[0]), original=float(as_it_was[0]))
+    stays = judges.as_good_as_the_best([as_it_was, judged])[0]
+    if stays or value <= head.value + worth - _SURE * float(judges.people.errors(judged - by_head)):
         return head, value
     return replace(head, pull=head.begins, share=share, below=True, value=value), value

@@ -75,7 +75,6 @@ class Stepper:
         part: nn.Module,
         held: Held,
         labels: Tensor,
-        weights: Tensor,
         *,
         where: torch.device,
         loss: Loss,
@@ -94,7 +93,6 @@ class Stepper:
             part: the trained part, on the device.
             held: its n inputs.
             labels: (n,) scenes, on the device.
-            weights: (n,) of the loss, on the device.
             where: the device.
             loss: ℓ, of a window.
             pull: L2-SP's, towards where :meth:`begin` found the parameters.
@@ -108,7 +106,7 @@ class Stepper:
         """
         # A new container says that it is in training mode, whatever is in it.
         part.eval()
-        self._part, self._held, self._labels, self._weights = part, held, labels, weights
+        self._part, self._held, self._labels = part, held, labels
         self._where, self._loss, self._pull, self._ranks = where, loss, pull, ranks
         self._forward = compiled(part, where, compute, steps=steps)
         self._precision = precision(where, compute, whole=whole, narrow=narrow)
@@ -117,8 +115,9 @@ class Stepper:
         self._parameters = list(part.parameters())
         self._learned = list(learned_statistics(part).values()) if whole else []
 
-    def begin(self, learning_rate: float) -> None:
-        """A new optimizer; from here on the parameters are pulled back to what they are now."""
+    def begin(self, learning_rate: float, weights: Tensor) -> None:
+        """A new optimizer; from here on the parameters are pulled back to what they are now, and windows have these (n,) weights."""
+        self._weights = weights
         self._start = [parameter.detach().clone() for parameter in self._parameters]
         self.optimizer = torch.optim.AdamW(self._parameters, learning_rate, weight_decay=0.0, fused=True)
         self.watch = Watch(self.optimizer, self._where, "finetune")

@@ -26,7 +26,7 @@ from training.heads import Head, fit_head
 from training.losses import Loss
 from training.network import SceneNet, learned_statistics
 from training.ranks import ranks
-from training.runkey import RECIPE
+from training.runkey import FILTER_RECIPE, RECIPE
 from training.schedule import epochs_of, one_cycle
 from training.settings import ComputeSettings, FineTuneSettings
 from training.step import Stepper, require_finite
@@ -58,8 +58,8 @@ class Trainer:
         self.head = Head.of(original)
         """The original's."""
         self._held = Held(cached, self._where, compute)
-        self._labels, self._weights = torch.from_numpy(labels), torch.from_numpy(np.asarray(weights, np.float32))
-        self._label_array, self._weight_array = labels, np.asarray(weights, np.float64)
+        self._labels, self._label_array = torch.from_numpy(labels), labels
+        self.weigh(weights)
         self._net = original.clone().to(self._where).eval()
         _, self._part = self._net.split(settings.trainable)
         for parameter in self._part.parameters():
@@ -74,11 +74,16 @@ class Trainer:
         """(n, d) what the head sees of the original."""
         require_finite(float(self.features.sum()), "finetune")
         self._stepper = Stepper(
-            self._part, self._held, self._labels.to(self._where), self._weights.to(self._where), where=self._where, loss=loss,
+            self._part, self._held, self._labels.to(self._where), where=self._where, loss=loss,
             pull=settings.pull, batch=settings.batch, ranks=self._ranks, compute=compute,
             whole=self._whole, narrow=original.narrow, change=self._change if self._whole else None,
             steps=epochs_of(len(labels), settings) * math.ceil(len(labels) / settings.batch),
         )  # fmt: skip
+
+    def weigh(self, weights: NDArray[np.floating]) -> None:
+        """Give the windows these (n,) weights of the loss, from the next training on."""
+        self._weight_array = np.asarray(weights, np.float64)
+        self._weights = torch.from_numpy(self._weight_array.astype(np.float32))
 
     @torch.inference_mode()
     def _head_inputs(self) -> NDArray[np.floating]:
@@ -120,7 +125,7 @@ class Trainer:
                 value.copy_(self._origin[name])
             layer.weight.copy_(torch.from_numpy(head.weight))
             layer.bias.copy_(torch.from_numpy(head.bias))
-        self._stepper.begin(self._settings.learning_rate)
+        self._stepper.begin(self._settings.learning_rate, self._weights.to(self._where))
         self._generator = torch.Generator().manual_seed(self._settings.seed)
         self._changes.manual_seed(self._settings.seed)
 
@@ -175,7 +180,7 @@ class Trainer:
     def digest(self, *others: Any) -> str:
         """Of everything that decides what this training does, and of what else does."""
         choices = [
-            RECIPE, self._settings.recipe(), asdict(self._loss), self._adjust, self._original.digest(),
+            RECIPE, FILTER_RECIPE, self._settings.recipe(), asdict(self._loss), self._adjust, self._original.digest(),
             *(each for each in others if not isinstance(each, np.ndarray)),
         ]  # fmt: skip
         found = hashlib.blake2b(json.dumps(choices, default=str).encode(), digest_size=8)

@@ -269,6 +269,24 @@ def test_how_many_windows_each_scene_comes_to_is_said_of_filterloss(bench: Bench
         assert sizes[scene] < len(mine)
 
 
+@pytest.mark.parametrize(("arm", "doubted", "looks"), [("auto", 0.3, True), ("auto", 0.0, False), ("tiers", 0.3, True)])
+def test_filterloss_looks_again_at_what_it_doubts(bench: Bench, arm: str, doubted: float, looks: bool) -> None:
+    data = labelled(bench)
+    data = replace(data, worth=np.where(np.arange(len(data.labels)) % 2, 1 - 2 * doubted, 1.0), verified=None)
+    frozen, _ = bench.original.net.split("block")
+    cached = infer(frozen, torch.from_numpy(bench.windows.select(bench.train).signals))
+    settings, quality, run = replace(QUICK, epochs=1), QualitySettings(), NullRun()
+    tuned, weighed = module.tune(
+        bench.original.net, EVERY[f"filterloss-{arm}"], cached, data, settings=settings, quality=quality, run=run
+    )
+    del tuned
+    assert ("second_look" in weighed.details) == looks
+    if looks:
+        before, after = weighed.details["second_look"]["believed"]
+        assert before == pytest.approx(data.worth.mean(), abs=1e-3)
+        assert after == pytest.approx(weighed.believed.mean(), abs=1e-3) != before
+
+
 def test_people_left_out_choose_how_far_to_go(bench: Bench) -> None:
     """Labels that nobody can learn anything from leave the original as it is, however many epochs there are."""
     labelled = bench.windows.select(bench.train)

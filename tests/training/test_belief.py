@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy.special import softmax
+from scipy.special import logit, softmax
 from sklearn.metrics import roc_auc_score
 
-from training.belief import calibrated, label_belief, trust_shares
+from training.belief import calibrated, label_belief, second_opinion, trust_shares
 
 
 def test_a_sessions_windows_are_believed_together() -> None:
@@ -253,3 +253,33 @@ def test_labels_that_are_known_to_be_right_tell_that_judges_do_not_know_a_scene(
     verified = (truth == 2) & (np.arange(260) % 3 == 0)
     belief, _ = label_belief(seen, truth, np.arange(260), train=np.ones(260, bool), novelty=0.1, verified=verified)
     assert belief[(truth == 2) & ~verified].mean() > 0.5
+
+
+@given(
+    belief=arrays(np.float64, 9, elements=st.floats(0, 1)),
+    logits=arrays(np.float64, (9, 3), elements=st.floats(-50, 50)),
+    labels=arrays(np.int64, 9, elements=st.integers(0, 2)),
+)
+def test_a_second_opinion_is_for_the_label_it_names_and_bounded(
+    belief: np.ndarray, logits: np.ndarray, labels: np.ndarray
+) -> None:
+    heard = second_opinion(belief, logits, labels)
+    certain = np.clip(belief, 1e-4, 1 - 1e-4)
+    others = np.where(np.eye(3, dtype=bool)[labels], -np.inf, logits).max(1)
+    margin = logits[np.arange(9), labels] - others
+    assert (np.sign(logit(heard) - logit(certain)).round() * np.sign(margin) >= 0)[np.abs(margin) > 1e-6].all()
+    assert (np.abs(logit(heard) - logit(certain)) <= 4 + 1e-9).all()
+    np.testing.assert_allclose(second_opinion(belief, logits + 7.0, labels), heard)
+    surer = logits.copy()
+    surer[np.arange(9), labels] += 1.0
+    assert (second_opinion(belief, surer, labels) >= heard).all()
+
+
+def test_a_network_that_sees_more_tells_wrong_labels_that_heads_believe() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 4, 400)
+    labels = np.where(rng.random(400) < 0.2, (truth + 1) % 4, truth)
+    by_heads = np.clip(np.where(labels == truth, 0.8, 0.6) + rng.normal(0, 0.15, 400), 0, 1)
+    network = 4 * np.eye(4)[truth] + rng.normal(0, 1.5, (400, 4))
+    heard = second_opinion(by_heads, network, labels)
+    assert roc_auc_score(labels == truth, heard) > roc_auc_score(labels == truth, by_heads) + 0.05

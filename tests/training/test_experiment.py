@@ -147,7 +147,7 @@ def test_filterlosss_cells_say_how_many_windows_each_scene_comes_to(pair: Pair, 
     assert list(cell["details"]["effective_size"]) == list(pair.target.scene_names)
 
 
-def test_everything_that_decides_a_cell_is_in_its_key(pair: Pair) -> None:
+def test_everything_that_decides_a_cell_is_in_its_key(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     def key(
         data: Pair = pair,
         recipe: Recipe = RECIPE,
@@ -174,6 +174,11 @@ def test_everything_that_decides_a_cell_is_in_its_key(pair: Pair) -> None:
     assert len({key(), *others}) == 1 + len(others)
     assert key(wider) == key(), "the source's windows go into no other arm"
     assert key(recipe=replace(RECIPE, finetune=replace(RECIPE.finetune, threads=3))) == key()
+    arms = ("free-plain", "logit-adjusted", "oracle", "filterloss-auto", "filterloss-tiers")
+    before = [key(arm=arm) for arm in arms]
+    monkeypatch.setattr("training.experiment.FILTER_RECIPE", 99)
+    changed = [one != key(arm=arm) for one, arm in zip(before, arms, strict=True)]
+    assert changed == [False, False, False, True, True], "another FilterLoss is no other way to fine-tune without it"
 
 
 def test_the_labels_of_the_people_held_out_change_no_prediction(pair: Pair, tmp_path: Path) -> None:

@@ -101,6 +101,47 @@ def test_a_killed_training_goes_on_to_the_same_model(whole: FineTuned, tmp_path:
     )
 
 
+@pytest.mark.parametrize("dies_after", [None, 2, 12, 14])
+def test_the_last_training_has_the_weights_of_a_second_look(tmp_path: Path, dies_after: int | None) -> None:
+    """By networks that have not seen the person; killed before it or after it, it comes to the same."""
+    looked, others = list[np.ndarray](), np.linspace(1, 0.1, 60)
+
+    def look(rows: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        looked.append(logits)
+        np.testing.assert_array_equal(np.sort(rows), np.arange(60))
+        return others, np.ones(60)
+
+    given = {"second_look": look, "settings": replace(QUICK, head_pulls=(1e-4,))}
+    if dies_after is not None:
+        with pytest.raises(Killed):
+            tune(tmp_path / "checkpoint.pt", dies_after=dies_after, **given)
+    done = tune(tmp_path / "checkpoint.pt", **given)
+    assert len(looked) == (2 if dies_after and dies_after > 12 else 1)
+    np.testing.assert_array_equal(looked[0], looked[-1])
+    # Each training begins at the original, so the last is that of somebody who had those weights from the start.
+    assert done.net.digest() == tune(settings=given["settings"], weights=others).net.digest()
+    assert done.net.digest() != tune(settings=given["settings"]).net.digest()
+
+
+def test_what_is_believed_after_a_second_look_decides_how_far_to_go() -> None:
+    """The original is right about half of the labels: who believes just these stays with it."""
+    made, net = windows(people=4, each=5), network()
+    seen = infer(net, torch.from_numpy(made.signals)).argmax(1).numpy()
+    labels = np.where(np.arange(60) % 2, seen, made.scenes)
+    believed = (labels == seen).astype(float)
+
+    def look(rows: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        del rows, logits
+        return np.ones(60), believed
+
+    gone, stays = tune(labels=labels), tune(labels=labels, second_look=look)
+    assert gone.epochs > 0
+    assert gone.validation_original < 1
+    assert (stays.epochs, stays.validation_original) == (0, 1.0)
+    kept = tune(labels=labels, second_look=lambda *_: None)
+    assert kept.net.digest() == gone.net.digest(), "where nothing is looked at again all is as it was"
+
+
 @pytest.fixture(scope="module")
 def all_of_it() -> FineTuned:
     """The whole network, nobody being asked."""

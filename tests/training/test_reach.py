@@ -19,7 +19,7 @@ from training.trainer import Trainer
 LABELS = np.tile(np.arange(3), 16)
 GROUPS = np.repeat(np.arange(8), 6)
 ONES = np.ones(48)
-HEAD = Reach(pull=0.01, share=0.5, value=0.6, original=0.5, begins=1e-4)
+HEAD = Reach(pull=0.01, share=0.5, value=2 / 3, original=0.5, begins=1e-4)
 QUICK = FineTuneSettings(trainable="block", epochs=4, batch=16, learning_rate=1e-3, threads=1, device="cpu")
 
 
@@ -44,7 +44,7 @@ def test_everybody_is_left_out_once_and_one_alone_never() -> None:
 
 def test_a_network_that_is_better_is_taken() -> None:
     those, logits = judges(), right(0.95)
-    reach, best = choose_below(those, HEAD, those.judge(right(0.6)), right(0.5), logits, share=0.75, worth=0.0)
+    reach, best = choose_below(those, HEAD, right(0.6), right(0.5), logits, share=0.75, worth=0.0)
     assert (reach.below, reach.share, reach.pull) == (True, 0.75, HEAD.begins)
     assert reach.value == best == pytest.approx(those.judge(logits)[0])
 
@@ -55,10 +55,10 @@ def test_a_network_that_may_be_as_good_as_the_head_is_taken_and_one_that_is_sure
     mixed = head.copy()
     mixed[GROUPS == 0], mixed[GROUPS == 7] = right(0.0)[GROUPS == 0], right(0.8)[GROUPS == 7]
     chosen = replace(HEAD, value=float(those.judge(head)[0]))
-    reach, best = choose_below(those, chosen, those.judge(head), right(0.25), mixed, share=1.0, worth=0.0)
+    reach, best = choose_below(those, chosen, head, right(0.25), mixed, share=1.0, worth=0.0)
     assert reach.below
     assert best < chosen.value
-    assert choose_below(those, chosen, those.judge(head), right(0.5), right(0.25), share=1.0, worth=0.0)[0] == chosen
+    assert choose_below(those, chosen, head, right(0.5), right(0.25), share=1.0, worth=0.0)[0] == chosen
 
 
 def test_a_network_that_is_no_better_than_the_original_is_not_taken_however_unsure_they_are_of_the_head() -> None:
@@ -68,20 +68,18 @@ def test_a_network_that_is_no_better_than_the_original_is_not_taken_however_unsu
     network = head.copy()
     network[groups == 1] = right(0.0)[groups == 1]
     chosen = replace(HEAD, value=float(those.judge(head)[0]), original=float(those.judge(origin)[0]))
-    reach, value = choose_below(those, chosen, those.judge(head), origin, network, share=1.0, worth=0.0)
+    reach, value = choose_below(those, chosen, head, origin, network, share=1.0, worth=0.0)
     assert value < chosen.original
     assert reach == chosen
 
 
 @pytest.mark.parametrize(("worth", "below"), [(0.0, True), (0.8, False), (-1.0, True)])
 def test_it_must_be_worth_it(worth: float, below: bool) -> None:
-    reach, best = choose_below(
-        judges(), HEAD, judges().judge(right(0.6)), right(0.5), right(0.9), share=1.0, worth=worth
-    )
+    reach, best = choose_below(judges(), HEAD, right(0.6), right(0.5), right(0.9), share=1.0, worth=worth)
     assert reach.below == below
     assert best is not None
     assert best > HEAD.value
-    worse, _ = choose_below(judges(), HEAD, judges().judge(right(0.6)), right(0.5), right(0.4), share=1.0, worth=0.0)
+    worse, _ = choose_below(judges(), HEAD, right(0.6), right(0.5), right(0.4), share=1.0, worth=0.0)
     assert worse == HEAD
 
 
@@ -92,10 +90,10 @@ def test_the_original_is_left_for_no_more_than_chance() -> None:
     one = logits.copy()
     one[GROUPS == 4] = right(1.0)[GROUPS == 4]
     one[:3] = right(0.0)[:3]
-    reach, best = choose_below(those, stays, those.judge(logits), logits, one, share=1.0, worth=0.0)
+    reach, best = choose_below(those, stays, logits, logits, one, share=1.0, worth=0.0)
     assert (reach, best) == (stays, pytest.approx(those.judge(one)[0]))
     assert best > 0.5
-    reach, _ = choose_below(those, stays, those.judge(logits), logits, right(1.0), share=1.0, worth=0.0)
+    reach, _ = choose_below(those, stays, logits, logits, right(1.0), share=1.0, worth=0.0)
     assert (reach.below, reach.share) == (True, 1.0)
 
 
@@ -105,11 +103,11 @@ def test_what_is_below_begins_with_the_best_head_that_goes_the_whole_way() -> No
     original, good = (Head(weight=weight, bias=np.zeros(3)) for weight in (np.eye(3)[::-1], np.eye(3)))
     heads = {1e-2: original, 1e-3: good, 1e-5: original}
     pulls = tuple(heads)[::-1]
-    found, judged = choose_head(
+    found, logits = choose_head(
         judges(), features, original, lambda _, pull: heads[pull], shares=(0.25, 1.0), pulls=pulls
     )
     assert (found.begins, found.pull, found.share) == (1e-3, 1e-3, 1.0)
-    assert judged[0] == found.value > found.original
+    assert judges().judge(logits)[0] == found.value > found.original
     stays, _ = choose_head(judges(), features, good, lambda *_: good, shares=(1.0,), pulls=(1e-2, 1e-3))
     assert (stays.share, stays.begins) == (0.0, 1e-2)
     assert whole_way(0.3, 1e-5) == Reach(pull=1e-5, share=1.0, value=0.3, original=0.3, begins=1e-5)

@@ -51,10 +51,10 @@ def data() -> tuple[Tensor, Tensor, Tensor]:
 def stepper(part: nn.Module, inputs: Tensor | None = None, ranks: Ranks | None = None) -> Stepper:
     features, labels, weights = data()
     made = Stepper(
-        part, Held(features if inputs is None else inputs, CPU, SETTINGS), labels, weights, where=CPU, loss=CROSS_ENTROPY,
+        part, Held(features if inputs is None else inputs, CPU, SETTINGS), labels, where=CPU, loss=CROSS_ENTROPY,
         pull=PULL, batch=WINDOWS, ranks=ranks or Ranks(), compute=SETTINGS, steps=1,
     )  # fmt: skip
-    made.begin(RATE)
+    made.begin(RATE, weights)
     return made
 
 
@@ -177,10 +177,10 @@ def test_bfloat16_computes_and_float32_remembers() -> None:
     inputs, labels, weights = data()
     part = Small()
     made = Stepper(
-        part, Held(inputs, CPU, SETTINGS), labels, weights, where=CPU, loss=CROSS_ENTROPY, pull=PULL, batch=WINDOWS,
+        part, Held(inputs, CPU, SETTINGS), labels, where=CPU, loss=CROSS_ENTROPY, pull=PULL, batch=WINDOWS,
         ranks=Ranks(), compute=ComputeSettings(precision="bfloat16"), steps=1,
     )  # fmt: skip
-    made.begin(RATE)
+    made.begin(RATE, weights)
     loss = made.step(torch.arange(WINDOWS), RATE, None)
     _, exact = by_hand()
     assert loss.dtype == part.layer.weight.dtype == torch.float32
@@ -205,10 +205,10 @@ def whole_stepper(
 ) -> Stepper:
     inputs, labels, weights = data()
     made = Stepper(
-        part, Held(inputs, CPU, SETTINGS), labels, weights, where=CPU, loss=CROSS_ENTROPY, pull=PULL, batch=WINDOWS,
+        part, Held(inputs, CPU, SETTINGS), labels, where=CPU, loss=CROSS_ENTROPY, pull=PULL, batch=WINDOWS,
         ranks=ranks or Ranks(), compute=ComputeSettings(precision="float32"), steps=1, whole=True, change=change,
     )  # fmt: skip
-    made.begin(RATE)
+    made.begin(RATE, weights)
     return made
 
 
@@ -256,11 +256,11 @@ def test_a_process_without_a_window_of_the_step_feeds_a_network_nothing() -> Non
             """Nobody is there."""
 
     step = Stepper(
-        part, Held(torch.from_numpy(made.signals), CPU, SETTINGS), torch.from_numpy(made.scenes), torch.ones(3), where=CPU,
+        part, Held(torch.from_numpy(made.signals), CPU, SETTINGS), torch.from_numpy(made.scenes), where=CPU,
         loss=CROSS_ENTROPY, pull=PULL, batch=4, ranks=Alone(rank=3, world=4), compute=SETTINGS, steps=1, whole=True, narrow=net.narrow,
         change=lambda signals: signals,
     )  # fmt: skip
-    step.begin(RATE)
+    step.begin(RATE, torch.ones(3))
     assert step.step(torch.arange(3), RATE, None) == 0
 
 
@@ -307,10 +307,10 @@ def test_a_step_of_a_whole_network_on_a_gpu_waits_for_nothing() -> None:
     )  # fmt: skip
     held = Held(torch.from_numpy(made.signals), where, SETTINGS)
     step = Stepper(
-        net.to(where).split("all")[1], held, torch.from_numpy(made.scenes).to(where), torch.ones(len(made), device=where), where=where,
+        net.to(where).split("all")[1], held, torch.from_numpy(made.scenes).to(where), where=where,
         loss=CROSS_ENTROPY, pull=PULL, batch=16, ranks=Ranks(), compute=SETTINGS, steps=1, whole=True, change=change,
     )  # fmt: skip
-    step.begin(RATE)
+    step.begin(RATE, torch.ones(len(made), device=where))
     waits_for_nothing(step, torch.arange(16, device=where))
 
 
@@ -320,8 +320,8 @@ def test_a_step_on_a_gpu_waits_for_nothing() -> None:
     where = torch.device("cuda")
     part, (features, labels, weights) = Small().to(where), data()
     made = Stepper(
-        part, Held(features, where, SETTINGS), labels.to(where), weights.to(where), where=where, loss=CROSS_ENTROPY, pull=PULL,
+        part, Held(features, where, SETTINGS), labels.to(where), where=where, loss=CROSS_ENTROPY, pull=PULL,
         batch=WINDOWS, ranks=Ranks(), compute=SETTINGS, steps=1,
     )  # fmt: skip
-    made.begin(RATE)
+    made.begin(RATE, weights.to(where))
     waits_for_nothing(made, torch.arange(WINDOWS, device=where))

@@ -87,6 +87,7 @@ def rescore(
             "features": features,
             "window_ids": windows.window_ids,
             "seen": scored.seen,
+            "mixed": scored.mixed,
             **scored.looks(),
         }
         np.savez(file, **arrays)

@@ -215,9 +215,11 @@ def tune(
         before = weighed.believed
         if (before == 1).all():  # nothing was doubted, so there is nothing to look at again
             return None
-        weighed = weigh(arm.weights, data.seen_by(rows, logits), quality, seed=settings.seed)
+        looked_at, trust = data.seen_by(rows, logits, quality)
+        weighed = weigh(arm.weights, looked_at, quality, seed=settings.seed)
         changed = int(((before >= 0.5) != (weighed.believed >= 0.5)).sum())
-        looks = {"believed": [round(float(each.mean()), 3) for each in (before, weighed.believed)], "changed": changed}
+        means = [round(float(each.mean()), 3) for each in (before, weighed.believed)]
+        looks = {"trust": round(trust, 3), "believed": means, "changed": changed}
         weighed = replace(weighed, details={**weighed.details, "second_look": looks})
         return weighed.weights, weighed.believed
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit, softmax
+from scipy.special import expit, softmax
 
 from training.dataset import WindowSet
 
@@ -45,8 +45,6 @@ _ALIKE = 40.0
 """Imaginary windows of each scene while an exponent is chosen: it is not to be made up for by a scene's own way of being mislabelled."""
 _LEAST = 1e-4
 """Probability that any scene has in anybody's eyes."""
-_TEMPERED, _HEARD = 2.0, 4.0
-"""Temperature of a fine-tuned network's logits, which has learned from labels that are wrong; how far it moves the log odds at most."""
 _TINY = 1e-12
 
 
@@ -187,27 +185,43 @@ def label_belief(
     return belief, wrong
 
 
-def second_opinion(belief: Array, logits: NDArray[np.floating], labels: NDArray[np.int64]) -> Array:
-    """The belief in labels, after a network that was fine-tuned without the person has looked at the windows, too.
+def second_opinion(
+    mixed: Array,
+    logits: NDArray[np.floating],
+    rows: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    runs: NDArray[np.int64],
+    *,
+    novelty: float,
+    verified: NDArray[np.bool_] | None = None,
+) -> tuple[Array, float]:
+    """The belief in labels, after a network that was fine-tuned without the person has looked at some of the windows, too.
 
-    Heads see what the original model makes of the new phones, a fine-tuned network what these can be told apart by: its margin is
-    evidence beside theirs, and moves their odds (Bayes). Both have learned from the same labels, so it is tempered, and bounded.
+    Heads see what the original model makes of the new phones, a fine-tuned network what these can be told apart by. It is one more judge:
+    trusted as far as it makes the labels likelier than the others do, which a network that is sure and wrong does not.
 
     Args:
-        belief: (n,) in [0, 1], as :func:`label_belief` found it.
-        logits: (n, scenes) of the network.
-        labels: (n,) as given.
+        mixed: (n, scenes) probabilities, what the judges see who were there before it.
+        logits: (m, scenes) of the network.
+        rows: (m,) which windows it has looked at.
+        labels: (n,) the labels given.
+        runs: (n,) what was labelled together, see :func:`label_runs`.
+        novelty: see :func:`label_belief`.
+        verified: (n,) labels that are known to be right; None: none.
 
     Returns:
-        (n,) belief in (0, 1).
+        (n,) belief in [0, 1], and how far the network is trusted, from 0 to 1.
     """
-    rows = np.arange(len(labels))
-    others = np.array(logits, np.float64)
-    given = others[rows, labels]
-    others[rows, labels] = -np.inf
-    evidence = np.clip((given - others.max(1)) / _TEMPERED, -_HEARD, _HEARD)
-    heard: Array = expit(logit(np.clip(belief, _LEAST, 1 - _LEAST)) + evidence)
-    return heard
+    everything, looked_at = np.ones(len(labels), bool), np.zeros(len(labels), bool)
+    looked_at[rows] = True
+    network = mixed.copy()
+    network[rows] = softmax(np.asarray(logits, np.float64), axis=1)
+    judges = np.stack([mixed, network])
+    shares = trust_shares(judges, labels, train=looked_at)
+    together = np.einsum("j,jns->ns", shares, judges)
+    seen, _ = calibrated(together, labels, runs, train=everything, novelty=novelty)
+    belief, _ = label_belief(seen, labels, runs, train=everything, novelty=novelty, verified=verified)
+    return belief, float(shares[1])
 
 
 def _lift(before: Array, doubted: NDArray[np.number], counts: NDArray[np.number], unknown: Array) -> Array:

@@ -19,7 +19,7 @@ from scipy.special import softmax
 
 from training.arm import Weights
 from training.asked import as_they_come
-from training.belief import second_opinion
+from training.belief import label_runs, second_opinion
 from training.choosing import People
 from training.dataset import WindowSet
 from training.errors import SettingsError
@@ -56,7 +56,11 @@ class Labelled:
     head: Head
     """The original's."""
     signal: Array | None = None
-    """(n,) what its signal leaves of the belief in a label; None: all."""
+    """(n,) what its signal leaves of the belief in a label; None, as the next two: it is not known."""
+    mixed: Array | None = None
+    """(n, scenes) probabilities that the judges of labels see together."""
+    runs: NDArray[np.int64] | None = None
+    """(n,) what was labelled together."""
     verified: NDArray[np.bool_] | None = None
     """(n,) where the label is known to be right; None: nowhere."""
     wrong: NDArray[np.bool_] | None = None
@@ -86,7 +90,8 @@ class Labelled:
         rows = np.ones(len(windows), bool) if rows is None else rows
         return cls(
             features=features[rows], labels=windows.scenes[rows], groups=windows.groups()[rows], score=quality.score[rows],
-            worth=quality.worth(windows.scenes, rows), signal=quality.signal(windows.scenes, rows), head=head,
+            worth=quality.worth(windows.scenes, rows), head=head, signal=quality.signal(windows.scenes, rows),
+            mixed=quality.mixed[rows], runs=label_runs(windows)[rows],
             verified=None if windows.verified is None else windows.verified[rows], wrong=None if wrong is None else wrong[rows],
         )  # fmt: skip
 
@@ -99,18 +104,26 @@ class Labelled:
         }
         return replace(self, **arrays)
 
-    def seen_by(self, rows: NDArray[np.int64], logits: NDArray[np.floating]) -> Labelled:
-        """The same windows, some of which networks have looked at that have not seen their people.
+    def seen_by(
+        self, rows: NDArray[np.int64], logits: NDArray[np.floating], settings: QualitySettings
+    ) -> tuple[Labelled, float]:
+        """The same windows, some of which networks have looked at that have not seen their people; and how far these are trusted.
 
         Args:
-            rows: (m,) which; what is verified needs no second opinion.
+            rows: (m,) which.
             logits: (m, scenes) of theirs.
+            settings: how labels are believed.
+
+        Raises:
+            SettingsError: nobody has kept what was seen of these windows before.
         """
-        signal = np.ones(len(self.labels)) if self.signal is None else self.signal
-        belief = np.divide(self.worth, signal, out=np.zeros(len(signal)), where=signal > 0)
-        belief[rows] = second_opinion(belief[rows], logits, self.labels[rows])
-        kept = np.zeros(len(signal), bool) if self.verified is None else self.verified
-        return replace(self, worth=np.where(kept, self.worth, belief * signal))
+        if self.mixed is None or self.runs is None or self.signal is None:
+            msg = "A second look needs what the judges of labels have seen: make the training set by Labelled.of."
+            raise SettingsError(msg)
+        belief, trust = second_opinion(
+            self.mixed, logits, rows, self.labels, self.runs, novelty=settings.novelty, verified=self.verified
+        )
+        return replace(self, worth=belief * self.signal), trust
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

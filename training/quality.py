@@ -61,6 +61,8 @@ class Quality:
     """All of it together."""
     seen: NDArray[np.int64]
     """Scene that the judges together see."""
+    mixed: Array
+    """(n, scenes) probabilities that the judges together see, before they are made as sure as the labels bear out."""
     trust: dict[str, float]
     """Judge → its share in the judgement."""
     temperature: float
@@ -185,7 +187,7 @@ def score_quality(
     score = np.clip(((1 - settings.rank_share) * belief + settings.rank_share * ranked) * physical, 0, 1)
     return Quality(
         margin=margin, neighbours=neighbours, original=original, physical=physical, belief=belief, score=score,
-        seen=seen.argmax(1), trust=dict(zip(judges, map(float, shares), strict=True)), temperature=temperature,
+        seen=seen.argmax(1), mixed=mixed, trust=dict(zip(judges, map(float, shares), strict=True)), temperature=temperature,
         checks=checks, wrong=dict(zip(windows.scene_names, map(float, wrong), strict=True)),
     )  # fmt: skip
 

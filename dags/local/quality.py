@@ -23,8 +23,9 @@ def show(
 ) -> None:
     """The labels that a rescoring distrusts most, the lowest score first, and what speaks against each.
 
-    A number behind a reason is the look's, from 0 (against the label) to 1. The weight is FilterLoss's; – where a person is held out and
-    trains nothing. Windows that were too sparse to be scored come last.
+    A number behind a reason is the look's, from 0 (against the label) to 1. The weight is FilterLoss's, with which networks are
+    trained that then look at the labels again; – where a person is held out and trains nothing. Windows that were too sparse to be
+    scored come last.
     """
     settings = load_settings()
     run_key = runs.newest(settings) if run_key is None else run_key

@@ -111,7 +111,9 @@ def test_there_are_weights_of_those_who_are_trained_on_and_none_in_the_holdout(
     assert rows.drop_nulls("weight")["weight"].is_between(settings.quality.floor, 1).all()
 
 
-def test_weights_in_the_table_are_those_of_the_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_in_the_table_are_those_that_the_loss_begins_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of an installation where so much is doubted that they are not all alike."""
     settings = installation(tmp_path, sparse=[], flipped=0.2)
     found = retraining.rescore(settings, cohort="target", lake_version=None, seed=0, progress=no_progress)

@@ -56,21 +56,21 @@ def test_what_is_wrong_weighs_less_and_nothing_is_erased(policy: str) -> None:
     assert (again.weights == found.weights).all()
 
 
-def test_a_network_that_has_looked_moves_what_it_saw_and_neither_the_verified_nor_the_signal() -> None:
+def test_a_network_that_has_looked_changes_what_is_believed_and_not_what_the_signal_leaves_of_it() -> None:
     data, bad = labelled()
     verified, signal = np.arange(120) % 5 == 0, np.where(np.arange(120) % 2, 1.0, 0.3)
-    data = replace(data, worth=np.where(verified, 1.0, data.worth) * signal, signal=signal, verified=verified)
-    rows = np.arange(0, 60)[::-1]
+    mixed = np.full((120, 3), 1 / 3)  # judges who see nothing
+    data = replace(data, worth=signal, signal=signal, mixed=mixed, runs=np.arange(120), verified=verified)
     logits = 5 * np.eye(3)[np.where(bad, (data.labels + 2) % 3, data.labels)]
-    found = data.seen_by(rows, logits[rows])
-    same = verified | (np.arange(120) >= 60)
-    np.testing.assert_allclose(found.worth[same], data.worth[same])
-    assert (found.worth[bad & ~same] < data.worth[bad & ~same]).all()
-    assert (found.worth[~bad & ~same] > data.worth[~bad & ~same]).all()
-    assert (found.worth <= signal + 1e-12).all(), "a poor signal is no better for being recognised"
-    nothing = replace(data, worth=np.zeros(120), signal=np.zeros(120), verified=None).seen_by(rows, logits[rows])
-    assert not nothing.worth.any()
-    assert (replace(data, signal=None, verified=None).seen_by(rows, logits[rows]).worth[rows] > 0).all()
+    rows = np.arange(120)[::-1]
+    found, trust = data.seen_by(rows, logits[rows], QUALITY)
+    assert 0.5 < trust <= 1
+    belief = found.worth / signal
+    assert (belief[verified] == 1).all()
+    assert belief[bad & ~verified].max() < 0.5 < belief[~bad].min()
+    assert (found.worth <= signal).all(), "a poor signal is no better for being recognised"
+    with pytest.raises(SettingsError, match=r"Labelled\.of"):
+        labelled()[0].seen_by(rows, logits[rows], QUALITY)
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -196,7 +196,6 @@ class KafkaSource:
     def poll(self, timeout_seconds: float) -> Polled:
         """See :meth:`Source.poll`."""
         self._resume()
-        keep_join(self._consumer)
         try:
             polled = self._consumer.poll(timeout_ms=int(timeout_seconds * 1000))
         except KafkaError as error:
@@ -208,6 +207,8 @@ class KafkaSource:
             time.sleep(min(timeout_seconds, _LOOK_AGAIN_S))
             revoked, assigned = self._listener.take()
             return Polled(revoked=revoked, assigned=assigned, answering=self._quiet.answering)
+        finally:
+            keep_join(self._consumer)
         revoked, assigned = self._listener.take()
         records = {
             ours(partition): [

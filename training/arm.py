@@ -70,6 +70,11 @@ class Arm:
         """Whether it is one of FilterLoss's."""
         return self.weights in POLICIES
 
+    @property
+    def looks_again(self) -> bool:
+        """Whether it weighs again once networks have looked at the labels: not tiers, which are of scores, as published."""
+        return self.filters and self.weights != "tiers"
+
 
 _REMEDIES = (
     Arm(name="plain"),

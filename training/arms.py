@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from training.arm import ARMS, ORIGINAL, RETRAINING, Arm, check_arms
 from training.dataset import WindowSet
 from training.devices import device, precision
 from training.evaluation import Evaluation, evaluate, recovery_ratio
-from training.finetune import FineTuned, Numbers, finetune
+from training.finetune import FineTuned, Numbers, SecondLook, finetune
 from training.heads import Head
 from training.network import SceneNet, infer
 from training.original import OriginalModel
@@ -223,10 +223,14 @@ def tune(
         weighed = replace(weighed, details={**weighed.details, "second_look": looks})
         return weighed.weights, weighed.believed
 
+    look = None
+    if arm.looks_again:
+        verified = () if data.verified is None else (data.verified,)
+        look = SecondLook(look=again, decided_by=(asdict(quality), *data.looked_at(), *verified))
     tuned = finetune(
         original, cached, data.labels, weighed.weights, data.groups, believed=weighed.believed, adjust=arm.adjust,
         shares=settings.shares, sampler=_sampler(arm.sampler, settings.seed), loss=arm.loss, choice=arm.choice,
-        second_look=again if arm.filters else None, settings=settings, compute=compute, checkpoint=checkpoint, run=run,
+        second_look=look, settings=settings, compute=compute, checkpoint=checkpoint, run=run,
         progress=progress,
     )  # fmt: skip
     if arm.filters:

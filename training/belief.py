@@ -219,7 +219,12 @@ def second_opinion(
     judges = np.stack([mixed, network])
     shares = trust_shares(judges, labels, train=looked_at)
     together = np.einsum("j,jns->ns", shares, judges)
-    seen, _ = calibrated(together, labels, runs, train=everything, novelty=novelty)
+    # How sure to be of those is no guide to how sure to be of the others, and the other way round.
+    looks, others = (
+        calibrated(each, labels, runs, train=train, novelty=novelty)[0]
+        for each, train in ((together, looked_at), (mixed, everything))
+    )
+    seen = np.where(looked_at[:, None], looks, others)
     belief, _ = label_belief(seen, labels, runs, train=everything, novelty=novelty, verified=verified)
     return belief, float(shares[1])
 

@@ -41,8 +41,16 @@ from training.weights import weighted_balanced_accuracy
 __all__ = ["FineTuned", "Sampler", "SecondLook", "finetune"]
 
 Numbers = NDArray[np.floating]
-SecondLook = Callable[[NDArray[np.int64], Numbers], tuple[Numbers, Numbers] | None]
-"""(m,) rows and their (m, scenes) logits, of networks that have not seen their people → (n,) weights and beliefs; None: as they were."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class SecondLook:
+    """How windows are weighed and believed once networks have looked at them."""
+
+    look: Callable[[NDArray[np.int64], Numbers], tuple[Numbers, Numbers] | None]
+    """(m,) rows and their (m, scenes) logits, of networks that have not seen their people → (n,) weights, beliefs; None: as they were."""
+    decided_by: Sequence[Any]
+    """What else decides it: arrays, and what JSON can say. A checkpoint is gone on with if it is the same."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -131,11 +139,8 @@ def finetune(
         below = not trainer.head_only and (bool(judges.folds) or not asks)
         # Where nobody is asked, the first fold is left out all the same, for the curve.
         folds = judges.folds if asks else judges.folds[:1]
-        training = (
-            trainer.digest(asdict(head), choice, list(shares), second_look is None, groups, believed)
-            if checkpoint
-            else ""
-        )
+        decided = second_look.decided_by if second_look else ()
+        training = trainer.digest(asdict(head), choice, list(shares), groups, believed, *decided) if checkpoint else ""
         kept = Checkpoint(checkpoint, training, every=compute.checkpoint_every)
         end.enter_context(kept.saved_when_stopped())
         trainings = _Trainings(
@@ -149,11 +154,13 @@ def finetune(
             _, reached = trainings.judged_first(left_out[trainings.first])
             reach = replace(head, below=below, value=reached)
         elif below:
-            looked = ranks().agreed(second_look(judges.rows, left_out)) if second_look else None
+            looked = ranks().agreed(second_look.look(judges.rows, left_out)) if second_look else None
             if looked:
                 weights, believed = looked
                 trainer.weigh(weights)
                 judges = judges.believing(believed)
+                again = choose_head(judges, trainer.features, trainer.head, trainer.fitted, shares=shares, pulls=pulls)
+                head, by_head = ranks().agreed(again)
             origin = trainer.head.logits(trainer.features[judges.rows])
             reach, best = choose_below(judges, head, by_head, origin, left_out, share=max(shares), worth=settings.worth)
             reach, best = ranks().agreed((reach, best))

@@ -115,15 +115,24 @@ class Labelled:
             settings: how labels are believed.
 
         Raises:
-            SettingsError: nobody has kept what was seen of these windows before.
+            SettingsError: see :meth:`looked_at`.
+        """
+        mixed, runs, signal = self.looked_at()
+        belief, trust = second_opinion(
+            mixed, logits, rows, self.labels, runs, novelty=settings.novelty, verified=self.verified
+        )
+        return replace(self, worth=belief * signal), trust
+
+    def looked_at(self) -> tuple[Array, NDArray[np.int64], Array]:
+        """What a second look goes by: what the judges have seen, what was labelled together, and what signals leave of a belief.
+
+        Raises:
+            SettingsError: it was not kept.
         """
         if self.mixed is None or self.runs is None or self.signal is None:
             msg = "A second look needs what the judges of labels have seen: make the training set by Labelled.of."
             raise SettingsError(msg)
-        belief, trust = second_opinion(
-            self.mixed, logits, rows, self.labels, self.runs, novelty=settings.novelty, verified=self.verified
-        )
-        return replace(self, worth=belief * self.signal), trust
+        return self.mixed, self.runs, self.signal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -152,9 +152,10 @@ def choose_below(
 ) -> tuple[Reach, float]:
     """Whether to train below the head; and what people left out say of the network that comes of it.
 
-    It is, unless it is surely worse than the head: the beliefs that people left out judge by come of heads first, which favours heads,
-    and networks gain more by learning from them as well. But it must be better than the original, by more than chance would have it,
-    whatever the head is. How far is no question: between two networks, an average of their weights may recognise less than either.
+    It is, unless it is surely worse than the head: what people left out believe comes of heads, which favours heads (and of networks,
+    where these have looked, which makes up for it, or a little more), and networks gain more by learning from those people as well.
+    But it must be better than the original, by more than chance would have it, whatever the head is. How far is no question: between
+    two networks, an average of their weights may recognise less than either.
 
     Args:
         judges: m windows.
@@ -167,8 +168,6 @@ def choose_below(
     """
     judged, by_head, as_it_was = (judges.judge(each) for each in (logits, head_logits, origin))
     value = float(judged[0])
-    # The judges may believe other labels than when the head was chosen.
-    head = replace(head, value=float(by_head[0]), original=float(as_it_was[0]))
     stays = judges.as_good_as_the_best([as_it_was, judged])[0]
     if stays or value <= head.value + worth - _SURE * float(judges.people.errors(judged - by_head)):
         return head, value

@@ -15,7 +15,7 @@ RECIPE = 18
 """Counts up when the code would make something else of the same data and settings: results of the old recipe are not the new one's."""
 
 FILTER_RECIPE = 2
-"""Likewise of FilterLoss alone: nothing of what it is compared with is trained anew for it."""
+"""Likewise of FilterLoss alone: an experiment trains nothing anew of what it is compared with."""
 ORIGINAL_RECIPE = 1
 """Likewise of the code that trains original models."""
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, get_args
 
@@ -27,10 +28,10 @@ from training.heads import Head
 from training.losses import Loss
 from training.network import infer
 from training.original import OriginalModel
-from training.policies import Labelled
+from training.policies import Labelled, Weighed
 from training.quality import score_quality
 from training.runkey import run_key
-from training.settings import DataSettings, FineTuneSettings, QualitySettings
+from training.settings import ComputeSettings, DataSettings, FineTuneSettings, QualitySettings
 from training.tracking import NullRun, NullTracker, RunLog
 
 QUICK = FineTuneSettings(epochs=2, learning_rate=1e-3, threads=1, device="cpu", trainable="block")
@@ -254,9 +255,9 @@ def test_how_many_windows_each_scene_comes_to_is_said_of_filterloss(bench: Bench
     data = labelled(bench)
     half = np.arange(len(data.labels)) % 2 == 0
     data = replace(data, worth=np.where(half, 0.9, 0.1))
-    frozen, _ = bench.original.net.split("block")
+    frozen, _ = bench.original.net.split("head")  # no network that would look at these labels again, which are right
     cached = infer(frozen, torch.from_numpy(bench.windows.select(bench.train).signals))
-    settings, quality, run = replace(QUICK, epochs=1), QualitySettings(), NullRun()
+    settings, quality, run = replace(QUICK, trainable="head"), QualitySettings(), NullRun()
     tuned, weighed = module.tune(
         bench.original.net, EVERY["filterloss-auto"], cached, data, settings=settings, quality=quality, run=run
     )
@@ -269,7 +270,9 @@ def test_how_many_windows_each_scene_comes_to_is_said_of_filterloss(bench: Bench
         assert sizes[scene] < len(mine)
 
 
-@pytest.mark.parametrize(("arm", "doubted", "looks"), [("auto", 0.3, True), ("auto", 0.0, False), ("tiers", 0.3, True)])
+@pytest.mark.parametrize(
+    ("arm", "doubted", "looks"), [("auto", 0.3, True), ("auto", 0.0, False), ("tiers", 0.3, False)]
+)
 def test_filterloss_looks_again_at_what_it_doubts(bench: Bench, arm: str, doubted: float, looks: bool) -> None:
     data = labelled(bench)
     data = replace(data, worth=np.where(np.arange(len(data.labels)) % 2, 1 - 2 * doubted, 1.0), verified=None)
@@ -285,6 +288,35 @@ def test_filterloss_looks_again_at_what_it_doubts(bench: Bench, arm: str, doubte
         before, after = weighed.details["second_look"]["believed"]
         assert before == pytest.approx(data.worth.mean(), abs=1e-3)
         assert after == pytest.approx(weighed.believed.mean(), abs=1e-3) != before
+
+
+def test_filterloss_killed_in_its_last_training_looks_again_and_comes_to_the_same(bench: Bench, tmp_path: Path) -> None:
+    data = labelled(bench)
+    data = replace(data, worth=np.where(np.arange(len(data.labels)) % 2, 0.4, 1.0), verified=None)
+    frozen, _ = bench.original.net.split("block")
+    cached = infer(frozen, torch.from_numpy(bench.windows.select(bench.train).signals))
+    settings, quality = replace(QUICK, epochs=2, worth=-1.0), QualitySettings()
+
+    class Killed(BaseException):
+        """The process was told to end."""
+
+    def last(done: int, total: int, text: str) -> None:
+        del done, total
+        if text == "final epoch 1 of 2":
+            raise Killed
+
+    def tuned(**more: Any) -> tuple[FineTuned, Weighed]:
+        return module.tune(
+            bench.original.net, EVERY["filterloss-auto"], cached, data, settings=settings, quality=quality, run=NullRun(),
+            compute=ComputeSettings(checkpoint_every=timedelta(0)), **more,
+        )  # fmt: skip
+
+    with pytest.raises(Killed):
+        tuned(checkpoint=tmp_path / "checkpoint.pt", progress=last)
+    (never, weighed), (done, again) = tuned(), tuned(checkpoint=tmp_path / "checkpoint.pt")
+    assert done.net.digest() == never.net.digest() != bench.original.net.digest()
+    assert weighed.details == again.details
+    np.testing.assert_array_equal(weighed.weights, again.weights)
 
 
 def test_people_left_out_choose_how_far_to_go(bench: Bench) -> None:

@@ -277,18 +277,20 @@ def test_a_network_that_sees_more_tells_wrong_labels_that_others_believe() -> No
     assert roc_auc_score(labels == truth, heard) > max(0.98, roc_auc_score(labels == truth, before) + 0.02)
 
 
-@pytest.mark.parametrize("wrong", [0.6, 0.9])
-def test_a_network_that_is_sure_and_wrong_is_not_believed_for_being_sure(wrong: float) -> None:
+@pytest.mark.parametrize(("wrong", "most"), [(0.2, 0.6), (0.3, 0.4), (0.4, 0.3), (0.6, 0.1), (0.9, 0.1)])
+def test_a_network_that_is_sure_and_wrong_is_not_believed_for_being_sure(wrong: float, most: float) -> None:
     truth, labels, mixed, logits = looks(network=wrong)
     before, _ = second_opinion(mixed, np.log(mixed), np.arange(400), labels, np.arange(400), novelty=0.1)
     heard, trust = second_opinion(mixed, logits, np.arange(400), labels, np.arange(400), novelty=0.1)
-    assert trust < 0.1
+    assert trust < most
     right = labels == truth
     assert roc_auc_score(right, heard) > roc_auc_score(right, before) - 0.01
+    # Nor does it look much better to those who believe as it does than it is: no farther off than it looked worse before.
     agrees = logits.argmax(1) == labels
-    assert np.average(agrees, weights=heard) == pytest.approx(np.average(agrees, weights=before), abs=0.05), (
-        "nor does it look better to those who believe as it does"
-    )
+    true, first, second = (
+        agrees[right].mean(), np.average(agrees, weights=before), np.average(agrees, weights=heard)
+    )  # fmt: skip
+    assert abs(second - true) < abs(first - true) + 0.02
 
 
 def test_a_second_opinion_is_of_what_was_looked_at_whatever_the_order() -> None:

@@ -22,7 +22,7 @@ from training.__main__ import main
 from training.dataset import UNLABELLED, WindowSet
 from training.devices import compiled, computes_bfloat16, precision
 from training.evaluation import evaluate
-from training.finetune import FineTuned, finetune
+from training.finetune import FineTuned, SecondLook, finetune
 from training.network import SceneNet, infer
 from training.original import OriginalModel
 from training.settings import ComputeSettings, FineTuneSettings
@@ -111,7 +111,10 @@ def test_the_last_training_has_the_weights_of_a_second_look(tmp_path: Path, dies
         np.testing.assert_array_equal(np.sort(rows), np.arange(60))
         return others, np.ones(60)
 
-    given = {"second_look": look, "settings": replace(QUICK, head_pulls=(1e-4,))}
+    given = {
+        "second_look": SecondLook(look=look, decided_by=("others",)),
+        "settings": replace(QUICK, head_pulls=(1e-4,)),
+    }
     if dies_after is not None:
         with pytest.raises(Killed):
             tune(tmp_path / "checkpoint.pt", dies_after=dies_after, **given)
@@ -121,6 +124,20 @@ def test_the_last_training_has_the_weights_of_a_second_look(tmp_path: Path, dies
     # Each training begins at the original, so the last is that of somebody who had those weights from the start.
     assert done.net.digest() == tune(settings=given["settings"], weights=others).net.digest()
     assert done.net.digest() != tune(settings=given["settings"]).net.digest()
+
+
+def test_a_checkpoint_of_another_second_look_is_not_gone_on_with(tmp_path: Path) -> None:
+    one, other = (SecondLook(look=lambda *_: None, decided_by=(np.arange(3), name)) for name in ("one", "other"))
+    with pytest.raises(Killed):
+        tune(tmp_path / "checkpoint.pt", dies_after=4, second_look=one)
+    told = list[int]()
+    tune(tmp_path / "checkpoint.pt", second_look=other, told=told)
+    assert told[0] == 1
+    with pytest.raises(Killed):
+        tune(tmp_path / "another.pt", dies_after=4, second_look=other)
+    told.clear()
+    tune(tmp_path / "another.pt", second_look=other, told=told)
+    assert told[0] == 5
 
 
 def test_what_is_believed_after_a_second_look_decides_how_far_to_go() -> None:
@@ -134,11 +151,12 @@ def test_what_is_believed_after_a_second_look_decides_how_far_to_go() -> None:
         del rows, logits
         return np.ones(60), believed
 
-    gone, stays = tune(labels=labels), tune(labels=labels, second_look=look)
+    gone, stays = tune(labels=labels), tune(labels=labels, second_look=SecondLook(look=look, decided_by=()))
     assert gone.epochs > 0
     assert gone.validation_original < 1
-    assert (stays.epochs, stays.validation_original) == (0, 1.0)
-    kept = tune(labels=labels, second_look=lambda *_: None)
+    assert (stays.epochs, stays.share, stays.validation_original) == (0, 0.0, 1.0), "nor does a head leave it"
+    assert stays.net.digest() == net.digest()
+    kept = tune(labels=labels, second_look=SecondLook(look=lambda *_: None, decided_by=()))
     assert kept.net.digest() == gone.net.digest(), "where nothing is looked at again all is as it was"
 
 
@@ -316,9 +334,9 @@ def test_the_core_runs_from_an_npz_without_the_lake_and_the_registry(tmp_path: P
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arm", ["free-class-balanced", "logit-adjusted"])
+@pytest.mark.parametrize("arm", ["free-class-balanced", "filterloss-per_sample"])
 def test_two_processes_train_the_model_of_one(tmp_path: Path, capsys: pytest.CaptureFixture[str], arm: str) -> None:
-    """Nobody asked, or everybody; torchrun, gloo: the sum over ranks of what each finds of a step is the step."""
+    """Nobody asked, or everybody, and labels looked at twice; torchrun, gloo: what ranks find of a step adds up to the step."""
     model(tmp_path / "original")
     common = (
         "finetune", str(target(tmp_path)), "--original", str(tmp_path / "original"), "--arm", arm, "--set", "epochs=2", "--set", "worth=-1",
@@ -329,6 +347,7 @@ def test_two_processes_train_the_model_of_one(tmp_path: Path, capsys: pytest.Cap
     main([*common, "--into", str(tmp_path / "one")])
     alone = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert together["epochs"] == alone["epochs"] == 2
+    assert ("second_look" in alone["choices"]) == arm.startswith("filterloss")
     start = network()
     one, two = SceneNet.load(tmp_path / "one"), SceneNet.load(tmp_path / "two")
     moved = 0.0

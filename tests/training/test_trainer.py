@@ -29,9 +29,9 @@ def test_no_bfloat16_where_a_strided_convolution_has_one_column(
     """OneDNN makes up its gradient. Columns are those of the images: a long segment has fewer places than there are frames."""
     seen, made = list[Stepper](), Stepper.begin
 
-    def beginning(stepper: Stepper, rate: float) -> None:
+    def beginning(stepper: Stepper, rate: float, weights: torch.Tensor) -> None:
         seen.append(stepper)
-        made(stepper, rate)
+        made(stepper, rate, weights)
 
     monkeypatch.setattr(Stepper, "begin", beginning)
     few, spectrogram = windows(people=1, each=2), replace(SMALL, frames=frames, segment=timedelta(seconds=seconds))
@@ -66,3 +66,26 @@ def test_batch_norm_learns_and_signals_are_changed_of_a_whole_network_alone(
         compute=ComputeSettings(),
     )  # fmt: skip
     assert seen == [(whole, whole)]
+
+
+def test_other_weights_hold_from_the_next_training_on() -> None:
+    net, few = network(), windows(people=2, each=3)
+    cached = infer(net.split("block")[0], torch.from_numpy(few.signals))
+    every, uneven = np.arange(len(few)), np.where(few.scenes == 0, 1.0, 0.05)
+
+    def trainer(weights: np.ndarray) -> Trainer:
+        return Trainer(
+            net, cached, few.scenes, weights, adjust=True, sampler=None, loss=CROSS_ENTROPY,
+            settings=replace(QUICK, trainable="block", learning_rate=1e-3), compute=ComputeSettings(),
+        )  # fmt: skip
+
+    def trained(by: Trainer) -> str:
+        for _ in by.cycle(every, 1e-3, 1, state={}, stretch=0):
+            pass
+        return by.result(1.0).digest()
+
+    weighed = trainer(np.ones(len(few)))
+    even = weighed.fitted(every, 1e-3)
+    weighed.weigh(uneven)
+    assert not np.array_equal(weighed.fitted(every, 1e-3).weight, even.weight), "of a head as well"
+    assert trained(weighed) == trained(trainer(uneven)) != trained(trainer(np.ones(len(few))))

@@ -238,10 +238,23 @@ def reasons(cells: Iterable[Mapping[str, Any]]) -> str:
     """A line for each cell whose arm says what it chose, and why."""
     lines = [
         f"- {cell['arm']}, {cell['pair']}, {cell['regime']}, seed {cell['seed']}: {cell['details']['policy']}, {cell['details']['why']}"
+        + _looked_again(cell["details"])
         for cell in cells
         if "why" in cell.get("details", {})
     ]
     return "\n".join(["What was chosen, and why:", "", *lines, ""]) if lines else ""
+
+
+def _looked_again(details: Mapping[str, Any]) -> str:
+    """What networks have changed about the belief in labels, of those that have not seen the person."""
+    if "second_look" not in details:
+        return ""
+    look = details["second_look"]
+    before, after = look["believed"]
+    return (
+        f"; after a second look at the labels, by the networks (trusted {look['trust']:.2f} of 1): mean belief {before:.3f} → {after:.3f}, "
+        f"{look['changed']} that were believed no longer are, or the other way round"
+    )
 
 
 def _measured_on(row: Row) -> str:

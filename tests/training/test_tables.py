@@ -161,3 +161,16 @@ def test_a_table_names_the_arms_that_the_differences_are_to() -> None:
     )
     assert "; of those of the same recipe: pruned (7 of 8 were not run)." in markdown(rows(some))
     assert "The best of the" not in markdown(rows([cell("oracle", 0, 0.9)]))
+
+
+def test_what_a_second_look_has_changed_is_said_beside_the_reason() -> None:
+    look = {"trust": 0.407, "believed": [0.808, 0.811], "changed": 3}
+    seen = {**CELLS[3], "details": {"policy": "learned", "why": "because", "second_look": look}}
+    assert (
+        reasons([seen])
+        .rstrip()
+        .endswith(
+            "learned, because; after a second look at the labels, by the networks (trusted 0.41 of 1): mean belief 0.808 → 0.811, "
+            "3 that were believed no longer are, or the other way round"
+        )
+    )

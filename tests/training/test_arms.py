@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, get_args
 
@@ -28,17 +27,17 @@ from training.heads import Head
 from training.losses import Loss
 from training.network import infer
 from training.original import OriginalModel
-from training.policies import Labelled, Weighed
+from training.policies import Labelled
 from training.quality import score_quality
 from training.runkey import run_key
-from training.settings import ComputeSettings, DataSettings, FineTuneSettings, QualitySettings
+from training.settings import DataSettings, FineTuneSettings, QualitySettings
 from training.tracking import NullRun, NullTracker, RunLog
 
 QUICK = FineTuneSettings(epochs=2, learning_rate=1e-3, threads=1, device="cpu", trainable="block")
 
 
-@pytest.fixture(scope="module")
-def bench() -> Bench:
+def small_bench() -> Bench:
+    """Six people, and an original that nobody has trained."""
     made, net = windows(people=6, each=6), network()
     split = split_by_subject(made, share=0.3)
     features = features_of(net, made)
@@ -51,6 +50,11 @@ def bench() -> Bench:
         windows=made, train=split.train, holdout=split.holdout, features=features, quality=quality, original=original,
         settings=QUICK, quality_settings=QualitySettings(),
     )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bench() -> Bench:
+    return small_bench()
 
 
 class Pictures(NullRun):
@@ -268,55 +272,6 @@ def test_how_many_windows_each_scene_comes_to_is_said_of_filterloss(bench: Bench
         mine = weighed.weights[data.labels == at]
         assert sizes[scene] == pytest.approx(mine.sum() ** 2 / (mine**2).sum(), abs=0.1)
         assert sizes[scene] < len(mine)
-
-
-@pytest.mark.parametrize(
-    ("arm", "doubted", "looks"), [("auto", 0.3, True), ("auto", 0.0, False), ("tiers", 0.3, False)]
-)
-def test_filterloss_looks_again_at_what_it_doubts(bench: Bench, arm: str, doubted: float, looks: bool) -> None:
-    data = labelled(bench)
-    data = replace(data, worth=np.where(np.arange(len(data.labels)) % 2, 1 - 2 * doubted, 1.0), verified=None)
-    frozen, _ = bench.original.net.split("block")
-    cached = infer(frozen, torch.from_numpy(bench.windows.select(bench.train).signals))
-    settings, quality, run = replace(QUICK, epochs=1), QualitySettings(), NullRun()
-    tuned, weighed = module.tune(
-        bench.original.net, EVERY[f"filterloss-{arm}"], cached, data, settings=settings, quality=quality, run=run
-    )
-    del tuned
-    assert ("second_look" in weighed.details) == looks
-    if looks:
-        before, after = weighed.details["second_look"]["believed"]
-        assert before == pytest.approx(data.worth.mean(), abs=1e-3)
-        assert after == pytest.approx(weighed.believed.mean(), abs=1e-3) != before
-
-
-def test_filterloss_killed_in_its_last_training_looks_again_and_comes_to_the_same(bench: Bench, tmp_path: Path) -> None:
-    data = labelled(bench)
-    data = replace(data, worth=np.where(np.arange(len(data.labels)) % 2, 0.4, 1.0), verified=None)
-    frozen, _ = bench.original.net.split("block")
-    cached = infer(frozen, torch.from_numpy(bench.windows.select(bench.train).signals))
-    settings, quality = replace(QUICK, epochs=2, worth=-1.0), QualitySettings()
-
-    class Killed(BaseException):
-        """The process was told to end."""
-
-    def last(done: int, total: int, text: str) -> None:
-        del done, total
-        if text == "final epoch 1 of 2":
-            raise Killed
-
-    def tuned(**more: Any) -> tuple[FineTuned, Weighed]:
-        return module.tune(
-            bench.original.net, EVERY["filterloss-auto"], cached, data, settings=settings, quality=quality, run=NullRun(),
-            compute=ComputeSettings(checkpoint_every=timedelta(0)), **more,
-        )  # fmt: skip
-
-    with pytest.raises(Killed):
-        tuned(checkpoint=tmp_path / "checkpoint.pt", progress=last)
-    (never, weighed), (done, again) = tuned(), tuned(checkpoint=tmp_path / "checkpoint.pt")
-    assert done.net.digest() == never.net.digest() != bench.original.net.digest()
-    assert weighed.details == again.details
-    np.testing.assert_array_equal(weighed.weights, again.weights)
 
 
 def test_people_left_out_choose_how_far_to_go(bench: Bench) -> None:

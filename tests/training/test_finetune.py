@@ -22,7 +22,7 @@ from training.__main__ import main
 from training.dataset import UNLABELLED, WindowSet
 from training.devices import compiled, computes_bfloat16, precision
 from training.evaluation import evaluate
-from training.finetune import FineTuned, SecondLook, finetune
+from training.finetune import FineTuned, finetune
 from training.network import SceneNet, infer
 from training.original import OriginalModel
 from training.settings import ComputeSettings, FineTuneSettings
@@ -99,65 +99,6 @@ def test_a_killed_training_goes_on_to_the_same_model(whole: FineTuned, tmp_path:
         whole.validation,
         whole.validation_below,
     )
-
-
-@pytest.mark.parametrize("dies_after", [None, 2, 12, 14])
-def test_the_last_training_has_the_weights_of_a_second_look(tmp_path: Path, dies_after: int | None) -> None:
-    """By networks that have not seen the person; killed before it or after it, it comes to the same."""
-    looked, others = list[np.ndarray](), np.linspace(1, 0.1, 60)
-
-    def look(rows: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        looked.append(logits)
-        np.testing.assert_array_equal(np.sort(rows), np.arange(60))
-        return others, np.ones(60)
-
-    given = {
-        "second_look": SecondLook(look=look, decided_by=("others",)),
-        "settings": replace(QUICK, head_pulls=(1e-4,)),
-    }
-    if dies_after is not None:
-        with pytest.raises(Killed):
-            tune(tmp_path / "checkpoint.pt", dies_after=dies_after, **given)
-    done = tune(tmp_path / "checkpoint.pt", **given)
-    assert len(looked) == (2 if dies_after and dies_after > 12 else 1)
-    np.testing.assert_array_equal(looked[0], looked[-1])
-    # Each training begins at the original, so the last is that of somebody who had those weights from the start.
-    assert done.net.digest() == tune(settings=given["settings"], weights=others).net.digest()
-    assert done.net.digest() != tune(settings=given["settings"]).net.digest()
-
-
-def test_a_checkpoint_of_another_second_look_is_not_gone_on_with(tmp_path: Path) -> None:
-    one, other = (SecondLook(look=lambda *_: None, decided_by=(np.arange(3), name)) for name in ("one", "other"))
-    with pytest.raises(Killed):
-        tune(tmp_path / "checkpoint.pt", dies_after=4, second_look=one)
-    told = list[int]()
-    tune(tmp_path / "checkpoint.pt", second_look=other, told=told)
-    assert told[0] == 1
-    with pytest.raises(Killed):
-        tune(tmp_path / "another.pt", dies_after=4, second_look=other)
-    told.clear()
-    tune(tmp_path / "another.pt", second_look=other, told=told)
-    assert told[0] == 5
-
-
-def test_what_is_believed_after_a_second_look_decides_how_far_to_go() -> None:
-    """The original is right about half of the labels: who believes just these stays with it."""
-    made, net = windows(people=4, each=5), network()
-    seen = infer(net, torch.from_numpy(made.signals)).argmax(1).numpy()
-    labels = np.where(np.arange(60) % 2, seen, made.scenes)
-    believed = (labels == seen).astype(float)
-
-    def look(rows: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        del rows, logits
-        return np.ones(60), believed
-
-    gone, stays = tune(labels=labels), tune(labels=labels, second_look=SecondLook(look=look, decided_by=()))
-    assert gone.epochs > 0
-    assert gone.validation_original < 1
-    assert (stays.epochs, stays.share, stays.validation_original) == (0, 0.0, 1.0), "nor does a head leave it"
-    assert stays.net.digest() == net.digest()
-    kept = tune(labels=labels, second_look=SecondLook(look=lambda *_: None, decided_by=()))
-    assert kept.net.digest() == gone.net.digest(), "where nothing is looked at again all is as it was"
 
 
 @pytest.fixture(scope="module")

@@ -56,23 +56,6 @@ def test_what_is_wrong_weighs_less_and_nothing_is_erased(policy: str) -> None:
     assert (again.weights == found.weights).all()
 
 
-def test_a_network_that_has_looked_changes_what_is_believed_and_not_what_the_signal_leaves_of_it() -> None:
-    data, bad = labelled()
-    verified, signal = np.arange(120) % 5 == 0, np.where(np.arange(120) % 2, 1.0, 0.3)
-    mixed = np.full((120, 3), 1 / 3)  # judges who see nothing
-    data = replace(data, worth=signal, signal=signal, mixed=mixed, runs=np.arange(120), verified=verified)
-    logits = 5 * np.eye(3)[np.where(bad, (data.labels + 2) % 3, data.labels)]
-    rows = np.arange(120)[::-1]
-    found, trust = data.seen_by(rows, logits[rows], QUALITY)
-    assert 0.5 < trust <= 1
-    belief = found.worth / signal
-    assert (belief[verified] == 1).all()
-    assert belief[bad & ~verified].max() < 0.5 < belief[~bad].min()
-    assert (found.worth <= signal).all(), "a poor signal is no better for being recognised"
-    with pytest.raises(SettingsError, match=r"Labelled\.of"):
-        labelled()[0].seen_by(rows, logits[rows], QUALITY)
-
-
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_scene_whose_labels_nobody_believes_keeps_a_quarter_of_its_weight(policy: str) -> None:
     data, _ = labelled()

@@ -205,10 +205,14 @@ def most_distrusted(
     """
     import polars as pl
 
+    from streaming.errors import NoTable
     from streaming.lake import read_quality, scan_windows
     from training.errors import RunError
 
-    rows = read_quality(settings.lake, run_key)
+    try:
+        rows = read_quality(settings.lake, run_key)
+    except NoTable:  # it comes with the first rescoring
+        rows = pl.DataFrame()
     if rows.is_empty():
         msg = f"There is no rescoring {run_key} in the lake {settings.lake.uri}: 'sensorloop rescore' makes one and prints its run key."
         raise RunError(msg)

@@ -66,6 +66,11 @@ class Arm:
         return {**fields, "near": self.choice != "nothing", **rule}
 
     @property
+    def asks(self) -> bool:
+        """Whether people left out decide anything."""
+        return self.choice != "nothing" and self.name != ORIGINAL
+
+    @property
     def filters(self) -> bool:
         """Whether it is one of FilterLoss's."""
         return self.weights in POLICIES

@@ -208,31 +208,15 @@ def tune(
         checkpoint: where the training keeps how far it is; None: nowhere.
         progress: told after each epoch.
     """
-    weighed = ranks().agreed(weigh(arm.weights, data, quality, seed=settings.seed))
-
-    def again(rows: NDArray[np.int64], logits: Numbers) -> tuple[Numbers, Numbers] | None:
-        nonlocal weighed
-        before = weighed.believed
-        if (before == 1).all():  # nothing was doubted, so there is nothing to look at again
-            return None
-        looked_at, trust = data.seen_by(rows, logits, quality)
-        weighed = weigh(arm.weights, looked_at, quality, seed=settings.seed)
-        changed = int(((before >= 0.5) != (weighed.believed >= 0.5)).sum())
-        means = [round(float(each.mean()), 3) for each in (before, weighed.believed)]
-        looks = {"trust": round(trust, 3), "believed": means, "changed": changed}
-        weighed = replace(weighed, details={**weighed.details, "second_look": looks})
-        return weighed.weights, weighed.believed
-
-    look = None
-    if arm.looks_again:
-        verified = () if data.verified is None else (data.verified,)
-        look = SecondLook(look=again, decided_by=(asdict(quality), *data.looked_at(), *verified))
+    weighing = _Weighing(arm=arm, data=data, quality=quality, seed=settings.seed)
+    weighed = weighing.weighed
     tuned = finetune(
         original, cached, data.labels, weighed.weights, data.groups, believed=weighed.believed, adjust=arm.adjust,
         shares=settings.shares, sampler=_sampler(arm.sampler, settings.seed), loss=arm.loss, choice=arm.choice,
-        second_look=look, settings=settings, compute=compute, checkpoint=checkpoint, run=run,
+        second_look=weighing.second_look(), settings=settings, compute=compute, checkpoint=checkpoint, run=run,
         progress=progress,
     )  # fmt: skip
+    weighed = weighing.weighed
     if arm.filters:
         sizes = {
             scene: round(effective_size(weighed.weights[data.labels == at]), 1)
@@ -240,6 +224,36 @@ def tune(
         }
         weighed = replace(weighed, details={**weighed.details, "effective_size": sizes})
     return tuned, weighed
+
+
+class _Weighing:
+    """How an arm weighs its windows: before anything is trained, and again once networks have looked at their labels."""
+
+    def __init__(self, *, arm: Arm, data: Labelled, quality: QualitySettings, seed: int) -> None:
+        self._arm, self._data, self._quality, self._seed = arm, data, quality, seed
+        self.weighed: Weighed = ranks().agreed(weigh(arm.weights, data, quality, seed=seed))
+        """As they are weighed now."""
+
+    def second_look(self) -> SecondLook | None:
+        """For :func:`training.finetune.finetune`; None where the arm looks once."""
+        if not self._arm.looks_again:
+            return None
+        data = self._data
+        verified = () if data.verified is None else (data.verified,)
+        return SecondLook(look=self._again, decided_by=(asdict(self._quality), *data.looked_at(), *verified))
+
+    def _again(self, rows: NDArray[np.int64], logits: Numbers) -> tuple[Numbers, Numbers] | None:
+        """See :attr:`training.finetune.SecondLook.look`."""
+        before = self.weighed.believed
+        if (before == 1).all():  # nothing was doubted, so there is nothing to look at again
+            return None
+        looked_at, trust = self._data.seen_by(rows, logits, self._quality)
+        now = weigh(self._arm.weights, looked_at, self._quality, seed=self._seed)
+        changed = int(((before >= 0.5) != (now.believed >= 0.5)).sum())
+        means = [round(float(each.mean()), 3) for each in (before, now.believed)]
+        looks = {"trust": round(trust, 3), "believed": means, "changed": changed}
+        self.weighed = replace(now, details={**now.details, "second_look": looks})
+        return now.weights, now.believed
 
 
 def _sampler(kind: str, seed: int) -> Callable[[NDArray[np.int64]], NDArray[np.int64]] | None:

@@ -66,6 +66,10 @@ class People:
         good: list[bool] = (differences[:, 0] <= self.errors(differences) + 1e-12).tolist()
         return good
 
+    def better(self, judged: Array, other: Array) -> bool:
+        """Whether a model is better than another by more than the standard error of their difference, see :meth:`judge`."""
+        return not self.as_good_as_the_best([other, judged])[0]
+
     def errors(self, differences: Array) -> Array:
         """Standard errors, over people, of differences (…, 1 + draws) between what :meth:`judge` says of two."""
         # Draws of n people vary less than n people do (Bessel), which is much where n is 4.

@@ -32,7 +32,7 @@ from training.original import OriginalModel, fit_network
 from training.policies import Labelled
 from training.quality import Quality, score_quality
 from training.regimes import Planted, Regime, plant, relabelled
-from training.runkey import FILTER_RECIPE, RECIPE
+from training.runkey import ASKED_RECIPE, RECIPE
 from training.settings import (
     Architecture,
     ComputeSettings,
@@ -138,7 +138,7 @@ class Experiment:
             "seed": seed, "arm": arm.recipe(), "quality": asdict(self._recipe.quality), "finetune": finetune,
             "holdout_share": self._recipe.data.holdout_share,
             "source": self._pair.source.digest() if arm.start == "pooled" else "",
-            **({"filterloss": FILTER_RECIPE} if arm.filters else {}),
+            **({"asked": ASKED_RECIPE} if arm.asks else {}),
         }  # fmt: skip
         return hashlib.blake2b(json.dumps(parts, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
 

@@ -33,6 +33,7 @@ from training.losses import CROSS_ENTROPY, Loss
 from training.network import SceneNet
 from training.ranks import ranks
 from training.reach import Judges, Reach, choose_below, choose_head, whole_way
+from training.schedule import tried_of
 from training.settings import ComputeSettings, FineTuneSettings
 from training.tracking import NullRun, Progress, RunLog, no_progress
 from training.trainer import Sampler, Trainer
@@ -139,13 +140,14 @@ def finetune(
         below = not trainer.head_only and (bool(judges.folds) or not asks)
         # Where nobody is asked, the first fold is left out all the same, for the curve.
         folds = judges.folds if asks else judges.folds[:1]
+        passes = trainer.passes(judges.rows) if below else 0
         decided = second_look.decided_by if second_look else ()
         training = trainer.digest(asdict(head), choice, list(shares), groups, believed, *decided) if checkpoint else ""
         kept = Checkpoint(checkpoint, training, every=compute.checkpoint_every)
         end.enter_context(kept.saved_when_stopped())
         trainings = _Trainings(
             trainer=trainer, kept=kept, state=ranks().agreed(kept.load()), run=run, progress=progress, rows=judges.rows, folds=folds,
-            passes=trainer.passes(judges.rows) if below else 0, final=trainer.passes(everybody) if below else 0,
+            passes=tried_of(passes) if asks else passes, final=trainer.passes(everybody) if below else 0,
             judged=(max(shares), head.begins) if below else (head.share, head.pull), labels=labels, believed=believed,
         )  # fmt: skip
         left_out = trainings.without_each_fold()

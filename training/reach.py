@@ -85,6 +85,10 @@ class Judges:
         """See :meth:`training.choosing.People.as_good_as_the_best`."""
         return self.people.as_good_as_the_best(judged)
 
+    def better(self, judged: Array, other: Array) -> bool:
+        """See :meth:`training.choosing.People.better`."""
+        return self.people.better(judged, other)
+
 
 def choose_head(
     judges: Judges,
@@ -98,8 +102,9 @@ def choose_head(
     """The head's pull and its share of the way, and its (m, scenes) logits of people left out.
 
     If the original is as good as the best, it stays: a gain that these people cannot tell from chance is no reason to leave what is
-    known to work. Otherwise, of those that are as good as the best, the farthest from it: the heads that are judged have seen fewer
-    people than the one that will be used, and so look best nearer to the original than it will.
+    known to work. Otherwise, of those that are as good as the best, and each by itself better than the original by more than chance would
+    have it, the farthest from it: the heads that are judged have seen fewer people than the one that will be used, and so look best
+    nearer to the original than it will.
 
     Args:
         judges: m of the n windows.
@@ -130,7 +135,8 @@ def choose_head(
     stays_fine, *fine = judges.as_good_as_the_best(judged)
     if stays_fine:
         return replace(chosen, begins=begins), origin
-    good = [at for at, enough in enumerate(fine, start=1) if enough and tried[at].value > chosen.original]
+    # Where people differ much, one that gains next to nothing is as good as the best, too.
+    good = [at for at, enough in enumerate(fine, start=1) if enough and judges.better(judged[at], stays)]
     farthest = max(good, key=lambda at: (tried[at].share, -tried[at].pull))
     return replace(tried[farthest], begins=begins), seen[farthest]
 
@@ -168,7 +174,8 @@ def choose_below(
     """
     judged, by_head, as_it_was = (judges.judge(each) for each in (logits, head_logits, origin))
     value = float(judged[0])
-    stays = judges.as_good_as_the_best([as_it_was, judged])[0]
-    if stays or value <= head.value + worth - _SURE * float(judges.people.errors(judged - by_head)):
+    if not judges.better(judged, as_it_was) or value <= head.value + worth - _SURE * float(
+        judges.people.errors(judged - by_head)
+    ):
         return head, value
     return replace(head, pull=head.begins, share=share, below=True, value=value), value

@@ -15,7 +15,7 @@ import pytest
 
 import sensorloop
 from dags import retraining, runs, scoring, steps, work
-from dags.settings import Settings
+from dags.settings import Settings, load
 from streaming.labelling import parse_time
 from streaming.lake import read_embeddings, read_quality, table_version
 from tests.dags.places import TOML
@@ -55,8 +55,6 @@ def installation(home: Path, sparse: list[int], flipped: float = 0.0) -> Setting
 
 
 def load_settings(home: Path) -> Settings:
-    from dags.settings import load  # noqa: PLC0415
-
     return load({"SENSORLOOP_HOME": str(home), "SENSORLOOP_CONFIG": str(home / "sensorloop.toml")})
 
 
@@ -164,6 +162,13 @@ def test_the_labels_that_are_wrong_are_shown_first_with_what_speaks_against_them
         scoring.most_distrusted(settings, run_key=scored["run_key"], most=1, subject="nobody")
     with pytest.raises(RunError, match="There is no rescoring nothing"):
         scoring.most_distrusted(settings, run_key="nothing", most=1)
+
+
+def test_where_nothing_was_ever_scored_the_rescoring_is_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"There is no rescoring k in the lake .*'sensorloop rescore' makes one"):
+        scoring.most_distrusted(
+            load({"SENSORLOOP_HOME": str(tmp_path), "SENSORLOOP_CONFIG": os.devnull}), run_key="k", most=1
+        )
 
 
 def test_the_last_rescoring_is_found_and_none_is_said(settings: Settings, tmp_path: Path) -> None:

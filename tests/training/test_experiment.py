@@ -176,9 +176,11 @@ def test_everything_that_decides_a_cell_is_in_its_key(pair: Pair, monkeypatch: p
     assert key(recipe=replace(RECIPE, finetune=replace(RECIPE.finetune, threads=3))) == key()
     arms = ("free-plain", "logit-adjusted", "oracle", "filterloss-auto", "filterloss-tiers")
     before = [key(arm=arm) for arm in arms]
-    monkeypatch.setattr("training.experiment.FILTER_RECIPE", 99)
+    monkeypatch.setattr("training.experiment.ASKED_RECIPE", 99)
     changed = [one != key(arm=arm) for one, arm in zip(before, arms, strict=True)]
-    assert changed == [False, False, False, True, True], "another FilterLoss is no other way to fine-tune without it"
+    assert changed == [False, True, True, True, True], (
+        "what people left out are asked does not change arms that do not ask"
+    )
 
 
 def test_the_labels_of_the_people_held_out_change_no_prediction(pair: Pair, tmp_path: Path) -> None:

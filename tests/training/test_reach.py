@@ -113,6 +113,21 @@ def test_what_is_below_begins_with_the_best_head_that_goes_the_whole_way() -> No
     assert whole_way(0.3, 1e-5) == Reach(pull=1e-5, share=1.0, value=0.3, original=0.3, begins=1e-5)
 
 
+def test_a_head_that_may_owe_its_gain_to_chance_is_not_taken_for_being_as_good_as_the_best() -> None:
+    """One has a little of everybody who was wrong; the other all of one, and loses most of another: it may be the better, or as before."""
+    those, before = judges(), right(0.5, people=True)
+    little, other = before.copy(), before.copy()
+    little[(np.arange(48) % 6 == 0) & (GROUPS >= 4)] = right(1.0)[(np.arange(48) % 6 == 0) & (GROUPS >= 4)]
+    other[GROUPS == 4], other[:4] = right(1.0)[GROUPS == 4], right(0.0)[:4]
+    by_little, by_other, by_none = (those.judge(each) for each in (little, other, before))
+    assert those.as_good_as_the_best([by_none, by_little, by_other]) == [False, True, True]
+    assert [those.better(each, by_none) for each in (by_little, by_other)] == [True, False]
+    original, *heads = (Head(weight=each.T, bias=np.zeros(3)) for each in (before, little, other))
+    found = dict(zip((1e-3, 1e-5), heads, strict=True))
+    reach, _ = choose_head(those, np.eye(48), original, lambda _, pull: found[pull], shares=(1.0,), pulls=tuple(found))
+    assert (reach.pull, reach.share) == (1e-3, 1.0)
+
+
 def tuned(**changes: Any) -> Any:
     made, net = windows(people=4, each=5), network()
     ones = np.ones(len(made))

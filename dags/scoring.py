@@ -209,13 +209,16 @@ def most_distrusted(
     from streaming.lake import read_quality, scan_windows
     from training.errors import RunError
 
+    none_such = RunError(
+        f"There is no rescoring {run_key} in the lake {settings.lake.uri}: 'sensorloop rescore' makes one and prints its run key; or set "
+        "[lake] uri."
+    )
     try:
         rows = read_quality(settings.lake, run_key)
-    except NoTable:  # it comes with the first rescoring
-        rows = pl.DataFrame()
+    except NoTable as error:  # it comes with the first rescoring
+        raise none_such from error
     if rows.is_empty():
-        msg = f"There is no rescoring {run_key} in the lake {settings.lake.uri}: 'sensorloop rescore' makes one and prints its run key."
-        raise RunError(msg)
+        raise none_such
     wanted = {name: value for name, value in (("label", scene), ("subject_id", subject)) if value is not None}
     for name, value in wanted.items():
         known = rows[name].unique().sort().to_list()

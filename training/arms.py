@@ -209,21 +209,20 @@ def tune(
         progress: told after each epoch.
     """
     weighing = _Weighing(arm=arm, data=data, quality=quality, seed=settings.seed)
-    weighed = weighing.weighed
+    first = weighing.weighed
     tuned = finetune(
-        original, cached, data.labels, weighed.weights, data.groups, believed=weighed.believed, adjust=arm.adjust,
+        original, cached, data.labels, first.weights, data.groups, believed=first.believed, adjust=arm.adjust,
         shares=settings.shares, sampler=_sampler(arm.sampler, settings.seed), loss=arm.loss, choice=arm.choice,
         second_look=weighing.second_look(), settings=settings, compute=compute, checkpoint=checkpoint, run=run,
         progress=progress,
     )  # fmt: skip
-    weighed = weighing.weighed
+    last = weighing.weighed
     if arm.filters:
         sizes = {
-            scene: round(effective_size(weighed.weights[data.labels == at]), 1)
-            for at, scene in enumerate(original.scenes)
+            scene: round(effective_size(last.weights[data.labels == at]), 1) for at, scene in enumerate(original.scenes)
         }
-        weighed = replace(weighed, details={**weighed.details, "effective_size": sizes})
-    return tuned, weighed
+        last = replace(last, details={**last.details, "effective_size": sizes})
+    return tuned, last
 
 
 class _Weighing:
@@ -232,7 +231,7 @@ class _Weighing:
     def __init__(self, *, arm: Arm, data: Labelled, quality: QualitySettings, seed: int) -> None:
         self._arm, self._data, self._quality, self._seed = arm, data, quality, seed
         self.weighed: Weighed = ranks().agreed(weigh(arm.weights, data, quality, seed=seed))
-        """As they are weighed now."""
+        """As they are weighed now; the second time, each process does it for itself, alike."""
 
     def second_look(self) -> SecondLook | None:
         """For :func:`training.finetune.finetune`; None where the arm looks once."""

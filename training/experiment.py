@@ -32,7 +32,7 @@ from training.original import OriginalModel, fit_network
 from training.policies import Labelled
 from training.quality import Quality, score_quality
 from training.regimes import Planted, Regime, plant, relabelled
-from training.runkey import ASKED_RECIPE, RECIPE
+from training.runkey import ASKED_RECIPE, FILTER_RECIPE, RECIPE
 from training.settings import (
     Architecture,
     ComputeSettings,
@@ -43,7 +43,8 @@ from training.settings import (
 )
 from training.tracking import NullRun, Progress, no_progress
 
-_LAST_EPOCHS = 5
+_LAST = 4
+"""The last epochs are the last of so many parts of a training."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -139,6 +140,7 @@ class Experiment:
             "holdout_share": self._recipe.data.holdout_share,
             "source": self._pair.source.digest() if arm.start == "pooled" else "",
             **({"asked": ASKED_RECIPE} if arm.asks else {}),
+            **({"filterloss": FILTER_RECIPE} if arm.filters else {}),
         }  # fmt: skip
         return hashlib.blake2b(json.dumps(parts, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
 
@@ -298,7 +300,8 @@ class _Curves(NullRun):
         """Largest less smallest balanced accuracy over the last epochs, on people left out; None where no epoch was trained."""
         curve = "validation/balanced_accuracy"
         judged = [values[curve] for _, values in self.said if curve in values]
-        last = judged[-_LAST_EPOCHS:]
+        # A training that only judges may have fewer epochs: in the same part of it the learning rate is the same.
+        last = judged[-max(2, (len(judged) - 1) // _LAST) :]
         return None if len(judged) < 2 else round(max(last) - min(last), 4)
 
 

@@ -67,7 +67,8 @@ class FineTuned:
     share: float
     """How far from the original's weights (0: it stays as it is) to the trained ones (1)."""
     validation: float
-    """Balanced accuracy among people left out, of what was chosen; where nobody chose, among the first fold of them."""
+    """Balanced accuracy among people left out, of what was chosen, trained without them (and, below the head, for fewer epochs); where
+    nobody chose, among the first fold of them."""
     validation_original: float
     """The original's: on the same people, or on the whole training part where nobody chose."""
     validation_below: float | None
@@ -138,16 +139,18 @@ def finetune(
         head, by_head = ranks().agreed((head, by_head))
         # A head is at its optimum already. Nor is anything below it worth a try where nobody is left out who could say so.
         below = not trainer.head_only and (bool(judges.folds) or not asks)
-        # Where nobody is asked, the first fold is left out all the same, for the curve.
-        folds = judges.folds if asks else judges.folds[:1]
         passes = trainer.passes(judges.rows) if below else 0
+        if asks:
+            folds, passes = judges.folds, tried_of(passes, len(judges.folds))
+        else:  # The first fold is left out all the same, for the curve: of a training as long as the one that is kept.
+            folds = judges.folds[:1]
         decided = second_look.decided_by if second_look else ()
         training = trainer.digest(asdict(head), choice, list(shares), groups, believed, *decided) if checkpoint else ""
         kept = Checkpoint(checkpoint, training, every=compute.checkpoint_every)
         end.enter_context(kept.saved_when_stopped())
         trainings = _Trainings(
             trainer=trainer, kept=kept, state=ranks().agreed(kept.load()), run=run, progress=progress, rows=judges.rows, folds=folds,
-            passes=tried_of(passes) if asks else passes, final=trainer.passes(everybody) if below else 0,
+            passes=passes, final=trainer.passes(everybody) if below else 0,
             judged=(max(shares), head.begins) if below else (head.share, head.pull), labels=labels, believed=believed,
         )  # fmt: skip
         left_out = trainings.without_each_fold()
@@ -190,7 +193,7 @@ class _Trainings:
     passes: int
     """Over the windows of those who are not; 0: the head is fitted, and nothing below it."""
     final: int
-    """The same with everybody."""
+    """With everybody."""
     judged: tuple[float, float]
     """How far of the way the curve is drawn, and how strongly the head is pulled there, or that what is below it begins with."""
     labels: NDArray[np.int64]

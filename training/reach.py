@@ -159,7 +159,8 @@ def choose_below(
     """Whether to train below the head; and what people left out say of the network that comes of it.
 
     It is, unless it is surely worse than the head: what people left out believe comes of heads, which favours heads (and of networks,
-    where these have looked, which makes up for it, or a little more), and networks gain more by learning from those people as well.
+    where these have looked, which makes up for it, or a little more), and networks gain more by learning from those people as well,
+    and for longer: what is judged has two thirds of the epochs where there are four folds (:func:`training.schedule.tried_of`).
     But it must be better than the original, by more than chance would have it, whatever the head is. How far is no question: between
     two networks, an average of their weights may recognise less than either.
 

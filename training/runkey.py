@@ -14,8 +14,10 @@ from training.settings import DataSettings, FineTuneSettings, QualitySettings
 RECIPE = 18
 """Counts up when the code would make something else of the same data and settings: results of the old recipe are not the new one's."""
 
-ASKED_RECIPE = 3
-"""Likewise of what asks people left out, as FilterLoss does: an experiment trains nothing anew of arms as people run them."""
+ASKED_RECIPE = 1
+"""Likewise of what asks people left out, FilterLoss among it: an experiment trains nothing anew of arms as people run them."""
+FILTER_RECIPE = 2
+"""Likewise of FilterLoss alone: an experiment trains nothing anew of what it is compared with."""
 ORIGINAL_RECIPE = 1
 """Likewise of the code that trains original models."""
 
@@ -23,7 +25,8 @@ ORIGINAL_RECIPE = 1
 def decisive(data: DataSettings, quality: QualitySettings, finetune: FineTuneSettings) -> dict[str, Any]:
     """The settings that decide a result, by section, and the recipe of this code."""
     return {
-        "recipe": f"{RECIPE}.{ASKED_RECIPE}", "data": data.recipe(), "quality": asdict(quality), "finetune": finetune.recipe(),
+        "recipe": f"{RECIPE}.{ASKED_RECIPE}.{FILTER_RECIPE}", "data": data.recipe(), "quality": asdict(quality),
+        "finetune": finetune.recipe(),
     }  # fmt: skip
 
 

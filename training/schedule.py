@@ -6,6 +6,9 @@ import math
 
 from training.settings import FineTuneSettings
 
+_COST = 3
+"""Trainings with everybody that a fine-tuning may cost: the one that is kept, and those that only judge."""
+
 
 def epochs_of(windows: int, settings: FineTuneSettings) -> int:
     """Passes over so many windows: as many as are set, within the steps that are set, but one at least."""
@@ -13,12 +16,15 @@ def epochs_of(windows: int, settings: FineTuneSettings) -> int:
     return max(1, min(settings.epochs, settings.max_steps // steps_per_epoch))
 
 
-def tried_of(passes: int) -> int:
-    """Of so many passes, those of a training without some people, which only tells what the one with everybody is worth: two thirds.
+def tried_of(passes: int, folds: int) -> int:
+    """Passes of a training without one of so many folds of people, which only tells what the one with everybody is worth.
 
-    Four folds of three quarters of the people are two trainings then, and with the one that is kept three.
+    As many as that has, or as many as all together may cost: of four folds two thirds, of three or two all. One at least, so that where
+    the one that is kept has one only, four folds make four trainings.
     """
-    return max(min(passes, 1), passes * 2 // 3)
+    # Each fold is left out of one training: together they see everybody folds - 1 times.
+    affordable = (_COST - 1) * passes // max(folds - 1, 1)
+    return max(min(passes, 1), min(passes, affordable))
 
 
 def one_cycle(done: float) -> float:

@@ -187,8 +187,8 @@ class FineTuneSettings:
     margin: float = 3.0
     """With margins: that of the rarest scene, in logits; the others' are smaller, as the fourth root of how many windows they have."""
     validation_folds: int = 4
-    """The training part's people in so many folds, who choose how far to go: each in turn is left out of a training of two thirds of
-    the epochs."""
+    """The training part's people in so many folds, who choose how far to go: each in turn is left out of a training. So that
+    these cost two fine-tunings at most, they have two thirds of the epochs with four folds, all with three, half with five."""
     device: Device = "auto"
     """cpu, cuda, or auto: cuda where there is one."""
     threads: int = 0

@@ -166,7 +166,8 @@ def explained() -> str:
         "recognised (its 95 % is in transfer.json). Differences are of macro-F1, on the same people and seeds: to free-plain; to the\n"
         f"best of the conventional arms ({usual});\n"
         "to the best of these with the stopping rule (people left out say whether to begin: stopped-…);\n"
-        "to the best of the same recipe (all that FilterLoss has but its weights). Spread: of balanced accuracy over the last epochs.\n"
+        "to the best of the same recipe (all that FilterLoss has but its weights). Spread: of balanced accuracy over the last\n"
+        "quarter of the epochs.\n"
         f"{_WORTH} Of so few seeds an\ninterval is the range of what was seen, and too narrow.\n"
     )
 

@@ -26,7 +26,7 @@ from training.heads import Head, fit_head
 from training.losses import Loss
 from training.network import SceneNet, learned_statistics
 from training.ranks import ranks
-from training.runkey import ASKED_RECIPE, RECIPE
+from training.runkey import ASKED_RECIPE, FILTER_RECIPE, RECIPE
 from training.schedule import epochs_of, one_cycle
 from training.settings import ComputeSettings, FineTuneSettings
 from training.step import Stepper, require_finite
@@ -180,7 +180,7 @@ class Trainer:
     def digest(self, *others: Any) -> str:
         """Of everything that decides what this training does, and of what else does."""
         choices = [
-            RECIPE, ASKED_RECIPE, self._settings.recipe(), asdict(self._loss), self._adjust, self._original.digest(),
+            RECIPE, ASKED_RECIPE, FILTER_RECIPE, self._settings.recipe(), asdict(self._loss), self._adjust, self._original.digest(),
             *(each for each in others if not isinstance(each, np.ndarray)),
         ]  # fmt: skip
         found = hashlib.blake2b(json.dumps(choices, default=str).encode(), digest_size=8)

@@ -165,7 +165,9 @@ def test_the_labels_that_are_wrong_are_shown_first_with_what_speaks_against_them
 
 
 def test_where_nothing_was_ever_scored_the_rescoring_is_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"There is no rescoring k in the lake .*'sensorloop rescore' makes one"):
+    with pytest.raises(
+        RunError, match=r"There is no rescoring k in the lake .*'sensorloop rescore' makes one.*or set \[lake\] uri"
+    ):
         scoring.most_distrusted(
             load({"SENSORLOOP_HOME": str(tmp_path), "SENSORLOOP_CONFIG": os.devnull}), run_key="k", most=1
         )

@@ -30,10 +30,11 @@ from training.original import OriginalModel
 from training.policies import Labelled
 from training.quality import score_quality
 from training.runkey import run_key
+from training.schedule import tried_of
 from training.settings import DataSettings, FineTuneSettings, QualitySettings
 from training.tracking import NullRun, NullTracker, RunLog
 
-QUICK = FineTuneSettings(epochs=2, learning_rate=1e-3, threads=1, device="cpu", trainable="block")
+QUICK = FineTuneSettings(epochs=3, learning_rate=1e-3, threads=1, device="cpu", trainable="block")
 
 
 def small_bench() -> Bench:
@@ -99,7 +100,7 @@ def test_every_arm_is_measured_on_the_same_holdout_and_has_its_pictures(bench: B
         assert {"confusion.png", "tiers.png"} <= set(tracking.runs[name].names)
         assert result.recovery_ratio == pytest.approx(result.evaluation.accuracy)
     assert {"comparison.png", "tiers.png"} <= set(parent.names)
-    assert max(tracking.runs["plain"].curves) == 2
+    assert max(tracking.runs["plain"].curves) == tried_of(QUICK.epochs, 4) == 2
     assert {"epochs", "head_pull", "share"} <= set(tracking.runs["plain"].set)
     assert results["filterloss"].details["share"] > 0, "the original knows nothing here, and people left out see it"
     again = run_arms(bench, tmp_path, tracker=Tracking(), parent=Pictures())
@@ -218,7 +219,7 @@ def test_with_the_stopping_rule_it_is_the_same_training_cut_short_where_people_l
     assert not moved & below
     # Whatever training below the head comes to is taken for a gain.
     stopped = tuned("stopped-plain", right, replace(QUICK, worth=-1.0))
-    assert (stopped.share, stopped.epochs) == (1.0, 2)
+    assert (stopped.share, stopped.epochs) == (1.0, QUICK.epochs)
     assert free.net.digest() == stopped.net.digest() != net.digest()
     mixed = replace(right, labels=np.random.default_rng(0).permutation(right.labels))
     assert tuned("stopped-plain", mixed).net.digest() == net.digest() != tuned("free-plain", mixed).net.digest()
@@ -309,7 +310,11 @@ def test_where_one_person_has_labelled_all_nothing_is_trained_that_nobody_could_
         )
         for choice in choices
     }  # fmt: skip
-    assert [(tuned[choice].share, tuned[choice].epochs) for choice in choices] == [(0.75, 0), (1.0, 0), (1.0, 2)]
+    assert [(tuned[choice].share, tuned[choice].epochs) for choice in choices] == [
+        (0.75, 0),
+        (1.0, 0),
+        (1.0, QUICK.epochs),
+    ]
     assert max(said.curves) == 0
 
 

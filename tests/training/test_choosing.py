@@ -38,6 +38,10 @@ def test_what_is_better_for_one_person_only_is_no_better() -> None:
     all_of_them[np.arange(120) % 10 == 0] = LABELS[np.arange(120) % 10 == 0]
     assert people().as_good_as_the_best([people().judge(base), people().judge(one_person)]) == [True, True]
     assert people().as_good_as_the_best([people().judge(base), people().judge(all_of_them)]) == [False, True]
+    before, one, everybody = (people().judge(each) for each in (base, one_person, all_of_them))
+    assert one[0] > before[0]
+    assert [people().better(each, before) for each in (before, one, everybody)] == [False, False, True]
+    assert not people().better(before, everybody)
 
 
 def test_a_draw_without_a_scene_is_judged_by_the_others() -> None:

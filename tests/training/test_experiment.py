@@ -174,13 +174,26 @@ def test_everything_that_decides_a_cell_is_in_its_key(pair: Pair, monkeypatch: p
     assert len({key(), *others}) == 1 + len(others)
     assert key(wider) == key(), "the source's windows go into no other arm"
     assert key(recipe=replace(RECIPE, finetune=replace(RECIPE.finetune, threads=3))) == key()
-    arms = ("free-plain", "logit-adjusted", "oracle", "filterloss-auto", "filterloss-tiers")
-    before = [key(arm=arm) for arm in arms]
-    monkeypatch.setattr("training.experiment.ASKED_RECIPE", 99)
-    changed = [one != key(arm=arm) for one, arm in zip(before, arms, strict=True)]
-    assert changed == [False, True, True, True, True], (
-        "what people left out are asked does not change arms that do not ask"
+    arms = (
+        "original",
+        "free-plain",
+        "stopped-plain",
+        "logit-adjusted",
+        "oracle",
+        "filterloss-auto",
+        "filterloss-tiers",
     )
+    before = [key(arm=arm) for arm in arms]
+
+    def changed_by(recipe: str) -> list[bool]:
+        with monkeypatch.context() as patched:
+            patched.setattr(f"training.experiment.{recipe}", 99)
+            return [one != key(arm=arm) for one, arm in zip(before, arms, strict=True)]
+
+    # How people left out are asked is nothing to arms that do not ask; another FilterLoss is no other way to go without it.
+    assert changed_by("ASKED_RECIPE") == [False, False, True, True, True, True, True]
+    assert changed_by("FILTER_RECIPE") == [False, False, False, False, False, True, True]
+    assert changed_by("RECIPE") == [True] * 7
 
 
 def test_the_labels_of_the_people_held_out_change_no_prediction(pair: Pair, tmp_path: Path) -> None:

@@ -128,6 +128,17 @@ def test_a_head_that_may_owe_its_gain_to_chance_is_not_taken_for_being_as_good_a
     assert (reach.pull, reach.share) == (1e-3, 1.0)
 
 
+def test_a_head_that_is_surely_worse_than_the_best_is_not_taken_for_being_better_than_the_original() -> None:
+    """However far from the original it is."""
+    original, good, fair = (Head(weight=right(each).T, bias=np.zeros(3)) for each in (0.25, 1.0, 0.5))
+    those, found = judges(), {1e-3: good, 1e-5: fair}
+    judged = [those.judge(each.logits(np.eye(48))) for each in (original, good, fair)]
+    assert those.as_good_as_the_best(judged) == [False, True, False]
+    assert those.better(judged[2], judged[0])
+    reach, _ = choose_head(those, np.eye(48), original, lambda _, pull: found[pull], shares=(1.0,), pulls=tuple(found))
+    assert reach.pull == 1e-3
+
+
 def tuned(**changes: Any) -> Any:
     made, net = windows(people=4, each=5), network()
     ones = np.ones(len(made))

@@ -67,15 +67,17 @@ def test_which_setting_has_changed_is_said_even_after_json(name: str, field: str
 def test_another_version_of_the_code_is_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
     sections = {each: KNOWN[each] for each in ("data", "quality", "finetune")}
     monkeypatch.setattr(runkey, "RECIPE", 4)
-    monkeypatch.setattr(runkey, "ASKED_RECIPE", 7)
+    monkeypatch.setattr(runkey, "ASKED_RECIPE", 2)
+    monkeypatch.setattr(runkey, "FILTER_RECIPE", 7)
     before = decisive(**sections)
     monkeypatch.setattr(runkey, "RECIPE", 5)
-    assert changed(before, decisive(**sections)) == ["the version of sensorloop (recipe 4.7, now 5.7)"]
-    monkeypatch.setattr(runkey, "ASKED_RECIPE", 8)
-    assert changed(before, decisive(**sections)) == ["the version of sensorloop (recipe 4.7, now 5.8)"]
+    assert changed(before, decisive(**sections)) == ["the version of sensorloop (recipe 4.2.7, now 5.2.7)"]
+    monkeypatch.setattr(runkey, "ASKED_RECIPE", 3)
+    monkeypatch.setattr(runkey, "FILTER_RECIPE", 8)
+    assert changed(before, decisive(**sections)) == ["the version of sensorloop (recipe 4.2.7, now 5.3.8)"]
     assert changed({**before, "recipe": 4}, decisive(**sections)) == [
-        "the version of sensorloop (recipe 4, now 5.8)"
-    ], "as it was said before FilterLoss had a version of its own"
+        "the version of sensorloop (recipe 4, now 5.3.8)"
+    ], "as it was said before what asks and FilterLoss had versions of their own"
 
 
 def test_values_are_said_so_that_they_can_be_read() -> None:

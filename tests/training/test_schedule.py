@@ -17,8 +17,15 @@ def test_passes_are_bounded_by_steps_and_the_rate_goes_up_and_down() -> None:
     assert np.argmax(rates) == 20
 
 
-def test_trainings_that_only_judge_and_the_one_that_is_kept_cost_no_more_than_three() -> None:
-    assert [tried_of(passes) for passes in (0, 1, 2, 3, 5, 20)] == [0, 1, 1, 2, 3, 13]
-    folds, three_quarters_of_the_people = 4, 0.75
-    for kept in range(2, 100):
-        assert folds * three_quarters_of_the_people * tried_of(kept) + kept <= 3 * kept
+@pytest.mark.parametrize(("folds", "passes"), [(0, 20), (1, 20), (2, 20), (3, 20), (4, 13), (5, 10), (8, 5), (50, 1)])
+def test_trainings_that_only_judge_are_as_long_as_the_one_that_is_kept_or_as_three_in_all_allow(
+    folds: int, passes: int
+) -> None:
+    assert tried_of(20, folds) == passes
+    assert [tried_of(each, 4) for each in (0, 1, 2, 3, 5)] == [0, 1, 1, 2, 3]
+
+
+@pytest.mark.parametrize("folds", [2, 3, 4, 5, 8])
+def test_a_fine_tuning_costs_three_trainings_where_these_have_passes_enough(folds: int) -> None:
+    for kept in range(folds, 100):
+        assert (folds - 1) * tried_of(kept, folds) + kept <= 3 * kept

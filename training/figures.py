@@ -90,9 +90,12 @@ def transfer_figure(
         axes.plot([low, high], [at, at], color=colour, linewidth=2, alpha=0.5)
         axes.plot([value], [at], "o", color=colour)
     if limit in values:
-        axes.axvline(values[limit][0], color=_GREY, linewidth=0.8, linestyle="--")
+        axes.axvline(values[limit][0], color=_GREY, linewidth=0.8, linestyle="--", label=limit)
+        axes.legend(loc="lower right", fontsize=8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
-    axes.set_xlabel("macro-F1 on people held out, with its 95 % interval over seeds and people")
+    known = any(low < high for _, low, high in values.values())
+    over = "its 95 % interval over seeds and people" if known else "no interval: too few people"
+    axes.set_xlabel(f"macro-F1 on people held out, with {over}")
     axes.set_title(title, fontsize=10)
     return figure
 

@@ -21,6 +21,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads((folder / CONFIG).read_text())
     except (OSError, ValueError) as error:
-        msg = f"There is no model in {folder}: {error}. 'sensorloop train original' makes the original one."
+        what = f"no {CONFIG}" if isinstance(error, FileNotFoundError) else error
+        msg = f"There is no model in {folder}: {what}. 'sensorloop train original' makes the original one."
         raise ModelError(msg) from error
     return config

@@ -167,7 +167,9 @@ def explained() -> str:
         f"best of the conventional arms ({usual});\n"
         "to the best of these with the stopping rule (people left out say whether to begin: stopped-…);\n"
         "to the best of the same recipe (all that FilterLoss has but its weights). Spread: of balanced accuracy over the last\n"
-        "quarter of the epochs.\n"
+        "quarter of the epochs, of the first training without some people, also where only a head was taken of it in the end.\n"
+        "Seconds: of a cell, on whatever else the machine had to do; what people left out judge is in it, and, of the free-… arms,\n"
+        "the training that their curve is drawn of, which people would not pay for (three sevenths).\n"
         f"{_WORTH} Of so few seeds an\ninterval is the range of what was seen, and too narrow.\n"
     )
 
@@ -240,6 +242,7 @@ def reasons(cells: Iterable[Mapping[str, Any]]) -> str:
     lines = [
         f"- {cell['arm']}, {cell['pair']}, {cell['regime']}, seed {cell['seed']}: {cell['details']['policy']}, {cell['details']['why']}"
         + _looked_again(cell["details"])
+        + _judged(cell["details"])
         for cell in cells
         if "why" in cell.get("details", {})
     ]
@@ -254,7 +257,19 @@ def _looked_again(details: Mapping[str, Any]) -> str:
     before, after = look["believed"]
     return (
         f"; after a second look at the labels, by the networks (trusted {look['trust']:.2f} of 1): mean belief {before:.3f} → {after:.3f}, "
-        f"{look['changed']} that were believed no longer are, or the other way round"
+        f"{look['changed']} labels are believed that were not, or no longer are"
+    )
+
+
+def _judged(details: Mapping[str, Any]) -> str:
+    """What people left out gave to what might have been taken: the original, a head, and what is trained below it, too."""
+    if "validation_below" not in details:
+        return ""
+    below, taken = details["validation_below"], bool(details["epochs"])
+    head = f"the head {details['validation']:.3f}, " if details["share"] and not taken else ""
+    return (
+        f"; people left out gave the original {details['validation_original']:.3f}, {head}what is trained below the head, too, "
+        f"{below:.3f}: {'taken' if taken else 'not taken'}"
     )
 
 

@@ -38,7 +38,8 @@ def require_data(where: str) -> None:
         msg = f"{where} is neither a lake nor a folder of recordings, but has a lake: did you mean {inside}?"
         raise DataError(msg)
     if "://" not in where and not Path(where).is_dir():
-        msg = f"{where} is neither a lake nor a folder of recordings: there is no such folder."
+        what = "it is a file" if Path(where).is_file() else "there is no such folder"
+        msg = f"{where} is neither a lake nor a folder of recordings: {what}."
         raise DataError(msg)
     if not is_lake(where) and next(Path(where).rglob("*.parquet"), None) is None:
         msg = (

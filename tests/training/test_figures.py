@@ -105,4 +105,9 @@ def test_an_arm_has_its_interval_the_best_on_top_and_a_line_marks_the_limit() ->
     assert len({axes.lines[at].get_color() for at in (0, 2, 4)}) == 3
     bare = transfer_figure({"free-plain": (0.5, 0.4, 0.6)}, title="a", highlight="filterloss", limit="oracle")
     assert len(bare.axes[0].lines) == 2, "no limit, no line"
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["oracle"]
+    assert bare.axes[0].get_legend() is None
+    assert "95 % interval" in axes.get_xlabel()
+    few = transfer_figure({"free-plain": (0.5, 0.5, 0.5)}, title="a", highlight="filterloss", limit="oracle")
+    assert "no interval: too few people" in few.axes[0].get_xlabel()
     assert drawn(figure)

@@ -199,7 +199,9 @@ def test_a_description_that_was_changed_is_noticed(
 
 
 def test_a_model_that_is_none(original: OriginalModel, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="There is no model in"):
+    with pytest.raises(
+        ModelError, match=rf"There is no model in {tmp_path}: no model.json. 'sensorloop train original' makes"
+    ):
         OriginalModel.load(tmp_path)
     original.net.save(tmp_path)
     with pytest.raises(ModelError, match="is no original model"):

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.training.cells import BOTH, CELLS, cell
 from training.tables import ended_below, explained, how_far, markdown, overview, reasons, rests_on, stayed
 from training.transfer import rows
@@ -171,6 +173,27 @@ def test_what_a_second_look_has_changed_is_said_beside_the_reason() -> None:
         .rstrip()
         .endswith(
             "learned, because; after a second look at the labels, by the networks (trusted 0.41 of 1): mean belief 0.808 → 0.811, "
-            "3 that were believed no longer are, or the other way round"
+            "3 labels are believed that were not, or no longer are"
         )
     )
+
+
+@pytest.mark.parametrize(
+    ("details", "said"),
+    [
+        (
+            {"epochs": 0, "share": 0.75, "validation": 0.7},
+            "0.600, the head 0.700, what is trained below the head, too, 0.650: not taken",
+        ),
+        (
+            {"epochs": 0, "share": 0.0, "validation": 0.6},
+            "0.600, what is trained below the head, too, 0.650: not taken",
+        ),
+        ({"epochs": 20, "share": 1.0, "validation": 0.65}, "0.600, what is trained below the head, too, 0.650: taken"),
+    ],
+)
+def test_what_people_left_out_gave_is_said_beside_the_reason(details: dict[str, Any], said: str) -> None:
+    judged = {"policy": "learned", "why": "because", "validation_original": 0.6, "validation_below": 0.65, **details}
+    assert reasons([{**CELLS[3], "details": judged}]).rstrip().endswith("; people left out gave the original " + said)
+    nobody = {key: value for key, value in judged.items() if key != "validation_below"}
+    assert reasons([{**CELLS[3], "details": nobody}]).rstrip().endswith("learned, because")

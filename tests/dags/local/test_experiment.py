@@ -110,8 +110,12 @@ def test_what_is_asked_for_must_be_there(lake: str, tmp_path: Path) -> None:
     recordings = tmp_path / "recordings"
     recordings.mkdir()
     (recordings / "a.parquet").touch()
-    with pytest.raises(DataError, match="nowhere is neither a lake nor a folder of recordings"):
+    with pytest.raises(
+        DataError, match="nowhere is neither a lake nor a folder of recordings: there is no such folder"
+    ):
         run(found, **wanted | {"source": str(recordings), "target": str(tmp_path / "nowhere")})  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="neither a lake nor a folder of recordings: it is a file"):
+        run(found, **wanted | {"source": str(recordings / "a.parquet")})  # type: ignore[arg-type]
     (tmp_path / "lake").symlink_to(lake)
     with pytest.raises(DataError, match=rf"has a lake: did you mean {tmp_path}/lake\?"):
         run(found, **wanted | {"source": str(tmp_path)})  # type: ignore[arg-type]

@@ -334,7 +334,8 @@ def experiment(
 
     Labels are taken away and made wrong on purpose. Arms: free-… as people run them; stopped-… if people left out see a gain; by their
     bare names all but FilterLoss's weights; filterloss-…; oracle. A cell (regime, seed, arm) is kept: with 200 labels up to 2
-    minutes, with 400 up to 5; all 36 arms of a seed one to two hours. First: --seeds 1 --arms original,free-plain,class-balanced,filterloss-auto,oracle
+    minutes, with 400 up to 5; all 36 arms of a seed one to two hours.
+    First: --seeds 1 --arms original,free-plain,class-balanced,filterloss-auto,oracle
     """
     from dags.local.experiment import run
 

@@ -94,8 +94,8 @@ def transfer_figure(
         axes.legend(loc="lower right", fontsize=8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
     known = any(low < high for _, low, high in values.values())
-    over = "its 95 % interval over seeds and people" if known else "no interval: too few people"
-    axes.set_xlabel(f"macro-F1 on people held out, with {over}")
+    over = "with its 95 % interval over seeds and people" if known else "too few for an interval"
+    axes.set_xlabel(f"macro-F1 on people held out, {over}")
     axes.set_title(title, fontsize=10)
     return figure
 

@@ -175,8 +175,7 @@ def choose_below(
     """
     judged, by_head, as_it_was = (judges.judge(each) for each in (logits, head_logits, origin))
     value = float(judged[0])
-    if not judges.better(judged, as_it_was) or value <= head.value + worth - _SURE * float(
-        judges.people.errors(judged - by_head)
-    ):
+    error = float(judges.people.errors(judged - by_head))
+    if not judges.better(judged, as_it_was) or value <= head.value + worth - _SURE * error:
         return head, value
     return replace(head, pull=head.begins, share=share, below=True, value=value), value

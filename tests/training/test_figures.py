@@ -109,5 +109,5 @@ def test_an_arm_has_its_interval_the_best_on_top_and_a_line_marks_the_limit() ->
     assert bare.axes[0].get_legend() is None
     assert "95 % interval" in axes.get_xlabel()
     few = transfer_figure({"free-plain": (0.5, 0.5, 0.5)}, title="a", highlight="filterloss", limit="oracle")
-    assert "no interval: too few people" in few.axes[0].get_xlabel()
+    assert "too few for an interval" in few.axes[0].get_xlabel()
     assert drawn(figure)

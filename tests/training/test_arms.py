@@ -29,9 +29,8 @@ from training.network import infer
 from training.original import OriginalModel
 from training.policies import Labelled
 from training.quality import score_quality
-from training.runkey import run_key
 from training.schedule import tried_of
-from training.settings import DataSettings, FineTuneSettings, QualitySettings
+from training.settings import FineTuneSettings, QualitySettings
 from training.tracking import NullRun, NullTracker, RunLog
 
 QUICK = FineTuneSettings(epochs=3, learning_rate=1e-3, threads=1, device="cpu", trainable="block")
@@ -383,19 +382,3 @@ def test_a_loss_that_is_not_finite_stops_it(bench: Bench) -> None:
     cached[:] = torch.inf
     with pytest.raises(NonFiniteLoss, match=r"\[finetune\] learning_rate"):
         tune(bench, cached=cached)
-
-
-def test_a_run_key_names_what_decides_the_result() -> None:
-    def key(**changes: object) -> str:
-        known = {
-            "cohort": "t", "lake_version": 3, "original": "abc", "data": DataSettings(), "quality": QualitySettings(),
-            "finetune": FineTuneSettings(),
-        }  # fmt: skip
-        return run_key(**{**known, **changes})  # type: ignore[arg-type]
-
-    assert key() == key() == key(finetune=FineTuneSettings(device="cpu", threads=2))
-    others = [
-        key(lake_version=4), key(cohort="u"), key(original="x"), key(finetune=FineTuneSettings(seed=1)),
-        key(data=replace(DataSettings(), holdout_share=0.5)), key(quality=QualitySettings(folds=5)),
-    ]  # fmt: skip
-    assert len({key(), *others}) == 1 + len(others)

@@ -257,7 +257,7 @@ def _looked_again(details: Mapping[str, Any]) -> str:
     before, after = look["believed"]
     return (
         f"; after a second look at the labels, by the networks (trusted {look['trust']:.2f} of 1): mean belief {before:.3f} → {after:.3f}, "
-        f"{look['changed']} labels are believed that were not, or no longer are"
+        f"labels that are believed and were not, or no longer are: {look['changed']}"
     )
 
 

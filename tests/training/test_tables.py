@@ -173,7 +173,7 @@ def test_what_a_second_look_has_changed_is_said_beside_the_reason() -> None:
         .rstrip()
         .endswith(
             "learned, because; after a second look at the labels, by the networks (trusted 0.41 of 1): mean belief 0.808 → 0.811, "
-            "3 labels are believed that were not, or no longer are"
+            "labels that are believed and were not, or no longer are: 3"
         )
     )
 

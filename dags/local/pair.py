@@ -33,12 +33,14 @@ def pair_of(settings: Settings, place: Path, where: tuple[str, str], cohorts: tu
         DataError: they share too few scenes or no channel, or most of the target is the source; or there are no recordings.
         CommandRefused: recordings could not be brought into a lake.
     """
+    for each in where:
+        require_data(each)
+
+    # After what is refused at once: it takes seconds.
     from training.experiment import Pair
     from training.original import OriginalModel, train_original
     from training.runkey import ORIGINAL_RECIPE
 
-    for each in where:
-        require_data(each)
     source, target = (
         _windows(settings, place, which, each, cohort)
         for which, each, cohort in zip(_WHICH, where, cohorts, strict=True)

@@ -315,7 +315,11 @@ finally:
         ),
         (("finetune", "--run-key", "k"), 3, "There is no run k"),
         (("train", "original"), 3, "There is no table windows in the lake"),
-        (("experiment", "--source", "nowhere", "--target", "."), 3, "nowhere is neither a lake nor a folder of recordings"),
+        (
+            ("experiment", "--source", "nowhere", "--target", "."),
+            3,
+            "nowhere is neither a lake nor a folder of recordings",
+        ),
     ],
 )
 def test_what_is_easily_seen_to_be_wrong_is_said_before_torch_is_loaded(

@@ -6,14 +6,16 @@ Windows overlap, and a person's windows resemble each other: a model tried on pe
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from training.asked import as_many_of_each
 from training.dataset import UNLABELLED, WindowSet
 from training.errors import DataError, MissingScene, TooFewLabels, TooFewSubjects
+from training.tracking import Progress
 
 _DRAWS = 400
 
@@ -200,3 +202,46 @@ def _drawn(
     if best is None:  # pragma: no cover
         raise AssertionError
     return people[best[1]]
+
+
+def out_of_fold(
+    judges: Sequence[str],
+    judged: Callable[[NDArray[np.int64], NDArray[np.bool_]], Mapping[str, NDArray[np.float64]]],
+    labels: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    scenes: int,
+    *,
+    train: NDArray[np.bool_],
+    folds: int,
+    seed: int,
+    progress: Progress,
+) -> dict[str, NDArray[np.float64]]:
+    """Judge → (n, scenes) probabilities, each by one that has not seen the window's group; no opinion where there is one group only.
+
+    Args:
+        judges: their names.
+        judged: (k,) rows to learn from, (n,) mask of m to judge → judge → (m, scenes) probabilities.
+        labels: (n,) as given.
+        groups: (n,) who belongs together.
+        scenes: how many there are.
+        train: (n,) who teaches; the others are judged by all.
+        folds: how many, at most.
+        seed: of the folds, and of who teaches, where they are very many.
+        progress: told after each.
+    """
+    rows = np.flatnonzero(train)
+    fold = np.full(len(labels), -1)
+    fold[rows] = grouped_folds(groups[rows], labels[rows], folds, rng=np.random.default_rng(seed))
+    last = int(fold.max()) + 1
+    total, times = {name: np.zeros((len(labels), scenes)) for name in judges}, np.zeros(len(labels))
+    for number in range(last):
+        learn = as_many_of_each(np.flatnonzero(train & (fold != number)), labels, seed)
+        judge = (fold == number) | ~train
+        if not len(learn):  # nobody is left to judge it
+            continue
+        for name, seen in judged(learn, judge).items():
+            total[name][judge] += seen
+        times[judge] += 1
+        progress(number + 1, last, "out of fold")
+    even = np.where(times[:, None] == 0, 1 / scenes, 0.0)
+    return {name: each / np.maximum(times, 1)[:, None] + even for name, each in total.items()}

@@ -6,7 +6,9 @@ Several judges say which scene a window shows, none of them from its own label:
   labelled wrongly throughout, the latter know the person's own manner: what is unusual is not wrong.
   Those that are held least to the original also judge on the way there, a mean over their iterations (after Pleiss et al., 2020,
   "Identifying mislabeled data using the area under the margin ranking"): what they see early, wrong labels have not yet taught them;
-- the class-balanced vote of the nearest windows of other people in the original model's features;
+- trees fitted without this person to what the signals themselves are like (:mod:`training.traits`): all others see them through the
+  original model's features, and cannot tell apart what it confuses on the new phones;
+- the class-balanced vote of the nearest windows of other people in those features;
 - the original model as it is.
 
 From what they see, made as sure as the labels bear out, comes the probability that a label is right: the *belief*
@@ -18,6 +20,7 @@ times the *physical* quality: is there a signal at all (:mod:`training.physical`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -31,16 +34,17 @@ from training.belief import calibrated, label_belief, label_runs, trust_shares
 from training.dataset import WindowSet
 from training.errors import ModelError
 from training.filterloss import logit_adjustment
-from training.folds import grouped_folds
+from training.folds import out_of_fold
 from training.heads import Head, head_path
 from training.physical import physical_checks, physical_quality
 from training.settings import QualitySettings
 from training.tracking import Progress, no_progress
+from training.traits import told_by_trees, traits
 
 Array = NDArray[np.float64]
 _DOUBT = 0.5
 """Below it, a look at a window speaks against its label, or its signal is poor."""
-_NEIGHBOURS, _ORIGINAL, _ON_THE_WAY = "neighbours", "original", "on the way"
+_NEIGHBOURS, _ORIGINAL, _SIGNALS, _ON_THE_WAY = "neighbours", "original", "signals", "on the way"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -167,10 +171,19 @@ def score_quality(
     weights = np.ones(len(labels))
     voters = as_many_of_each(np.flatnonzero(train), labels, seed)
     near = _neighbourhood(voters, groups, features, settings.neighbours)
+    alike = traits(windows.signals, windows.channels)
     for number in range(settings.rounds):
         told = partial(_within, progress, number, settings.rounds)
         judges = _judges(
-            windows, features, weights, head, (voters, near), train=train, settings=settings, seed=seed, progress=told
+            windows,
+            (features, alike),
+            weights,
+            head,
+            (voters, near),
+            train=train,
+            settings=settings,
+            seed=seed,
+            progress=told,
         )
         shares = trust_shares(np.stack(list(judges.values())), labels, train=train)
         mixed = np.einsum("j,jns->ns", shares, np.stack(list(judges.values())))
@@ -179,7 +192,7 @@ def score_quality(
             seen, labels, runs, train=train, novelty=settings.novelty, verified=windows.verified
         )
         weights = np.maximum(belief, settings.floor)
-    heads = np.mean([judges[name] for name in judges if name not in {_NEIGHBOURS, _ORIGINAL}], axis=0)
+    heads = np.mean([judges[name] for name in judges if name not in {_NEIGHBOURS, _ORIGINAL, _SIGNALS}], axis=0)
     margin, original, neighbours = (_margin(each, labels) for each in (heads, judges[_ORIGINAL], judges[_NEIGHBOURS]))
     checks = physical_checks(windows)
     physical = physical_quality(checks)
@@ -194,7 +207,7 @@ def score_quality(
 
 def _judges(
     windows: WindowSet,
-    features: NDArray[np.floating],
+    seen: tuple[NDArray[np.floating], NDArray[np.float32]],
     weights: Array,
     head: Head,
     neighbourhood: tuple[NDArray[np.int64], NDArray[np.int64]],
@@ -204,15 +217,26 @@ def _judges(
     seed: int,
     progress: Progress,
 ) -> dict[str, Array]:
-    """Judge → (n, scenes) probabilities, learned from windows with these weights."""
+    """Judge → (n, scenes) probabilities, learned from windows with these weights; of the original's features, and of :func:`traits`."""
     labels, people, scenes = windows.scenes, windows.groups(), len(windows.scene_names)
+    features, alike = seen
+    by_heads = partial(_by_heads, features, labels, weights, head, settings.pulls)
     judges: dict[str, Array] = {}
     for number, (name, groups) in enumerate((("person", people), ("session", windows.session_groups()))):
-        told = partial(_within, progress, number, 2)
-        found = _out_of_fold(
-            features, labels, weights, groups, train=train, head=head, settings=settings, seed=seed, progress=told
-        )
+        told = partial(_within, progress, number, 3)
+        found = out_of_fold(
+            (*map(_at, settings.pulls), _ON_THE_WAY), by_heads, labels, groups, scenes, train=train, folds=settings.folds, seed=seed,
+            progress=told,
+        )  # fmt: skip
         judges |= {f"heads without the {name}, {which}": each for which, each in found.items()}
+
+    def by_trees(learn: NDArray[np.int64], judge: NDArray[np.bool_]) -> dict[str, Array]:
+        return {_SIGNALS: told_by_trees(alike[learn], labels[learn], weights[learn], alike[judge], scenes, seed=seed)}
+
+    told = partial(_within, progress, 2, 3)
+    judges |= out_of_fold(
+        (_SIGNALS,), by_trees, labels, people, scenes, train=train, folds=settings.folds, seed=seed, progress=told
+    )
     judges[_NEIGHBOURS] = _votes(*neighbourhood, labels, weights, scenes)
     judges[_ORIGINAL] = softmax(head.logits(features), axis=1)
     return judges
@@ -222,56 +246,36 @@ def _within(progress: Progress, number: int, rounds: int, done: int, total: int,
     progress(number * total + done, rounds * total, text)
 
 
-def _out_of_fold(
+def _by_heads(
     features: NDArray[np.floating],
     labels: NDArray[np.int64],
     weights: Array,
-    groups: NDArray[np.int64],
-    *,
-    train: NDArray[np.bool_],
     head: Head,
-    settings: QualitySettings,
-    seed: int,
-    progress: Progress,
+    pulls: Sequence[float],
+    learn: NDArray[np.int64],
+    judge: NDArray[np.bool_],
 ) -> dict[str, Array]:
-    """Which heads → (n, scenes) probabilities, each by heads that have not seen the window's group.
+    """Which heads → (m, scenes) probabilities.
 
     Args:
         features: (n, d) of the original model.
         labels: (n,) as given.
         weights: (n,) how much a window teaches.
-        groups: (n,) who belongs together.
-        train: (n,) who teaches; the others are judged by all.
         head: the original's.
-        settings: folds and pulls.
-        seed: of the folds.
-        progress: told after each.
+        pulls: how strongly they are pulled to it.
+        learn: (k,) rows to learn from.
+        judge: (n,) mask of m to judge.
     """
-    rows, scenes = np.flatnonzero(train), len(head.bias)
-    fold = np.full(len(labels), -1)
-    fold[rows] = grouped_folds(groups[rows], labels[rows], settings.folds, rng=np.random.default_rng(seed))
-    folds = int(fold.max()) + 1
-    weakest = min(settings.pulls)
-    total = {name: np.zeros((len(labels), scenes)) for name in (*map(_at, settings.pulls), _ON_THE_WAY)}
-    times = np.zeros(len(labels))
-    for number in range(folds):
-        learn, judge = (
-            as_many_of_each(np.flatnonzero(train & (fold != number)), labels, seed),
-            (fold == number) | ~train,
-        )
-        if not len(learn):  # one group only: nobody is left to judge it
-            continue
-        shift = adjustment(labels[learn], weights[learn], scenes)
-        for pull in settings.pulls:
-            path = head_path(features[learn], labels[learn], weights[learn], start=head, pull=pull, adjustment=shift)
-            seen = [softmax(each.logits(features[judge]), axis=1) for each in path[-1 if pull > weakest else 0 :]]
-            total[_at(pull)][judge] += seen[-1]
-            if pull == weakest:
-                total[_ON_THE_WAY][judge] += np.mean(seen, axis=0)
-        times[judge] += 1
-        progress(number + 1, folds, "out of fold")
-    even = np.where(times[:, None] == 0, 1 / scenes, 0.0)
-    return {name: each / np.maximum(times, 1)[:, None] + even for name, each in total.items()}
+    found: dict[str, Array] = {}
+    shift = adjustment(labels[learn], weights[learn], len(head.bias))
+    for pull in pulls:
+        path = head_path(features[learn], labels[learn], weights[learn], start=head, pull=pull, adjustment=shift)
+        weakest = pull == min(pulls)
+        seen = [softmax(each.logits(features[judge]), axis=1) for each in path[0 if weakest else -1 :]]
+        found[_at(pull)] = seen[-1]
+        if weakest:
+            found[_ON_THE_WAY] = np.mean(seen, axis=0)
+    return found
 
 
 def _at(pull: float) -> str:

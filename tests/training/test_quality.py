@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from unittest.mock import patch
 
 import numpy as np
@@ -19,11 +19,13 @@ from training import quality as module
 from training.dataset import WindowSet
 from training.embeddings import features_of
 from training.errors import ModelError
+from training.folds import out_of_fold
 from training.heads import Head
 from training.policies import Labelled
-from training.quality import Quality, _margin, _neighbourhood, _out_of_fold, score_quality
+from training.quality import Quality, _by_heads, _margin, _neighbourhood, score_quality
 from training.settings import QualitySettings
 from training.tracking import no_progress
+from training.traits import traits
 from training.weights import choose_weights, effective_size, tiers_of
 
 
@@ -59,8 +61,8 @@ def test_heads_that_judge_a_person_have_not_seen_that_persons_labels() -> None:
 
     def judged(windows: WindowSet) -> dict[str, np.ndarray]:
         return module._judges(
-            windows, features, np.ones(len(made)), Head.of(net), (np.arange(len(made)), near), train=train, settings=settings,
-            seed=0, progress=no_progress,
+            windows, (features, traits(made.signals, made.channels)), np.ones(len(made)), Head.of(net),
+            (np.arange(len(made)), near), train=train, settings=settings, seed=0, progress=no_progress,
         )  # fmt: skip
 
     theirs = made.subjects == "p2"
@@ -82,6 +84,16 @@ def test_planted_wrong_labels_score_lower() -> None:
         assert (look <= 1).all()
     reasons = quality.reasons(labelled)
     assert sum(bool(reasons[i]) for i in np.flatnonzero(wrong)) > 0.9 * wrong.sum()
+
+
+def test_what_the_original_cannot_tell_apart_is_seen_in_the_signals() -> None:
+    """Its features are the same of every window: all that looks through it has nothing to say."""
+    labelled, wrong = flipped(0.2)
+    blind = np.zeros((len(labelled), 8))
+    head = Head(weight=np.zeros((3, 8)), bias=np.zeros(3))
+    quality = score_quality(labelled, blind, head, train=np.ones(len(labelled), bool))
+    assert roc_auc_score(~wrong, quality.belief) > 0.95
+    assert max(quality.trust, key=quality.trust.__getitem__) == "signals"
 
 
 def test_what_is_verified_is_believed_whatever_the_judges_see() -> None:
@@ -157,10 +169,13 @@ def test_heads_judge_on_the_way_as_well() -> None:
     """As a mean of heads that have learned less than the last: they are less sure."""
     labelled, _ = flipped(0.2)
     net, people, ones = network(), labelled.groups(), np.ones(len(labelled))
-    found = _out_of_fold(
-        features_of(net, labelled), labelled.scenes, ones, people, train=ones > 0, head=Head.of(net), settings=QualitySettings(),
-        seed=0, progress=no_progress,
-    )  # fmt: skip
+    by_heads = partial(
+        _by_heads, features_of(net, labelled), labelled.scenes, ones, Head.of(net), QualitySettings().pulls
+    )
+    names = ("pull 0.001", "pull 1e-05", "on the way")
+    found = out_of_fold(
+        names, by_heads, labelled.scenes, people, 3, train=ones > 0, folds=4, seed=0, progress=no_progress
+    )
     assert found.keys() == {"pull 0.001", "pull 1e-05", "on the way"}
     for each in found.values():
         np.testing.assert_allclose(each.sum(1), 1)
@@ -189,7 +204,7 @@ def test_effective_size(weights: list[float], size: float) -> None:
 def test_cross_validation_distrusts_the_lowest_tier_where_labels_are_wrong() -> None:
     # Of one scene, and always to the same other one: wrong labels that nobody could tell apart would not matter to people left out.
     clean = windows(people=8, each=10, seed=2)
-    wrong = (clean.scenes == 0) & (np.random.default_rng(2).random(len(clean)) < 0.3)
+    wrong = (clean.scenes == 0) & (np.random.default_rng(2).random(len(clean)) < 0.4)
     labelled = replace(clean, scenes=np.where(wrong, 1, clean.scenes))
     net = network()
     features = features_of(net, labelled)

@@ -216,7 +216,7 @@ def out_of_fold(
     seed: int,
     progress: Progress,
 ) -> dict[str, NDArray[np.float64]]:
-    """Judge → (n, scenes) probabilities, each by one that has not seen the window's group; no opinion where there is one group only.
+    """Judge → (n, scenes) probabilities, each by one that has not seen the window's group; no opinion where one group alone teaches.
 
     Args:
         judges: their names.

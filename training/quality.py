@@ -75,6 +75,8 @@ class Quality:
     """Scene → share of its labels that are wrong, as estimated."""
     checks: dict[str, Array] = field(default_factory=dict)
     """Of the signals, by their names (:func:`training.physical.physical_checks`); none where scores were read back."""
+    signals: Array | None = None
+    """Of the label over the best other scene, by the signals themselves; None where scores were read back."""
 
     def signal(self, labels: NDArray[np.int64], rows: NDArray[np.bool_]) -> Array:
         """What their signals leave of the belief in the windows of a training set: less than all where one is poor for its scene.
@@ -113,7 +115,8 @@ class Quality:
             "other people's models see another scene": self.margin,
             "its neighbours carry other labels": self.neighbours,
             "the original model sees another scene": self.original,
-            "its session's evidence is against it": self.belief,
+            **({} if self.signals is None else {"its signals look like another scene's": self.signals}),
+            "all that is seen of its session is against it": self.belief,
         }
         found = []
         for at, label in enumerate(windows.scenes.tolist()):
@@ -193,7 +196,9 @@ def score_quality(
         )
         weights = np.maximum(belief, settings.floor)
     heads = np.mean([judges[name] for name in judges if name not in {_NEIGHBOURS, _ORIGINAL, _SIGNALS}], axis=0)
-    margin, original, neighbours = (_margin(each, labels) for each in (heads, judges[_ORIGINAL], judges[_NEIGHBOURS]))
+    margin, original, neighbours, signals = (
+        _margin(each, labels) for each in (heads, judges[_ORIGINAL], judges[_NEIGHBOURS], judges[_SIGNALS])
+    )
     checks = physical_checks(windows)
     physical = physical_quality(checks)
     ranked = _ranks(belief, labels, groups, settings.shrink, train=train)
@@ -201,7 +206,7 @@ def score_quality(
     return Quality(
         margin=margin, neighbours=neighbours, original=original, physical=physical, belief=belief, score=score,
         seen=seen.argmax(1), mixed=mixed, trust=dict(zip(judges, map(float, shares), strict=True)), temperature=temperature,
-        checks=checks, wrong=dict(zip(windows.scene_names, map(float, wrong), strict=True)),
+        checks=checks, signals=signals, wrong=dict(zip(windows.scene_names, map(float, wrong), strict=True)),
     )  # fmt: skip
 
 

@@ -94,6 +94,8 @@ def test_what_the_original_cannot_tell_apart_is_seen_in_the_signals() -> None:
     quality = score_quality(labelled, blind, head, train=np.ones(len(labelled), bool))
     assert roc_auc_score(~wrong, quality.belief) > 0.95
     assert max(quality.trust, key=quality.trust.__getitem__) == "signals"
+    doubted = np.array(quality.reasons(labelled))[wrong & (quality.belief < 0.5)]
+    assert all("its signals look like another scene's" in reason for reason in doubted)
 
 
 def test_what_is_verified_is_believed_whatever_the_judges_see() -> None:

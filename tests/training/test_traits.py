@@ -48,8 +48,8 @@ def test_a_missing_channel_has_no_power_and_changes_no_other() -> None:
 def test_what_was_dropped_is_no_trait() -> None:
     """Phones drop samples while people walk: that is not to be what walking is known by."""
     rng = np.random.default_rng(0)
-    signals = rng.normal(0, 1, (100, 3, 250)) + np.array([0, 0, 9.81])[:, None]
-    dropped = np.where(rng.random((100, 1, 250)) < 0.5, np.nan, signals)
+    signals = rng.normal(0, 1, (600, 3, 250)) + np.array([0, 0, 9.81])[:, None]
+    dropped = np.where(rng.random((600, 1, 250)) < 0.5, np.nan, signals)
     before, after = traits(signals, AXES).mean(0), traits(dropped, AXES).mean(0)
     np.testing.assert_allclose(after, before, atol=0.25)  # half of the power is a logarithm of 0.69
 

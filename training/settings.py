@@ -120,7 +120,7 @@ class QualitySettings:
     """How far a label can be believed."""
 
     folds: int = 4
-    """Folds of people, and of sessions: each window is judged by heads that were fitted without them."""
+    """Folds of people, and of sessions: each window is judged by heads and trees that were fitted without them."""
     pulls: tuple[float, ...] = (1e-3, 1e-5)
     """How strongly the heads that judge are pulled to the original's: strongly, as suits 200 windows, and weakly, as suits thousands.
     The labels decide which of them to trust."""

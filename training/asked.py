@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _ASKED = 20_000
-"""Windows at most that vote, that teach the heads or trees of a fold, or that a choice is made by. Everybody's votes of everybody would take the
-square of a million, and a choice some dozens of fits."""
+"""Windows at most that vote, that teach the heads or trees of a fold, or that a choice is made by. Everybody's votes of everybody would
+take the square of a million, and a choice some dozens of fits."""
 _OF_A_SCENE = 500
 """Windows of a rare scene that a choice is made by, if it has so many."""
 

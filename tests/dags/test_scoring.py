@@ -42,7 +42,8 @@ def installation(home: Path, sparse: list[int], flipped: float = 0.0) -> Setting
     (home / "mlflow").mkdir()  # the local server's, where who is held out is kept
     made = windows(people=6, each=6, seed=1)
     scenes = np.where((made.subjects == "p3") & (made.scenes == 0), 1, made.scenes)
-    scenes = np.where(np.random.default_rng(0).random(len(made)) < flipped, (scenes + 1) % 3, scenes)
+    rng = np.random.default_rng(0)
+    scenes = np.where(rng.random(len(made)) < flipped, (scenes + rng.integers(1, 3, len(made))) % 3, scenes)
     coverage = made.coverage.copy()
     coverage[sparse] = 0.3
     publish(home / "lake", replace(made, scenes=scenes, coverage=coverage))

@@ -257,9 +257,23 @@ def target(folder: Path) -> Path:
 def test_the_core_runs_from_an_npz_without_the_lake_and_the_registry(tmp_path: Path) -> None:
     """Where neither pyarrow nor polars, deltalake or mlflow is installed."""
     model(tmp_path / "original")
-    blocked = (
-        f"import sys; sys.modules.update(dict.fromkeys({_LIBRARIES!r})); from training.__main__ import main; main()"
-    )
+    blocked = f"""
+import sys
+
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+    def find_spec(self, name, *more):
+        return None if name.split(".")[0] in {_LIBRARIES!r} else self.finder.find_spec(name, *more)
+
+sys.meta_path[:] = map(Without, sys.meta_path)
+from training.__main__ import main
+main()
+"""
     answer = command(
         sys.executable, "-c", blocked,
         arguments=(

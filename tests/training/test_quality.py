@@ -206,21 +206,17 @@ def test_effective_size(weights: list[float], size: float) -> None:
 def test_cross_validation_distrusts_the_lowest_tier_where_labels_are_wrong() -> None:
     # Of one scene, and always to the same other one: wrong labels that nobody could tell apart would not matter to people left out.
     clean = windows(people=8, each=10, seed=2)
-    wrong = (clean.scenes == 0) & (np.random.default_rng(2).random(len(clean)) < 0.4)
+    wrong = (clean.scenes == 0) & (np.random.default_rng(2).random(len(clean)) < 0.3)
     labelled = replace(clean, scenes=np.where(wrong, 1, clean.scenes))
     net = network()
     features = features_of(net, labelled)
-    quality = scored(labelled)
+    # Whoever judges labels: of six in seven that are wrong it is known, and of one in ten that is right it is doubted.
+    draw = np.random.default_rng(3).random(len(clean))
+    belief = np.where(wrong ^ (draw < np.where(wrong, 1 / 7, 0.1)), 0.1, 0.9)
     chosen = choose_weights(
-        features,
-        labelled.scenes,
-        labelled.groups(),
-        quality.score,
-        quality.belief,
-        head=Head.of(net),
-        settings=QualitySettings(),
+        features, labelled.scenes, labelled.groups(), belief, belief, head=Head.of(net), settings=QualitySettings()
     )
-    weights = chosen.of(tiers_of(quality.score, QualitySettings().thresholds))
+    weights = chosen.of(tiers_of(belief, QualitySettings().thresholds))
     assert min(chosen.weights) >= QualitySettings().floor
     assert list(chosen.weights) == sorted(chosen.weights)
     assert weights[wrong].mean() < weights[~wrong].mean()

@@ -93,6 +93,7 @@ def test_planted_faults_score_lower(kind: str) -> None:
 @pytest.mark.parametrize("policy", ["per_sample", "learned", "tiers"])
 def test_no_scene_loses_more_than_a_third_of_the_weight_of_its_right_labels(policy: Weights) -> None:
     """With 20 % of the labels wrong between look-alikes; a scene that lost all of it would be unlearned."""
+    # Of six windows of each scene and person, trees repeat such labels (docs/choices.md), and tiers let them be.
     found, net = planted("look_alike", 0.2, people=6, each=10), network()
     features, settings = features_of(net, found.windows), QualitySettings(folds=2)
     quality = score_quality(

@@ -36,13 +36,18 @@ _USUAL = 0.5
 _LOOKS = 2.0
 """Evidence of a run is worth no more single looks, however long it is: the same judges err about all of it in the same way."""
 _UNKNOWN, _KNOWN = 0.2, 0.3
-"""Mean probability of a scene in the judges' eyes, over its labels: below the first they do not know it on these phones, or hardly a label
-is right; above the second they do."""
+"""How clearly a scene is seen in those of its labels that are seen as it: below the first judges do not know it on these phones, or hardly
+a label is right; above the second they do."""
+_SEEN = 3.0
+"""Imaginary windows of each scene: as clear as all of its labels, where that is asked; of that scene and no other in a judge's eyes, where
+it is asked how he sees it."""
 _LOPSIDED = 2.0
 """Before anybody looks, at most so many times as many labels of an unknown scene are taken to be wrong as mistakes like those in the
 labels of known scenes would make, spread evenly."""
 _ALIKE = 40.0
 """Imaginary windows of each scene while an exponent is chosen: it is not to be made up for by a scene's own way of being mislabelled."""
+_FAINT = 1e-3
+"""Share of any scene in what a judge sees, once it is unmixed."""
 _LEAST = 1e-4
 """Probability that any scene has in anybody's eyes."""
 _TINY = 1e-12
@@ -144,7 +149,7 @@ def label_belief(
     surest = np.log(_SURE / (1 - _SURE) * max(scenes - 1, 1))
     common, channel = (counts + _UNSEEN) / (counts.sum() + scenes * _UNSEEN), _evenly(_WRONG, scenes)
     belief = np.where(verified, 1.0, 1 - _WRONG)
-    known = np.bincount(labels, weights=times * seen[given], minlength=scenes) / (counts + _TINY)
+    known = _clearly(seen[given], labels, times, scenes)
     unknown = np.clip((_KNOWN - known) / (_KNOWN - _UNKNOWN), 0, 1)
     # How wrong labels are is measured on those of other scenes: where there are hardly any, what the judges see counts.
     measure = counts * (1 - unknown)
@@ -183,6 +188,44 @@ def label_belief(
     labelled = np.bincount(labels, weights=train & ~verified, minlength=scenes)
     wrong = (np.bincount(labels, weights=train * (1 - belief), minlength=scenes) + 1) / (labelled + 1 / _WRONG)
     return belief, wrong
+
+
+def scenes_shown(seen: Array, labels: NDArray[np.int64], belief: Array, *, train: NDArray[np.bool_]) -> Array:
+    """(n, scenes) probabilities of what each window shows: its label as far as that is believed, and the others by what is seen.
+
+    Args:
+        seen: (n, scenes) probabilities, all scenes being as common beforehand.
+        labels: (n,) the labels given.
+        belief: (n,) that they are right.
+        train: (n,) mask of the labels by which it is told how common scenes are.
+    """
+    given = (np.arange(len(labels)), labels)
+    instead = seen * (np.bincount(labels, weights=belief * train, minlength=seen.shape[1]) + _UNSEEN)
+    instead[given] = 0
+    shown: Array = instead * ((1 - belief) / (instead.sum(1) + _TINY))[:, None]
+    shown[given] = belief
+    return shown
+
+
+def unmixed(seen: Array, shown: Array, *, train: NDArray[np.bool_]) -> Array:
+    """What a judge sees, less what he takes each scene for in the mean.
+
+    A judge who was taught by labels of which three in four are wrong sees something of that scene everywhere, and is never sure of it: he
+    says 0.5 of its windows and 0.1 of all others, and is clear all the same. What he says of a window is taken to be a mixture of
+    what he says of each scene's, and the mixture is what he sees (the soft confusion matrix, inverted, as Lipton et al., 2018, "Detecting
+    and correcting for label shift with black box predictors", do with how common scenes are).
+
+    Args:
+        seen: (n, scenes) his probabilities.
+        shown: (n, scenes) probabilities of what windows show, see :func:`scenes_shown`.
+        train: (n,) mask of the windows to go by.
+    """
+    counts = shown * train[:, None]
+    # Where he cannot tell scenes apart, the imaginary windows keep it from being singular; all but always.
+    says = (counts.T @ seen + _SEEN * np.eye(seen.shape[1])) / (counts.sum(0) + _SEEN)[:, None]
+    mixture = np.maximum(seen @ np.linalg.pinv(says), 0) + _FAINT
+    found: Array = mixture / mixture.sum(1, keepdims=True)
+    return found
 
 
 def second_opinion(
@@ -227,6 +270,23 @@ def second_opinion(
     seen = np.where(looked_at[:, None], looks, others)
     belief, _ = label_belief(seen, labels, runs, train=everything, novelty=novelty, verified=verified)
     return belief, float(shares[1])
+
+
+def _clearly(seen: Array, labels: NDArray[np.int64], times: Array, scenes: int) -> Array:
+    """(scenes,) how clearly a scene is seen in its labels: the mean probability, each label counting by that probability.
+
+    So labels of which most are wrong say nothing against judges who see the others clearly. Of few, it is the mean of all.
+
+    Args:
+        seen: (n,) probability of the label's scene.
+        labels: (n,) the labels given.
+        times: (n,) how much a label counts.
+        scenes: how many there are.
+    """
+    counts, clear, clearest = (np.bincount(labels, weights=times * seen**power, minlength=scenes) for power in range(3))
+    mean = clear / (counts + _TINY)
+    found: Array = (clearest + _SEEN * mean**2) / (clear + _SEEN * mean + _TINY)
+    return found
 
 
 def _lift(before: Array, doubted: NDArray[np.number], counts: NDArray[np.number], unknown: Array) -> Array:

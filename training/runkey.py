@@ -16,7 +16,7 @@ RECIPE = 18
 
 ASKED_RECIPE = 1
 """Likewise of what asks people left out, FilterLoss among it: an experiment trains nothing anew of arms as people run them."""
-FILTER_RECIPE = 3
+FILTER_RECIPE = 4
 """Likewise of FilterLoss alone: an experiment trains nothing anew of what it is compared with."""
 ORIGINAL_RECIPE = 1
 """Likewise of the code that trains original models."""

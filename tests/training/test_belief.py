@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
 
-from training.belief import calibrated, label_belief, second_opinion, trust_shares
+from training.belief import calibrated, label_belief, scenes_shown, second_opinion, trust_shares, unmixed
 
 
 def test_a_sessions_windows_are_believed_together() -> None:
@@ -83,6 +83,22 @@ def test_most_of_what_is_called_by_a_rare_scenes_name_is_something_else() -> Non
         rows = labels == scene
         assert belief[rows].mean() == pytest.approx((truth == labels)[rows].mean(), abs=0.1)
         assert wrong[scene] == pytest.approx((truth != labels)[rows].mean(), abs=0.1)
+
+
+def test_labels_of_which_most_are_wrong_say_nothing_against_judges_who_see_the_others_clearly() -> None:
+    """One label in five is wrong at random, so that of a rare scene's labels three in four are; its right ones are plainly seen."""
+    rng = np.random.default_rng(0)
+    truth = np.repeat([0, 1, 2], [260, 90, 12])
+    labels = np.where(rng.random(len(truth)) < 0.2, (truth + rng.integers(1, 3, len(truth))) % 3, truth)
+    seen = np.full((len(truth), 3), 0.03)
+    seen[np.arange(len(truth)), truth] = 0.94
+    seen[truth == 2] = [0.1, 0.1, 0.8]
+    wrong, rare = labels != truth, labels == 2
+    assert wrong[rare].mean() > 0.7
+    assert seen[rare, 2].mean() < 0.3, "by their mean, nobody would know this scene"
+    belief, _ = label_belief(seen, labels, np.arange(len(truth)), train=np.ones(len(truth), bool), novelty=0.1)
+    assert belief[rare & wrong].max() < 0.1
+    assert belief[rare & ~wrong].min() > 0.5
 
 
 def looked_at(truth: np.ndarray, looks_like: np.ndarray, unknown: Sequence[int]) -> np.ndarray:
@@ -306,3 +322,44 @@ def test_a_second_opinion_is_of_what_was_looked_at_whatever_the_order() -> None:
     known, _ = second_opinion(mixed, -logits[rows], rows, labels, np.arange(400), novelty=0.1, verified=verified)
     assert (known[verified] == 1).all()
     assert roc_auc_score(right[rows], heard[rows]) > roc_auc_score(right[others], heard[others]) + 0.02
+
+
+def test_a_judge_who_is_never_sure_of_a_scene_but_says_it_of_no_other_is_taken_to_be_clear() -> None:
+    truth = np.repeat([0, 1, 2], [200, 80, 10])
+    says = np.array([[0.85, 0.05, 0.1], [0.1, 0.8, 0.1], [0.3, 0.2, 0.5]])
+    shown = np.eye(3)[truth]
+    found = unmixed(says[truth], shown, train=np.ones(len(truth), bool))
+    assert found[truth == 2, 2].min() > 0.75, "of ten windows, three imaginary ones hold back"
+    assert found[truth != 2, 2].max() < 0.1
+    assert (found.argmax(1) == truth).all()
+    half_way = unmixed(
+        np.array([(says[0] + says[1]) / 2, *says[truth]]), np.vstack([[0.5, 0.5, 0], shown]), train=np.arange(291) > 0
+    )
+    assert half_way[0, :2] == pytest.approx([0.5, 0.5], abs=0.03)
+
+
+def test_a_judge_who_cannot_tell_scenes_apart_is_trusted_no_more_for_it() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, 600)
+    guesses = rng.dirichlet([20, 20, 20], 600)
+    found = unmixed(guesses, np.eye(3)[truth], train=np.ones(600, bool))
+    knows = np.eye(3)[truth] * 0.7 + 0.1
+    assert trust_shares(np.stack([found, knows]), truth, train=np.ones(600, bool))[0] < 0.1
+
+
+@given(
+    seen=arrays(np.float64, (12, 3), elements=st.floats(0.0, 1.0)),
+    labels=arrays(np.int64, 12, elements=st.integers(0, 2)),
+    belief=arrays(np.float64, 12, elements=st.floats(0.0, 1.0)),
+    taught=st.integers(0, 12),
+)
+def test_what_is_unmixed_is_a_probability_whatever_the_judge_says(
+    seen: np.ndarray, labels: np.ndarray, belief: np.ndarray, taught: int
+) -> None:
+    train = np.arange(12) < taught
+    shown = scenes_shown(seen, labels, belief, train=train)
+    assert shown[np.arange(12), labels] == pytest.approx(belief)
+    assert ((shown >= 0) & (shown <= 1)).all()
+    found = unmixed(seen, shown, train=train)
+    assert (found > 0).all()
+    assert found.sum(1) == pytest.approx(1)

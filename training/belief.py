@@ -36,8 +36,8 @@ _USUAL = 0.5
 _LOOKS = 2.0
 """Evidence of a run is worth no more single looks, however long it is: the same judges err about all of it in the same way."""
 _UNKNOWN, _KNOWN = 0.2, 0.3
-"""How clearly a scene is seen in those of its labels that are seen as it: below the first judges do not know it on these phones, or hardly
-a label is right; above the second they do."""
+"""How clearly judges see a scene in its labels: below the first they do not know it on these phones, or hardly a label is right; above the
+second they do."""
 _SEEN = 3.0
 """Imaginary windows of each scene: as clear as all of its labels, where that is asked; of that scene and no other in a judge's eyes, where
 it is asked how he sees it."""
@@ -149,13 +149,15 @@ def label_belief(
     surest = np.log(_SURE / (1 - _SURE) * max(scenes - 1, 1))
     common, channel = (counts + _UNSEEN) / (counts.sum() + scenes * _UNSEEN), _evenly(_WRONG, scenes)
     belief = np.where(verified, 1.0, 1 - _WRONG)
-    known = _clearly(seen[given], labels, times, scenes)
-    unknown = np.clip((_KNOWN - known) / (_KNOWN - _UNKNOWN), 0, 1)
+    known, clear = _clearly(seen[given], labels, times, scenes)
+    # Where they hardly see a scene in its labels on the whole, not all of these are called wrong: they may know it of some people only.
+    # What one window shows is held against the others where no label is seen clearly: else what they see there says which are right.
+    unsure, unknown = (np.clip((_KNOWN - each) / (_KNOWN - _UNKNOWN), 0, 1) for each in (known, clear))
     # How wrong labels are is measured on those of other scenes: where there are hardly any, what the judges see counts.
-    measure = counts * (1 - unknown)
+    measure = counts * (1 - unsure)
     others = measure.sum() - measure
     # For that, some looks at them are too few; for looks to be held against each other, they are enough, or a long session is condemned.
-    excused = unknown * others / (others + _IMAGINED)
+    excused = unsure * others / (others + _IMAGINED)
     unknown *= np.minimum(others / _IMAGINED, 1)
     # How people err is seen in labels that may be wrong.
     open_times = times * ~verified
@@ -272,10 +274,13 @@ def second_opinion(
     return belief, float(shares[1])
 
 
-def _clearly(seen: Array, labels: NDArray[np.int64], times: Array, scenes: int) -> Array:
-    """(scenes,) how clearly a scene is seen in its labels: the mean probability, each label counting by that probability.
+def _clearly(
+    seen: Array, labels: NDArray[np.int64], times: Array, scenes: int
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """(scenes,) how clearly a scene is seen in its labels: the mean probability; and the same, each label counting by that probability.
 
-    So labels of which most are wrong say nothing against judges who see the others clearly. Of few, it is the mean of all.
+    Labels of which most are wrong lower the former, and say nothing against judges who see the others clearly: the latter. Of few, it
+    is the mean, too.
 
     Args:
         seen: (n,) probability of the label's scene.
@@ -285,8 +290,8 @@ def _clearly(seen: Array, labels: NDArray[np.int64], times: Array, scenes: int) 
     """
     counts, clear, clearest = (np.bincount(labels, weights=times * seen**power, minlength=scenes) for power in range(3))
     mean = clear / (counts + _TINY)
-    found: Array = (clearest + _SEEN * mean**2) / (clear + _SEEN * mean + _TINY)
-    return found
+    weighed: Array = (clearest + _SEEN * mean**2) / (clear + _SEEN * mean + _TINY)
+    return mean, weighed
 
 
 def _lift(before: Array, doubted: NDArray[np.number], counts: NDArray[np.number], unknown: Array) -> Array:

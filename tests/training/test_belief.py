@@ -120,6 +120,18 @@ def test_a_scene_that_the_judges_do_not_know_is_not_called_all_wrong(run: int, u
         assert belief[truth == scene].mean() > (0.7 if scene in unknown else 0.95)
 
 
+@pytest.mark.parametrize("people", [3, 6, 12])
+def test_a_scene_that_the_judges_know_of_a_few_people_is_not_called_wrong_of_the_others(people: int) -> None:
+    """No other label is wrong: so what they see clearly in a few windows does not speak against the rest."""
+    truth = np.repeat([0, 1, 2, 3], [400, 200, 60, 60])
+    seen = looked_at(truth, np.where(truth == 3, 0, truth), (3,))
+    plainly = np.flatnonzero(truth == 3)[:people]
+    seen[plainly] = [0.03, 0.03, 0.03, 0.9]
+    belief, _ = label_belief(seen, truth, np.arange(720), train=np.ones(720, bool), novelty=0.1)
+    assert belief[plainly].min() > 0.9
+    assert belief[truth == 3].mean() > 0.7
+
+
 def test_of_a_scene_that_the_judges_do_not_know_what_looks_least_like_it_is_believed_least() -> None:
     """As many of its labels are wrong as mistakes spread evenly make, which the judges see a little less in."""
     rng = np.random.default_rng(0)

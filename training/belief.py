@@ -39,8 +39,9 @@ _UNKNOWN, _KNOWN = 0.2, 0.3
 """How clearly judges see a scene in its labels: below the first they do not know it on these phones, or hardly a label is right; above the
 second they do."""
 _SEEN = 3.0
-"""Imaginary windows of each scene: as clear as all of its labels, where that is asked; of that scene and no other in a judge's eyes, where
-it is asked how he sees it."""
+"""Imaginary windows of each scene where it is asked how somebody sees it: they are as all of its labels are, or as all scenes are."""
+_CLEAR = 0.1
+"""Share of a judge's confusion matrix that is taken to be without confusion: of what is no more than chance, chance is left."""
 _LOPSIDED = 2.0
 """Before anybody looks, at most so many times as many labels of an unknown scene are taken to be wrong as mistakes like those in the
 labels of known scenes would make, spread evenly."""
@@ -192,42 +193,53 @@ def label_belief(
     return belief, wrong
 
 
-def scenes_shown(seen: Array, labels: NDArray[np.int64], belief: Array, *, train: NDArray[np.bool_]) -> Array:
+def scenes_shown(seen: Array, labels: NDArray[np.int64], belief: Array, times: Array) -> Array:
     """(n, scenes) probabilities of what each window shows: its label as far as that is believed, and the others by what is seen.
 
     Args:
-        seen: (n, scenes) probabilities, all scenes being as common beforehand.
+        seen: (n, scenes) probabilities above 0, all scenes being as common beforehand.
         labels: (n,) the labels given.
         belief: (n,) that they are right.
-        train: (n,) mask of the labels by which it is told how common scenes are.
+        times: (n,) how much a label counts where it is told how common scenes are, see :func:`look_counts`.
     """
     given = (np.arange(len(labels)), labels)
-    instead = seen * (np.bincount(labels, weights=belief * train, minlength=seen.shape[1]) + _UNSEEN)
+    instead = seen * (np.bincount(labels, weights=belief * times, minlength=seen.shape[1]) + _UNSEEN)
     instead[given] = 0
     shown: Array = instead * ((1 - belief) / (instead.sum(1) + _TINY))[:, None]
     shown[given] = belief
     return shown
 
 
-def unmixed(seen: Array, shown: Array, *, train: NDArray[np.bool_]) -> Array:
-    """What a judge sees, less what he takes each scene for in the mean.
+def unmixed(seen: Array, shown: Array, times: Array) -> Array:
+    """What a judge sees, undoing how he takes scenes for each other in the mean.
 
     A judge who was taught by labels of which three in four are wrong sees something of that scene everywhere, and is never sure of it: he
     says 0.5 of its windows and 0.1 of all others, and is clear all the same. What he says of a window is taken to be a mixture of
-    what he says of each scene's, and the mixture is what he sees (the soft confusion matrix, inverted, as Lipton et al., 2018, "Detecting
-    and correcting for label shift with black box predictors", do with how common scenes are).
+    what he says of each scene's, and the mixture, no share of which is below 0, is what he sees: his soft confusion matrix is inverted
+    (after the backward correction of Patrini et al., 2017, "Making deep neural networks robust to label noise").
+
+    It also makes one who is rightly unsure look sure: whether to believe it, the labels say (:func:`trust_shares`).
 
     Args:
         seen: (n, scenes) his probabilities.
         shown: (n, scenes) probabilities of what windows show, see :func:`scenes_shown`.
-        train: (n,) mask of the windows to go by.
+        times: (n,) how much a window counts, see :func:`look_counts`.
     """
-    counts = shown * train[:, None]
-    # Where he cannot tell scenes apart, the imaginary windows keep it from being singular; all but always.
-    says = (counts.T @ seen + _SEEN * np.eye(seen.shape[1])) / (counts.sum(0) + _SEEN)[:, None]
+    counts, scenes = shown * times[:, None], seen.shape[1]
+    sums, size = counts.T @ seen, counts.sum(0)[:, None]
+    # Of few windows it is what he says of all scenes, each being as far from the others: so one who has no opinion gets none.
+    own = float(np.mean((sums.diagonal() + _SEEN / scenes) / (size[:, 0] + _SEEN)))
+    says = (sums + _SEEN * _evenly(1 - own, scenes)) / (size + _SEEN)
+    says = (1 - _CLEAR) * says + _CLEAR * np.eye(scenes)
     mixture = np.maximum(seen @ np.linalg.pinv(says), 0) + _FAINT
     found: Array = mixture / mixture.sum(1, keepdims=True)
     return found
+
+
+def look_counts(runs: NDArray[np.int64], novelty: float, *, train: NDArray[np.bool_]) -> Array:
+    """(n,) how many single looks each window is worth: those of one run, two in all; none outside ``train``."""
+    times: Array = train * _counts(runs, novelty)
+    return times
 
 
 def second_opinion(
@@ -279,8 +291,8 @@ def _clearly(
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """(scenes,) how clearly a scene is seen in its labels: the mean probability; and the same, each label counting by that probability.
 
-    Labels of which most are wrong lower the former, and say nothing against judges who see the others clearly: the latter. Of few, it
-    is the mean, too.
+    Labels of which most are wrong lower the former, and say nothing against judges who see the others clearly: the latter. Of fewer than
+    some three looks, it is drawn to the mean.
 
     Args:
         seen: (n,) probability of the label's scene.
@@ -288,9 +300,9 @@ def _clearly(
         times: (n,) how much a label counts.
         scenes: how many there are.
     """
-    counts, clear, clearest = (np.bincount(labels, weights=times * seen**power, minlength=scenes) for power in range(3))
-    mean = clear / (counts + _TINY)
-    weighed: Array = (clearest + _SEEN * mean**2) / (clear + _SEEN * mean + _TINY)
+    counts, once, twice = (np.bincount(labels, weights=times * seen**power, minlength=scenes) for power in range(3))
+    mean = once / (counts + _TINY)
+    weighed: Array = (twice + _SEEN * mean**2) / (once + _SEEN * mean + _TINY)
     return mean, weighed
 
 

@@ -14,7 +14,7 @@ Several judges say which scene a window shows, none of them from its own label:
 From what they see, made as sure as the labels bear out, comes the probability that a label is right: the *belief*
 (:mod:`training.belief`). Judges that were fitted to
 wrong labels repeat them, the more so for rare scenes; so they are fitted again, each window counting by the belief in it, and judge
-anew; what trees then see of a scene in the windows of others, and miss in its own, is taken out (:func:`training.belief.unmixed`).
+anew, the trees also with how they take scenes for each other in the mean undone (:func:`training.belief.unmixed`).
 The score is the belief, with a part of the rank within (scene, person), shrunk to the scene where a person has few windows;
 times the *physical* quality: is there a signal at all (:mod:`training.physical`).
 """
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from training.asked import as_many_of_each
-from training.belief import calibrated, label_belief, label_runs, scenes_shown, trust_shares, unmixed
+from training.belief import calibrated, label_belief, label_runs, look_counts, scenes_shown, trust_shares, unmixed
 from training.dataset import WindowSet
 from training.errors import ModelError
 from training.filterloss import logit_adjustment
@@ -46,6 +46,7 @@ Array = NDArray[np.float64]
 _DOUBT = 0.5
 """Below it, a look at a window speaks against its label, or its signal is poor."""
 _NEIGHBOURS, _ORIGINAL, _SIGNALS, _ON_THE_WAY = "neighbours", "original", "signals", "on the way"
+_UNMIXED = "signals, unmixed"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -176,7 +177,7 @@ def score_quality(
     voters = as_many_of_each(np.flatnonzero(train), labels, seed)
     near = _neighbourhood(voters, groups, features, settings.neighbours)
     alike = traits(windows.signals, windows.channels)
-    shown: Array | None = None
+    times, shown = look_counts(runs, settings.novelty, train=train), None
     for number in range(settings.rounds):
         told = partial(_within, progress, number, settings.rounds)
         judges = _judges(
@@ -191,15 +192,17 @@ def score_quality(
             progress=told,
         )
         if shown is not None:
-            judges[_SIGNALS] = unmixed(judges[_SIGNALS], shown, train=train)
+            judges[_UNMIXED] = unmixed(judges[_SIGNALS], shown, times)
         shares = trust_shares(np.stack(list(judges.values())), labels, train=train)
         mixed = np.einsum("j,jns->ns", shares, np.stack(list(judges.values())))
         seen, temperature = calibrated(mixed, labels, runs, train=train, novelty=settings.novelty)
         belief, wrong = label_belief(
             seen, labels, runs, train=train, novelty=settings.novelty, verified=windows.verified
         )
-        weights, shown = np.maximum(belief, settings.floor), scenes_shown(seen, labels, belief, train=train)
-    heads = np.mean([judges[name] for name in judges if name not in {_NEIGHBOURS, _ORIGINAL, _SIGNALS}], axis=0)
+        weights, shown = np.maximum(belief, settings.floor), scenes_shown(seen, labels, belief, times)
+    heads = np.mean(
+        [judges[name] for name in judges if name not in {_NEIGHBOURS, _ORIGINAL, _SIGNALS, _UNMIXED}], axis=0
+    )
     margin, original, neighbours, signals = (
         _margin(each, labels) for each in (heads, judges[_ORIGINAL], judges[_NEIGHBOURS], judges[_SIGNALS])
     )

@@ -136,7 +136,7 @@ class QualitySettings:
     """Windows of a (scene, person) at which its own ranking counts as much as the scene's."""
     rounds: int = 2
     """How often the judges are fitted: from the second time on each window counts by what was believed before, so that wrong labels
-    teach them less."""
+    teach them less, and how trees take scenes for each other in the mean is undone."""
     thresholds: tuple[float, ...] = (0.3, 0.8)
     """Scores between tiers, ascending: below the first is the least trusted tier."""
     floor: float = 0.02

@@ -144,7 +144,7 @@ def label_belief(
     given = (np.arange(n), labels)
     size = np.bincount(runs)
     verified = np.zeros(n, bool) if verified is None else verified
-    times = train * _counts(runs, novelty)
+    times = look_counts(runs, novelty, train=train)
     counts = np.bincount(labels, weights=times, minlength=scenes)
     seen = np.clip(seen, (1 - _SURE) / max(scenes - 1, 1), _SURE)
     surest = np.log(_SURE / (1 - _SURE) * max(scenes - 1, 1))
@@ -237,7 +237,7 @@ def unmixed(seen: Array, shown: Array, times: Array) -> Array:
 
 
 def look_counts(runs: NDArray[np.int64], novelty: float, *, train: NDArray[np.bool_]) -> Array:
-    """(n,) how many single looks each window is worth: those of one run, two in all; none outside ``train``."""
+    """(n,) how many single looks each window is worth: those of a run, two in all at most; none outside ``train``."""
     times: Array = train * _counts(runs, novelty)
     return times
 

@@ -14,7 +14,8 @@ Several judges say which scene a window shows, none of them from its own label:
 From what they see, made as sure as the labels bear out, comes the probability that a label is right: the *belief*
 (:mod:`training.belief`). Judges that were fitted to
 wrong labels repeat them, the more so for rare scenes; so they are fitted again, each window counting by the belief in it, and judge
-anew, the trees also with how they take scenes for each other in the mean undone (:func:`training.belief.unmixed`).
+anew, the trees also with how they take scenes for each other in the mean undone (:func:`training.belief.unmixed`), which all labels
+together say, a window's own among them.
 The score is the belief, with a part of the rank within (scene, person), shrunk to the scene where a person has few windows;
 times the *physical* quality: is there a signal at all (:mod:`training.physical`).
 """
@@ -46,7 +47,7 @@ Array = NDArray[np.float64]
 _DOUBT = 0.5
 """Below it, a look at a window speaks against its label, or its signal is poor."""
 _NEIGHBOURS, _ORIGINAL, _SIGNALS, _ON_THE_WAY = "neighbours", "original", "signals", "on the way"
-_UNMIXED = "signals, unmixed"
+_HEADS, _UNMIXED = "heads", "signals, unmixed"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -200,9 +201,7 @@ def score_quality(
             seen, labels, runs, train=train, novelty=settings.novelty, verified=windows.verified
         )
         weights, shown = np.maximum(belief, settings.floor), scenes_shown(seen, labels, belief, times)
-    heads = np.mean(
-        [judges[name] for name in judges if name not in {_NEIGHBOURS, _ORIGINAL, _SIGNALS, _UNMIXED}], axis=0
-    )
+    heads = np.mean([seen_by for name, seen_by in judges.items() if name.startswith(_HEADS)], axis=0)
     margin, original, neighbours, signals = (
         _margin(each, labels) for each in (heads, judges[_ORIGINAL], judges[_NEIGHBOURS], judges[_SIGNALS])
     )
@@ -240,7 +239,7 @@ def _judges(
             (*map(_at, settings.pulls), _ON_THE_WAY), by_heads, labels, groups, scenes, train=train, folds=settings.folds, seed=seed,
             progress=told,
         )  # fmt: skip
-        judges |= {f"heads without the {name}, {which}": each for which, each in found.items()}
+        judges |= {f"{_HEADS} without the {name}, {which}": each for which, each in found.items()}
 
     def by_trees(learn: NDArray[np.int64], judge: NDArray[np.bool_]) -> dict[str, Array]:
         return {_SIGNALS: told_by_trees(alike[learn], labels[learn], weights[learn], alike[judge], scenes, seed=seed)}
